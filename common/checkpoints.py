@@ -1,0 +1,116 @@
+"""Everything a training run consists of, in one file that is either the old one or the new one.
+
+`.keras` and `.weights.h5` files lack the states of random generators, metrics and callbacks, so a
+run that goes on from them is another run. Here every variable is kept, by group and position.
+"""
+
+import json
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import RunError
+from common.files import atomic_file
+
+Groups = Mapping[str, Sequence[Any]]
+"""Variables by group name ("model", "optimizer", ...), in an order that the program repeats."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds."""
+
+    path: Path
+    position: dict
+    """Plain facts stored beside the variables, such as the step."""
+    arrays: dict[str, list[np.ndarray]] = field(repr=False)
+    """Values by group, in the order of the variables."""
+
+    def assign(self, groups: Groups) -> None:
+        """Give variables the stored values.
+
+        Args:
+            groups: some or all of the groups that were written.
+        Raises:
+            RunError: number or shapes differ: the checkpoint is another model's. Nothing is
+                assigned then.
+        """
+        for name, variables in groups.items():
+            stored = self.arrays.get(name, [])
+            if len(stored) != len(variables):
+                raise RunError(
+                    f"{self.path} holds {len(stored)} variables of the {name}, "
+                    f"expected {len(variables)}: it is another model's"
+                )
+            for array, variable in zip(stored, variables, strict=True):
+                if array.shape != tuple(variable.shape):
+                    raise RunError(
+                        f"{self.path}: {variable.path} of the {name} has shape {array.shape}, "
+                        f"expected {tuple(variable.shape)}: it is another model's"
+                    )
+        for name, variables in groups.items():
+            for array, variable in zip(self.arrays[name], variables, strict=True):
+                variable.assign(_typed(array, variable.dtype))
+
+
+def write_checkpoint(path: Path, groups: Groups, position: Mapping) -> float:
+    """Write all variables and the position, atomically.
+
+    Args:
+        path: the .npz file; the one there stays valid until the new one has taken its place.
+        groups: Keras variables by group.
+        position: plain facts to store with them.
+    Returns:
+        Seconds it took.
+    Raises:
+        RunError: the disk is full or unwritable; the former checkpoint is untouched.
+    """
+    begin = time.perf_counter()
+    arrays = {
+        f"{name}/{index:05d}": np.asarray(variable)
+        for name, variables in groups.items()
+        for index, variable in enumerate(variables)
+    }
+    header = json.dumps(
+        {"position": dict(position), "groups": {n: len(v) for n, v in groups.items()}}
+    )
+    with atomic_file(path) as file:
+        np.savez(file, header=np.array(header), **arrays)
+    return time.perf_counter() - begin
+
+
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """Read a checkpoint, or return None where there is none.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            header = json.loads(str(stored["header"]))
+            arrays = {
+                name: [stored[f"{name}/{index:05d}"] for index in range(count)]
+                for name, count in header["groups"].items()
+            }
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as failure:
+        raise RunError(
+            f"checkpoint {path} is damaged ({failure}); remove it to begin the run again"
+        ) from failure
+    return Checkpoint(path, header["position"], arrays)
+
+
+def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
+    # numpy files know no bfloat16 or float8: they come back as raw bytes of that width.
+    if array.dtype.kind != "V":
+        return array
+    import ml_dtypes
+
+    return array.view(getattr(ml_dtypes, dtype))

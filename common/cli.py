@@ -1,0 +1,268 @@
+"""`python -m <paper> <verb>`: one command line for every paper, made from typed functions.
+
+A verb is a module of the paper with a function of the same name; the function's signature is the
+command line, its docstring the help. A parameter `config` of the paper's `Config` type opens every
+field of it as an option, with the values of `--preset` as defaults; `--config FILE` replays a saved
+run's `config.yaml`. Nothing here imports TensorFlow, so that help is quick.
+"""
+
+import argparse
+import ast
+import errno
+import importlib
+import inspect
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from common.errors import OptionError, UserError
+
+VERBS = (
+    "phantom",
+    "prepare",
+    "train",
+    "predict",
+    "evaluate",
+    "export",
+    "convert",
+    "compare",
+    "reproduce",
+    "bench",
+)
+"""The same verbs everywhere, in the order of the work; a paper has those it has a module for."""
+
+VERBS_ON_TENSORFLOW = {"train", "predict", "export", "convert", "compare", "bench"}
+"""The others answer without its two seconds of start-up."""
+
+USER_ERRNOS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
+"""Operating-system refusals that a user can mend: said in one line, without a traceback."""
+
+
+def main(
+    paper: str,
+    *,
+    argv: Sequence[str] | None = None,
+    verb_aliases: Mapping[str, str] | None = None,
+    option_aliases: Mapping[str, str] | None = None,
+) -> int:
+    """Run one verb of a paper.
+
+    Args:
+        paper: package name, such as "fetal_brain".
+        argv: words after the program's name; None: those of this process.
+        verb_aliases: the original's script names and the verbs that answer to them.
+        option_aliases: the original's option names and ours, such as {"-p": "--run"}.
+
+    Returns:
+        Exit status: 0, or 2 after a mistake of the user's, which is one line on stderr.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    available = find_verbs(paper)
+    if not words or words[0] in ("-h", "--help"):
+        print(describe_paper(paper, available, verb_aliases or {}))
+        return 0 if words else 2
+    verb = (verb_aliases or {}).get(words[0], words[0])
+    try:
+        if verb not in available:
+            known = ", ".join([*available, *(verb_aliases or {})])
+            raise OptionError(f"unknown verb {words[0]!r}; expected one of: {known}")
+        run_verb(paper, verb, words[1:], option_aliases or {})
+    except UserError as mistake:
+        return refuse(f"{paper} {verb}", str(mistake))
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as refusal:
+        if refusal.errno not in USER_ERRNOS:
+            raise
+        what = f"{refusal.filename}: " if refusal.filename else ""
+        return refuse(f"{paper} {verb}", f"{what}{refusal.strerror}")
+    except KeyboardInterrupt:
+        print(f"{paper} {verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def refuse(program: str, message: str) -> int:
+    """Print a mistake as one line on stderr and return the exit status that says so."""
+    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def find_verbs(paper: str) -> dict[str, Path]:
+    """Return the verbs that a paper has a module for, in the order of the work."""
+    folder = Path(importlib.import_module(paper).__file__).parent
+    return {verb: folder / f"{verb}.py" for verb in VERBS if (folder / f"{verb}.py").is_file()}
+
+
+def describe_paper(paper: str, available: Mapping[str, Path], aliases: Mapping[str, str]) -> str:
+    """Return the help of a paper: one line per verb, read from the modules without running them."""
+    lines = [f"usage: python -m {paper} VERB [options]", "", "verbs:"]
+    for verb, module in available.items():
+        docstring = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+        lines.append(f"  {verb:<10} {docstring.partition(chr(10))[0]}")
+    lines += [f"  {alias:<10} the original's name of `{verb}`" for alias, verb in aliases.items()]
+    return "\n".join([*lines, "", f"Options of a verb: python -m {paper} VERB --help"])
+
+
+def run_verb(paper: str, verb: str, words: Sequence[str], option_aliases: Mapping[str, str]) -> Any:
+    """Parse the words of one verb and call its function.
+
+    Raises:
+        OptionError: an option is unknown, lacks its value or has one that does not fit.
+    """
+    function = getattr(importlib.import_module(f"{paper}.{verb}"), verb)
+    config_module = importlib.import_module(f"{paper}.config")
+    words = spell_options(words, option_aliases)
+    try:
+        parser = build_parser(f"python -m {paper} {verb}", function, config_module, words)
+        words = bracket_tuples(complete_flags(words, function), function, config_module.Config)
+        values = parser.parse_args(words)
+    except argparse.ArgumentError as mistake:
+        raise OptionError(plain_message(str(mistake))) from None
+    if values.cuda_devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = values.cuda_devices
+    if verb in VERBS_ON_TENSORFLOW and not values.verbose:
+        load_tensorflow_quietly()
+    arguments = {name: values[name] for name in inspect.signature(function).parameters
+                 if name != "config"}  # fmt: skip
+    if "config" in inspect.signature(function).parameters:
+        arguments["config"] = make_config(config_module.Config, values)
+    return function(**arguments)
+
+
+def spell_options(words: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
+    """Translate the original's option names, and hyphens within long names, into ours."""
+    spelled = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        name = aliases.get(name, name)
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+        spelled.append(name + equals + value if word.startswith("-") else word)
+    return spelled
+
+
+def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
+    """Let a yes/no option stand alone: `--overwrite` means `--overwrite true`."""
+    parameters = inspect.signature(function).parameters.items()
+    yes_no = {f"--{name}" for name, parameter in parameters if parameter.annotation is bool}
+    yes_no.add("--verbose")
+    completed = []
+    for position, word in enumerate(words):
+        completed.append(word)
+        following = words[position + 1] if position + 1 < len(words) else "--"
+        if word in yes_no and following.startswith("-"):
+            completed.append("true")
+    return completed
+
+
+def bracket_tuples(words: Sequence[str], function: Callable, config_class: type) -> list[str]:
+    """Let the numbers of a tuple be typed plainly: `--window 3,64,64` means `[3,64,64]`."""
+    hints = typing.get_type_hints(function) | typing.get_type_hints(config_class)
+    tuples = {f"--{name}" for name, hint in hints.items() if typing.get_origin(hint) is tuple}
+    bracketed, option = [], ""
+    for word in words:
+        name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)
+        if name in tuples and re.fullmatch(r"\d[\d.]*(,\d[\d.]*)+", value):
+            word = f"{name}=[{value}]" if equals else f"[{value}]"
+        bracketed.append(word)
+        option = word
+    return bracketed
+
+
+def build_parser(program: str, function: Callable, config_module: Any, words: Sequence[str]):
+    """Return the parser of one verb, its defaults taken from the preset that `words` name."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(prog=program, exit_on_error=False, description=first_lines(function))
+    parser.add_argument(
+        "--config", action="config", help="Replay a config.yaml; options after it win."
+    )
+    parser.add_argument("--cuda_devices", type=str | None, help="GPUs to use, such as 0 or 0,1.")
+    parser.add_argument("--verbose", type=bool, default=False, help="Show TensorFlow's notices.")
+    parser.add_function_arguments(
+        function, as_group=False, as_positional=False, skip={"config"}, fail_untyped=True
+    )
+    if "config" in inspect.signature(function).parameters:
+        parser.add_class_arguments(config_module.Config, as_group=True)
+        preset = find_preset(words, parser.get_default("preset"))
+        if preset in config_module.PRESETS:  # another word is refused by its own option
+            parser.set_defaults(asdict(config_module.PRESETS[preset]))
+    return parser
+
+
+def first_lines(function: Callable) -> str:
+    """Return a docstring up to its Args section."""
+    return (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
+
+
+def find_preset(words: Sequence[str], default: str) -> str:
+    """Return the preset named by `--preset`, or by a replayed `--config` file, or the default."""
+    chosen = default
+    for position, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name not in ("--preset", "--config"):
+            continue
+        value = value if equals else "".join(words[position + 1 : position + 2])
+        chosen = value if name == "--preset" else preset_of_file(Path(value), chosen)
+    return chosen
+
+
+def preset_of_file(path: Path, default: str) -> str:
+    """Return the `preset` entry of a config.yaml, or the default where it has none."""
+    import yaml
+
+    if not path.is_file():
+        raise OptionError(f"--config: {path} is no file; expected the config.yaml of a run")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise OptionError(f"--config: {path} is not YAML") from None
+    if not isinstance(content, dict):
+        raise OptionError(f"--config: {path} holds no options; expected the config.yaml of a run")
+    return content.get("preset", default)
+
+
+def make_config(config_class: type, values: Any) -> Any:
+    """Build the frozen `Config` from parsed options of the same names."""
+    return config_class(**{field.name: values[field.name] for field in fields(config_class)})
+
+
+def plain_message(message: str) -> str:
+    """Turn the parser's words into one line that names the option as the user typed it."""
+    message = " ".join(message.split())
+    message = re.sub(r'Parser key "([^"]+)"(?: list item [^:]*)?:', r"option --\1:", message)
+    message = re.sub(r"<class '(\w+)'>", r"\1", message)
+    message = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message)
+    message = re.sub(r"Expected (a (?=one))?", "expected ", message)
+    return message.replace("Got value:", "found:")
+
+
+def load_tensorflow_quietly() -> None:
+    """Import TensorFlow without its start-up notices on stderr, where the user's own lines belong.
+
+    Some are written by C++ code before any setting is read, so the file descriptor itself is
+    turned away for that while; errors of the import are exceptions and are seen.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # the search for a GPU has notices of its own
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

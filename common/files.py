@@ -1,0 +1,189 @@
+"""Atomic writing: a file or folder has its old content or its new one, never half of either."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from common.errors import RunError, UserError
+
+_TEMPORARY = re.compile(r"\..+\.\d+(\.old)?\.tmp")
+
+
+@contextmanager
+def atomic_file(path: Path, *, error: type[UserError] = RunError) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside `path` and move it there when the block ends well.
+
+    Args:
+        path: the file to be; its folder must exist.
+        error: class of the exception for a full or unwritable disk.
+    Returns:
+        Context manager giving a binary file open for writing.
+    Raises:
+        error: names the file and the system's reason; what was at `path` is untouched.
+    """
+    path = Path(path)
+    temporary = _temporary_name(path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as failure:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(failure, OSError):
+            raise error(f"{path} cannot be written: {failure.strerror or failure}") from failure
+        raise
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text in one go.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON in one go.
+
+    Args:
+        path: the file; its folder must exist.
+        value: as `plain` takes it. NaN and infinities become null, which is all JSON has for them.
+    Raises:
+        RunError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    text = json.dumps(_finite(plain(value)), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text_atomically(path, text + "\n")
+
+
+@contextmanager
+def write_folder_atomically(
+    path: Path, *, replace: bool = False, error: type[UserError] = RunError
+) -> Iterator[Path]:
+    """Fill a temporary folder beside `path` and move it there when the block ends well.
+
+    Args:
+        path: the folder to be; missing parents are made. It may exist if it is empty.
+        replace: take the place of a folder with content, which is then deleted whole.
+        error: class of the exceptions.
+    Returns:
+        Context manager giving the temporary folder.
+    Raises:
+        error: `path` has content and `replace` is off, or the disk is full or unwritable.
+    """
+    path = Path(path)
+    if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise error(f"{path} exists already; expected a new or empty folder")
+    temporary = _temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+        yield temporary
+        _put_in_place(temporary, path)
+    except BaseException as failure:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(failure, OSError):
+            raise error(f"{path} cannot be written: {failure.strerror or failure}") from failure
+        raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left half-written in `folder` (not in its subfolders)."""
+    for leftover in Path(folder).glob(".*.tmp"):
+        if not _TEMPORARY.fullmatch(leftover.name):
+            continue
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, 64 hex digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Reduce a value to what safe YAML and JSON hold.
+
+    Args:
+        value: None, bool, int, float, str, path, numpy scalar or array, dataclass, mapping, list,
+            tuple or set of such. Paths become strings, tuples lists, dataclasses mappings.
+    Returns:
+        Nested dict, list, str, int, float, bool and None.
+    Raises:
+        TypeError: anything else.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(item) for item in value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    for base in (bool, int, float, str):
+        if isinstance(value, base):
+            return base(value)
+    raise TypeError(f"{type(value).__name__} cannot be stored in a configuration or report")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _temporary_name(path: Path) -> Path:
+    # Beside the target, so that the move stays within one file system; hidden, so that no listing
+    # of cases or predictions takes it for one; its suffix is what `remove_leftovers` looks for.
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(temporary, path)
+        return
+    # A folder with content cannot be replaced in one system call: the old one steps aside first.
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    os.rename(path, old)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

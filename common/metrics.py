@@ -1,0 +1,307 @@
+"""Overlap, volume and surface measures of one segmentation against another, and their summary.
+
+Empty masks. Overlap (Dice, Jaccard): both masks empty is undefined (NaN), one empty is 0. Surface
+distances: undefined (NaN) as soon as either mask is empty. The relative volume difference is
+undefined where the reference is empty. Every case stays in the table with its status, and
+`summarise` counts the undefined values: none is dropped silently or replaced.
+
+Surfaces. The surface of a mask is its voxels that erosion by the 6-connected cross removes (in two
+dimensions the 4-connected one); what lies outside the array counts as background, so that a mask's
+voxels on the array's border are surface. Distances are Euclidean, between voxel centres, in mm,
+from every surface voxel of one mask to the nearest surface voxel of the other. HD95 is the larger
+of the two directed 95th percentiles (linear interpolation); ASSD is the mean over the surface
+voxels of both masks pooled.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+CUBIC_MM_PER_ML = 1000.0
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """Distances between two surfaces in mm, NaN where either mask is empty."""
+
+    hausdorff95_mm: float
+    assd_mm: float
+
+
+def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Dice coefficient 2 |P and R| / (|P| + |R|), without smoothing.
+
+    Args:
+        prediction: mask, any shape; every non-zero voxel belongs to it.
+        reference: mask of the same shape.
+
+    Returns:
+        0 to 1; NaN where both masks are empty.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    prediction, reference = _as_masks(prediction, reference)
+    sizes = np.count_nonzero(prediction) + np.count_nonzero(reference)
+    return _quotient(2 * np.count_nonzero(prediction & reference), sizes)
+
+
+def jaccard(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Jaccard index |P and R| / |P or R|.
+
+    Args:
+        prediction: mask, any shape; every non-zero voxel belongs to it.
+        reference: mask of the same shape.
+
+    Returns:
+        0 to 1; NaN where both masks are empty.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    prediction, reference = _as_masks(prediction, reference)
+    union = np.count_nonzero(prediction | reference)
+    return _quotient(np.count_nonzero(prediction & reference), union)
+
+
+def volume_ml(mask: np.ndarray, *, spacing_mm: Sequence[float]) -> float:
+    """Volume of a mask.
+
+    Args:
+        mask: any shape; every non-zero voxel belongs to it.
+        spacing_mm: voxel size per axis, in the array's axis order.
+
+    Returns:
+        Millilitres.
+
+    Raises:
+        ValueError: the number of spacings is not the number of axes, or one is not positive.
+    """
+    voxel_mm3 = float(np.prod(_checked_spacing(spacing_mm, np.ndim(mask))))
+    return float(np.count_nonzero(mask) * voxel_mm3 / CUBIC_MM_PER_ML)
+
+
+def volume_difference_ml(
+    prediction: np.ndarray, reference: np.ndarray, *, spacing_mm: Sequence[float]
+) -> float:
+    """Volume of the prediction less that of the reference.
+
+    Args:
+        prediction: mask, any shape; every non-zero voxel belongs to it.
+        reference: mask of the same shape.
+        spacing_mm: voxel size per axis, in the array's axis order.
+
+    Returns:
+        Millilitres, negative where the prediction is smaller.
+
+    Raises:
+        ValueError: the shapes differ, or see `volume_ml`.
+    """
+    prediction, reference = _as_masks(prediction, reference)
+    return volume_ml(prediction, spacing_mm=spacing_mm) - volume_ml(
+        reference, spacing_mm=spacing_mm
+    )
+
+
+def relative_volume_difference(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Difference of the volumes as a fraction of the reference's.
+
+    Args:
+        prediction: mask, any shape; every non-zero voxel belongs to it.
+        reference: mask of the same shape.
+
+    Returns:
+        (|P| - |R|) / |R|, negative where the prediction is smaller; NaN if the reference is empty.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    prediction, reference = _as_masks(prediction, reference)
+    size = np.count_nonzero(reference)
+    return _quotient(np.count_nonzero(prediction) - size, size)
+
+
+def surface_distances(
+    prediction: np.ndarray, reference: np.ndarray, *, spacing_mm: Sequence[float]
+) -> SurfaceDistances:
+    """HD95 and ASSD of two masks in one pass; the module's docstring defines both.
+
+    Args:
+        prediction: mask, any shape; every non-zero voxel belongs to it.
+        reference: mask of the same shape.
+        spacing_mm: voxel size per axis, in the array's axis order.
+
+    Returns:
+        `SurfaceDistances`; both NaN where either mask is empty.
+
+    Raises:
+        ValueError: the shapes differ, the number of spacings is not the number of axes, or one is
+            not positive.
+    """
+    prediction, reference = _as_masks(prediction, reference)
+    spacing_mm = _checked_spacing(spacing_mm, prediction.ndim)
+    if not prediction.any() or not reference.any():
+        return SurfaceDistances(hausdorff95_mm=np.nan, assd_mm=np.nan)
+    # The distance transform costs as much on background as anywhere; beyond the union's box there
+    # is nothing else.
+    box = _bounding_box(prediction | reference)
+    surfaces = [_surface(mask[box]) for mask in (prediction, reference)]
+    forth, back = (
+        ndimage.distance_transform_edt(~target, sampling=spacing_mm)[source]
+        for source, target in (surfaces, surfaces[::-1])
+    )
+    hausdorff95_mm = max(np.percentile(forth, 95), np.percentile(back, 95))
+    assd_mm = (forth.sum() + back.sum()) / (forth.size + back.size)
+    return SurfaceDistances(hausdorff95_mm=float(hausdorff95_mm), assd_mm=float(assd_mm))
+
+
+def hausdorff95_mm(
+    prediction: np.ndarray, reference: np.ndarray, *, spacing_mm: Sequence[float]
+) -> float:
+    """HD95 alone; see `surface_distances` for arguments, result and errors."""
+    return surface_distances(prediction, reference, spacing_mm=spacing_mm).hausdorff95_mm
+
+
+def assd_mm(prediction: np.ndarray, reference: np.ndarray, *, spacing_mm: Sequence[float]) -> float:
+    """ASSD alone; see `surface_distances` for arguments, result and errors."""
+    return surface_distances(prediction, reference, spacing_mm=spacing_mm).assd_mm
+
+
+def score_case(
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    *,
+    labels: Mapping[str, int],
+    spacing_mm: Sequence[float],
+) -> list[dict[str, float | str]]:
+    """Score one label map against its reference, label by label.
+
+    Args:
+        prediction: label map, integer ids, any shape.
+        reference: label map of the same shape.
+        labels: name of a structure -> its id in both maps.
+        spacing_mm: voxel size per axis, in the array's axis order.
+
+    Returns:
+        One row per label, in the order of `labels`: label, dice, jaccard, volume_ml, reference_ml,
+        volume_difference_ml, relative_volume_difference, hd95_mm, assd_mm, and status: "ok",
+        "both empty", "prediction empty" or "reference empty".
+
+    Raises:
+        ValueError: see `surface_distances`.
+    """
+    prediction, reference = np.asarray(prediction), np.asarray(reference)
+    rows = []
+    for name, label in labels.items():
+        found, expected = _as_masks(prediction == label, reference == label)
+        distances = surface_distances(found, expected, spacing_mm=spacing_mm)
+        found_ml = volume_ml(found, spacing_mm=spacing_mm)
+        expected_ml = volume_ml(expected, spacing_mm=spacing_mm)
+        rows.append(
+            {
+                "label": name,
+                "dice": dice(found, expected),
+                "jaccard": jaccard(found, expected),
+                "volume_ml": found_ml,
+                "reference_ml": expected_ml,
+                "volume_difference_ml": found_ml - expected_ml,
+                "relative_volume_difference": relative_volume_difference(found, expected),
+                "hd95_mm": distances.hausdorff95_mm,
+                "assd_mm": distances.assd_mm,
+                "status": _status(bool(found.any()), bool(expected.any())),
+            }
+        )
+    return rows
+
+
+def summarise(
+    values: Iterable[float], *, seed: int = 0, resamples: int = 10_000
+) -> dict[str, float | int]:
+    """Describe one measure over all cases, with a bootstrap interval of its mean.
+
+    Args:
+        values: one number per case; NaN (or infinite) where the measure is undefined.
+        seed: keys the bootstrap. The order of the values does not matter.
+        resamples: bootstrap samples.
+
+    Returns:
+        n, the defined values, on which all else rests; n_undefined, the others; mean; sd (n - 1 in
+        the denominator); ci95_low and ci95_high, the 2.5th and 97.5th percentile of the bootstrap
+        means; median, min, max. NaN where there are too few values: none for most, fewer than two
+        for sd and the interval.
+
+    Raises:
+        ValueError: resamples is below 1.
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+    values = np.asarray([float(value) for value in values], dtype=np.float64)
+    defined = np.sort(values[np.isfinite(values)])
+    n = defined.size
+    low, high = (
+        np.percentile(_bootstrap_means(defined, seed, resamples), [2.5, 97.5])
+        if n > 1
+        else (np.nan, np.nan)
+    )
+    return {
+        "n": n,
+        "n_undefined": values.size - n,
+        "mean": float(defined.mean()) if n else np.nan,
+        "sd": float(defined.std(ddof=1)) if n > 1 else np.nan,
+        "ci95_low": float(low),
+        "ci95_high": float(high),
+        "median": float(np.median(defined)) if n else np.nan,
+        "min": float(defined[0]) if n else np.nan,
+        "max": float(defined[-1]) if n else np.nan,
+    }
+
+
+def _as_masks(prediction, reference) -> tuple[np.ndarray, np.ndarray]:
+    prediction, reference = np.asarray(prediction, dtype=bool), np.asarray(reference, dtype=bool)
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ")
+    return prediction, reference
+
+
+def _checked_spacing(spacing_mm: Sequence[float], axes: int) -> tuple[float, ...]:
+    spacing = tuple(float(value) for value in spacing_mm)
+    if len(spacing) != axes or not all(value > 0 for value in spacing):
+        raise ValueError(f"expected {axes} positive spacings in mm, one per axis, found {spacing}")
+    return spacing
+
+
+def _quotient(numerator: int, denominator: int) -> float:
+    return float(numerator / denominator) if denominator else np.nan
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+    return ndimage.find_objects(mask.astype(np.uint8))[0]
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+    cross = ndimage.generate_binary_structure(mask.ndim, 1)
+    return mask & ~ndimage.binary_erosion(mask, structure=cross, border_value=0)
+
+
+def _status(prediction_present: bool, reference_present: bool) -> str:
+    if prediction_present and reference_present:
+        return "ok"
+    if not prediction_present and not reference_present:
+        return "both empty"
+    return "reference empty" if prediction_present else "prediction empty"
+
+
+def _bootstrap_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    per_round = max(1, 1_000_000 // values.size)  # bounds the memory, not the result
+    means = [
+        values[generator.integers(values.size, size=(count, values.size))].mean(axis=1)
+        for count in _rounds(resamples, per_round)
+    ]
+    return np.concatenate(means)
+
+
+def _rounds(total: int, per_round: int) -> list[int]:
+    return [min(per_round, total - done) for done in range(0, total, per_round)]
