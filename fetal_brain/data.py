@@ -1,0 +1,391 @@
+"""Cases of a CSV list: finding, splitting, loading, checking, whitening.
+
+Axis order everywhere: (Z, Y, X) = slices, rows, columns, as SimpleITK's arrays; a trailing axis
+holds the channels.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.errors import DataError, OptionError
+from common.normalisation import whiten
+from common.volumes import Volume, check_same_grid, read_volume
+from fetal_brain.config import Config
+
+COLUMNS = ("id", "image", "segmentation")
+"""What the columns of the list mean, by position; the header's words are free."""
+LABEL_ROUNDING = 1e-3
+"""How far a label may be from the whole number it means: 0.99999997 occurs in files whose masks
+went through a scale factor."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the list."""
+
+    id: str
+    image_path: Path
+    """Absolute, so that a run's split.json holds wherever it is read from."""
+    label_path: Path | None
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, str | None]) -> "Case":
+        """Return the case that an entry of a run's split.json describes."""
+        label_path = entry.get("label_path")
+        return cls(entry["id"], Path(entry["image_path"]), Path(label_path) if label_path else None)
+
+
+class LoadedCase(NamedTuple):
+    """One stack as it lies on the disk, checked."""
+
+    image: Volume
+    """Scanner units, the file's own dtype."""
+    label: np.ndarray | None
+    """(Z, Y, X) int32, the file's own ids."""
+
+
+def find_cases(list_path: Path, *, labels_required: bool = True) -> list[Case]:
+    """Read the list of cases; every file it names must exist.
+
+    Args:
+        list_path: CSV with a header row; columns id, image, segmentation by position. Cells are
+            taken as they are written ("NA" is an id); relative paths start at the list's folder.
+        labels_required: without it the third column is not looked at and `label_path` is None.
+
+    Returns:
+        The cases in the order of the rows.
+
+    Raises:
+        DataError: the list cannot be read, has too few columns, no rows, an id that cannot name a
+            file, an id twice, or names a file that is absent.
+
+    Source: reader.py, train.py (columns by position, no interpretation of empty cells).
+    """
+    list_path = Path(list_path).absolute()
+    needed = COLUMNS if labels_required else COLUMNS[:2]
+    header, *rows = read_rows(list_path) or [(1, [])]
+    check_header(list_path, header[1], needed)
+    if not rows:
+        raise DataError(f"{list_path} has a header but no rows; expected one row per case")
+    cases, lines = [], {}
+    for line, cells in rows:
+        where = f"{list_path}, line {line}"
+        if len(cells) < len(needed):
+            raise DataError(
+                f"{where}: found {len(cells)} columns; expected at least {len(needed)}"
+                f" ({', '.join(needed)})"
+            )
+        check_id(cells[0], where)
+        if cells[0] in lines:
+            raise DataError(f"{where}: id {cells[0]!r} was already used in line {lines[cells[0]]}")
+        lines[cells[0]] = line
+        paths = [
+            find_file(list_path.parent, cell, where=where, what=f"{name} of {cells[0]!r}")
+            for name, cell in zip(needed[1:], cells[1:], strict=False)
+        ]
+        cases.append(Case(cells[0], paths[0], paths[1] if labels_required else None))
+    return cases
+
+
+def read_rows(list_path: Path) -> list[tuple[int, list[str]]]:
+    """Return the rows of a CSV file that are not blank, each with its line number."""
+    try:
+        with list_path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            return [(reader.line_num, cells) for cells in reader if cells]
+    except FileNotFoundError:
+        raise DataError(f"{list_path} does not exist; expected a CSV list of cases") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise DataError(f"{list_path} is not readable as CSV; expected text with commas") from None
+    except OSError as refusal:
+        raise DataError(f"{list_path} cannot be read ({refusal.strerror})") from None
+
+
+def check_header(list_path: Path, header: Sequence[str], needed: Sequence[str]) -> None:
+    """Refuse a list whose first row is too short or is a case rather than a header."""
+    if len(header) < len(needed):
+        found = f"{len(header)} columns ({', '.join(header)})" if header else "nothing"
+        raise DataError(
+            f"{list_path}: found {found} in the first row; expected at least {len(needed)} comma-"
+            f"separated columns: {', '.join(needed)}"
+        )
+    if "\0" not in header[1] and header[1] and (list_path.parent / header[1]).is_file():
+        raise DataError(
+            f"{list_path}: the first row names an existing image ({header[1]}); expected a header"
+            " row, which is skipped"
+        )
+
+
+def check_id(case_id: str, where: str) -> None:
+    """Refuse an id that cannot be the name of a file in a folder."""
+    separators = any(letter in "/\\" or not letter.isprintable() for letter in case_id)
+    if not case_id or case_id.startswith(".") or separators or len(case_id.encode()) > 200:
+        raise DataError(
+            f"{where}: id {case_id[:40]!r} cannot name a file; expected a short word without path"
+            " separators and leading dots"
+        )
+
+
+def find_file(folder: Path, cell: str, *, where: str, what: str) -> Path:
+    """Return the path a cell of the list means; it must be an existing file."""
+    if not cell:
+        raise DataError(f"{where}: the {what} is empty; expected a path")
+    path = folder / cell
+    if "\0" in cell or not path.is_file():
+        raise DataError(f"{where}: the {what} does not exist: {path}")
+    return path
+
+
+def case_of_image(image_path: Path) -> Case:
+    """Return a single scan as a case without a label; its id is the file's name.
+
+    Raises:
+        DataError: the file does not exist.
+    """
+    image_path = Path(image_path).absolute()
+    if not image_path.is_file():
+        raise DataError(f"{image_path} does not exist; expected a scan")
+    suffixes = {".gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr"}
+    name = image_path.name
+    while Path(name).suffix.lower() in suffixes:
+        name = Path(name).stem
+    return Case(name, image_path, None)
+
+
+def is_phantom(list_path: Path) -> bool:
+    """Say whether the list lies in a folder that the phantom writer marked as synthetic."""
+    from common.phantoms import read_marker
+
+    return read_marker(Path(list_path).parent) is not None
+
+
+def split_cases(cases: Sequence[Case], config: Config) -> dict[str, list[Case]]:
+    """Divide the list by the order of its rows.
+
+    The last `held_out_cases` are the test set. Training takes the first `training_cases`, or all
+    that the `validation_cases` just before the test set leave over; validation takes the rest.
+
+    Args:
+        cases: in the order of the list.
+        config: uses `training_cases`, `validation_cases`, `held_out_cases`,
+            `allow_training_cases_in_test`. With the last, training and validation use every row
+            and the test rows are taken again from the end: see `overlapping_ids` [F12].
+
+    Returns:
+        {"training": ..., "validation": ..., "test": ...}
+
+    Raises:
+        DataError: the list has too few rows.
+        OptionError: a count is negative.
+
+    Source: train.py (rows [:30] and [30:]), deploy.py (rows [-7:]).
+    """
+    held_out = config.held_out_cases
+    if min(held_out, config.validation_cases, config.training_cases or 0) < 0:
+        raise OptionError("held_out_cases, validation_cases, training_cases: expected 0 or more")
+    usable = len(cases)
+    if not config.allow_training_cases_in_test:
+        usable -= held_out
+    if config.training_cases is None:
+        training, validation = usable - config.validation_cases, config.validation_cases
+    else:
+        training, validation = config.training_cases, usable - config.training_cases
+    if training < 1 or validation < 0 or (validation == 0 and config.training_cases is not None):
+        raise DataError(
+            f"the list has {len(cases)} rows; expected at least {describe_need(config)}"
+        )
+    return {
+        "training": list(cases[:training]),
+        "validation": list(cases[training:usable]),
+        "test": list(cases[max(len(cases) - held_out, 0) :]),  # [F12]
+    }
+
+
+def describe_need(config: Config) -> str:
+    """Say how many rows `split_cases` needs at least and which options decide it."""
+    watching = config.validation_cases if config.training_cases is None else 1
+    training = config.training_cases or 1
+    words = f"{training} to train (--training_cases), {watching} to watch it (--validation_cases)"
+    if config.allow_training_cases_in_test:
+        return f"{training + watching} ({words})"
+    held_out = config.held_out_cases
+    return f"{training + watching + held_out} ({words}, {held_out} held out (--held_out_cases))"
+
+
+def overlapping_ids(split: Mapping[str, Sequence[Case]]) -> list[str]:
+    """Return the ids that are both trained on and tested on, in the order of the test set [F12]."""
+    trained = {case.id for case in split["training"]}
+    return [case.id for case in split["test"] if case.id in trained]
+
+
+def load_case(case: Case, config: Config, *, foreground_required: bool = True) -> LoadedCase:
+    """Read one stack and its label file and refuse what cannot be trained on or segmented.
+
+    Args:
+        case: a row of the list; without `label_path` only the image is read.
+        config: uses `label_ids`, `patch_shape`, `pad_small_volumes`.
+        foreground_required: refuse a label file without any foreground id [F23].
+
+    Returns:
+        Image in scanner units and label (Z, Y, X) int32 in the file's ids, or None.
+
+    Raises:
+        DataError: a file cannot be read or is not three-dimensional; image and label differ in
+            shape or geometry; the image has NaN or infinite voxels or is constant; it is smaller
+            than the patch and may not be padded [F10]; the label has values that are no integers,
+            or no foreground id.
+
+    Source: reader.py, read_fn.
+    """
+    volume = read_volume(case.image_path)
+    image = volume.array
+    if not np.all(np.isfinite(image)):
+        raise DataError(f"{case.image_path}: found NaN or infinite voxels; expected finite values")
+    if image.min() == image.max():
+        raise DataError(f"{case.image_path}: every voxel is {image.flat[0]}; expected an image")
+    small = any(size < edge for size, edge in zip(image.shape, config.patch_shape, strict=True))
+    if small and not config.pad_small_volumes:
+        raise DataError(
+            f"{case.image_path}: found {words_of(image.shape)} slices, rows, columns; expected at"
+            f" least {words_of(config.patch_shape)}, or --pad_small_volumes true"
+        )
+    if case.label_path is None:
+        return LoadedCase(volume, None)
+    label = read_volume(case.label_path)
+    check_same_grid(volume, label, names=(str(case.image_path), str(case.label_path)))
+    ids = read_ids(label.array, case.label_path)
+    if foreground_required:
+        check_foreground(ids, case.label_path, config)
+    return LoadedCase(volume, ids)
+
+
+def read_reference(case: Case, config: Config) -> Volume:
+    """Read the label file of a case as class numbers, (Z, Y, X) uint8; it may be all background.
+
+    Raises:
+        DataError: the case has no label file, or it cannot be read or holds no integers.
+    """
+    if case.label_path is None:
+        raise DataError(f"case {case.id} has no segmentation; expected one to compare with")
+    volume = read_volume(case.label_path)
+    return replace(
+        volume, array=map_labels(read_ids(volume.array, case.label_path), config.label_ids)
+    )
+
+
+def read_ids(label: np.ndarray, path: Path) -> np.ndarray:
+    """Return a label file's values as int32; they must be integers."""
+    if not np.issubdtype(label.dtype, np.integer):
+        nearest = np.rint(label)
+        with np.errstate(invalid="ignore"):
+            wrong = label[~(np.abs(label - nearest) < LABEL_ROUNDING)]
+        if wrong.size:
+            raise DataError(f"{path}: found the label value {wrong[0]}; expected integer ids")
+        label = nearest
+    limits = np.iinfo(np.int32)
+    if label.min() < limits.min or label.max() > limits.max:
+        raise DataError(f"{path}: found label values beyond 32 bits; expected small integer ids")
+    return label.astype(np.int32)
+
+
+def check_foreground(label: np.ndarray, path: Path, config: Config) -> None:
+    """Refuse a label file in which no foreground id occurs [F23]."""
+    if map_labels(label, config.label_ids).any():
+        return
+    found = np.unique(label)
+    shown = ", ".join(map(str, found[:10])) + (", ..." if found.size > 10 else "")
+    raise DataError(
+        f"{path}: found the label ids {shown}; expected foreground {ids_in_words(config)}"
+        " (--label_ids)"
+    )
+
+
+def words_of(shape: Iterable[int]) -> str:
+    """Return a shape as "3 x 128 x 128"."""
+    return " x ".join(map(str, shape))
+
+
+def ids_in_words(config: Config) -> str:
+    """Return the foreground ids of a configuration for a message."""
+    return ", ".join(
+        " or ".join(map(str, entry)) if isinstance(entry, tuple | list) else str(entry)
+        for entry in config.label_ids[1:]
+    )
+
+
+def map_labels(label: np.ndarray, label_ids: Sequence[int | Sequence[int]]) -> np.ndarray:
+    """Turn the ids of a label file into class numbers.
+
+    Args:
+        label: any shape, integer ids.
+        label_ids: one entry per class: an id, or several ids that are one class.
+
+    Returns:
+        uint8 of the same shape: the position of the voxel's id in `label_ids`, 0 where it is in
+        none of them [F23].
+
+    Raises:
+        OptionError: there are fewer than two classes, more than 256, or an id is in two classes.
+
+    Source: reader.py, map_labels.
+    """
+    groups = [entry if isinstance(entry, tuple | list) else (entry,) for entry in label_ids]
+    ids = [number for group in groups for number in group]
+    if not 2 <= len(groups) <= 256 or len(set(ids)) < len(ids):
+        raise OptionError(
+            f"label_ids: found {label_ids}; expected an entry for each of 2 to 256 classes, no id"
+            " twice"
+        )
+    classes = np.zeros(label.shape, np.uint8)
+    for index, group in enumerate(groups[1:], start=1):
+        for number in group:
+            classes[label == number] = index
+    return classes
+
+
+def prepare_case(case: LoadedCase, config: Config) -> tuple[np.ndarray, np.ndarray | None]:
+    """Whiten one stack and return it with its class labels.
+
+    Args:
+        case: what `load_case` returns.
+        config: uses `label_ids`.
+
+    Returns:
+        image (Z, Y, X, 1) float32, zero mean and unit variance over all voxels; label (Z, Y, X)
+        uint8 in 0..len(label_ids)-1, or None.
+
+    Source: reader.py, read_fn; DLTK preprocessing.py, whitening; ledger F23.
+    """
+    image = whiten(case.image.array)[..., np.newaxis]
+    if case.label is None:
+        return image, None
+    return image, map_labels(case.label, config.label_ids)
+
+
+def pad_to_patch(
+    image: np.ndarray, label: np.ndarray, config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """Extend a prepared stack that is smaller than the patch, after its last slice, row, column.
+
+    Args:
+        image: (Z, Y, X, 1) float32; extended with its minimum.
+        label: (Z, Y, X) uint8; extended with background.
+        config: uses `patch_shape`.
+
+    Returns:
+        image and label of at least `patch_shape`; the same arrays where nothing is missing [F10].
+    """
+    extra = [
+        (0, max(edge - size, 0)) for size, edge in zip(label.shape, config.patch_shape, strict=True)
+    ]
+    if not any(after for _, after in extra):
+        return image, label
+    return (
+        np.pad(image, [*extra, (0, 0)], constant_values=image.min()),
+        np.pad(label, extra),
+    )

@@ -1,0 +1,50 @@
+"""Save the trained network as a SavedModel for TensorFlow Serving."""
+
+from pathlib import Path
+
+from fetal_brain.config import Config
+
+TOLERANCE = 1e-5
+"""Largest accepted difference of a probability; 1e-6 is usual between two processes."""
+
+
+def export(
+    run: Path = Path("/tmp/fetal_segmentation"),
+    to: Path = Path("models"),
+    *,
+    version: int | None = None,
+) -> None:
+    """Save the trained network as a SavedModel for TensorFlow Serving.
+
+    Signatures: `serving_default` (a whole raw scan of any size -> labels), `probabilities` (the
+    same -> class probabilities), `patches` (the original's: whitened patches -> logits, y_prob and
+    y_).
+    The model is reloaded in a process without Keras and compared before it is put in place.
+
+    Args:
+        run: run folder with a trained network.
+        to: folder of models; the model goes to fetal_brain/<version> in it.
+        version: number of the version; default: the next one.
+    """
+    from common.export import export_saved_model, next_version
+    from common.runs import load_config, load_run
+    from common.training import configure_runtime
+    from fetal_brain.inference import load_network
+    from fetal_brain.serving import make_endpoints, make_examples
+
+    record = load_run(run)
+    config = load_config(run, Config)
+    configure_runtime(seed=0)
+    network = load_network(run, config)
+    folder = to / "fetal_brain" / str(version or next_version(to / "fetal_brain"))
+    differences = export_saved_model(
+        folder,
+        model=network,
+        endpoints=make_endpoints(network, config),
+        examples=make_examples(network, config),
+        tolerance=TOLERANCE,
+        beside={"model.keras": record.path / "model.keras"},
+    )
+    for name, value in differences.items():
+        print(f"{name}: differs from Keras by {value:.1e} when served without it")
+    print(f"SavedModel: {folder}")

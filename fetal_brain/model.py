@@ -1,0 +1,261 @@
+"""The fully convolutional network of the fetal-brain paper and of its released code.
+
+Tensors are (batch, z, y, x, channel). Layer names are the original's scopes with `_` for `/`, which
+Keras forbids: `enc_unit_0/conv3d_1` is `enc_unit_0_conv3d_1`.
+"""
+
+import keras
+from keras import layers
+
+from common.errors import OptionError
+
+POOL_STRIDE = 2
+"""Between two scales, in plane; the depth is kept."""
+
+
+def build_model(config, input_shape=None) -> keras.Model:
+    """Build the encoder with its additive decoder.
+
+    Each decoder level adds a projection of what entered the encoder's scale, so level 0 adds the
+    image itself and the last scale is no skip of its own.
+
+    Args:
+        config: `Config`; uses filters, kernels, patch_shape, label_ids, slices_as_channels,
+            batch_normalisation, dropout and l2_weight.
+        input_shape: (z, y, x, channels); z, y and x may be None. By default one patch.
+    Returns:
+        Model from `image` (batch, z, y, x, channels) float32 to logits (batch, z, y, x, classes)
+        float32, whatever the precision policy.
+    Raises:
+        OptionError: filters and kernels differ in number, or rows or columns cannot be halved as
+            often as the network does.
+    Source: fetal_fcn.py, `fetal_fcn_3d`.
+    """
+    input_shape = input_shape or _patch_shape(config)
+    _check_sizes(config, input_shape)
+    classes = len(config.label_ids)
+    image = keras.Input(input_shape, name="image")
+    x = image
+    entering = []
+    for scale, (filters, kernel) in enumerate(zip(config.filters, config.kernels, strict=True)):
+        entering.append(x)
+        if scale in _pooled_scales(config):
+            x = pool(x, flat=config.slices_as_channels, name=f"pool_{scale}")
+        x = encode(x, filters, kernel, config=config, scale=scale)
+    for scale in reversed(range(len(config.filters))):
+        stride = POOL_STRIDE if scale in _pooled_scales(config) else 1
+        x = upscore(
+            x, entering[scale], classes, stride=(1, stride, stride), config=config, scale=scale
+        )
+    logits = convolve(x, classes, 1, config=config, dtype="float32", name="last_conv3d")
+    return keras.Model(image, logits, name="fetal_fcn_3d")
+
+
+def make_optimizer(config) -> keras.optimizers.Optimizer:
+    """Gradient descent with classical momentum and a constant rate.
+
+    Keras keeps m = -learning_rate * slot of the original's accumulator; the steps are the same.
+
+    Args:
+        config: uses learning_rate and momentum.
+    Returns:
+        Keras SGD, not built yet.
+    Source: train.py, `MomentumOptimizer`.
+    """
+    return keras.optimizers.SGD(config.learning_rate, momentum=config.momentum, nesterov=False)
+
+
+def encode(x, filters: int, kernel: int, *, config, scale: int):
+    """Convolve twice, each time followed by normalisation, a clip to 0..6 and perhaps dropout.
+
+    Args:
+        x: (batch, z, y, x, channels).
+        filters: channels of both convolutions.
+        kernel: edge of their kernels.
+        config: uses batch_normalisation, dropout, l2_weight and slices_as_channels.
+        scale: number of the scale, for the names; dropout acts on the last one alone.
+    Returns:
+        (batch, z, y, x, filters).
+    """
+    unit = f"enc_unit_{scale}"
+    is_last = scale == len(config.filters) - 1
+    for suffix in ("", "_1"):
+        x = convolve(x, filters, kernel, config=config, shifted=True, name=f"{unit}_conv3d{suffix}")
+        x = normalise(x, config=config, name=f"{unit}_batch_normalization{suffix}")
+        x = layers.ReLU(max_value=6, name=f"{unit}_relu6{suffix}")(x)
+        if is_last and config.dropout:
+            # [F2] The original's dropout is never told that it is training, so it never acts.
+            x = layers.Dropout(config.dropout, name=f"{unit}_dropout{suffix}")(x)
+    return x
+
+
+def pool(x, *, flat: bool = False, name: str | None = None):
+    """Halve rows and columns by the maximum over windows of 4 x 4, and of 2 slices.
+
+    Args:
+        x: (batch, z, y, x, channels).
+        flat: leave the slices apart.
+        name: of the layer.
+    Returns:
+        (batch, z, ceil(y / 2), ceil(x / 2), channels).
+    Source: fetal_fcn.py, `max_pooling3d`.
+    """
+    # [F4] A window of two slices at stride 1 reaches forward only: features drift to slice 0.
+    window = (1 if flat else 2, 2 * POOL_STRIDE, 2 * POOL_STRIDE)
+    return layers.MaxPooling3D(
+        window, strides=(1, POOL_STRIDE, POOL_STRIDE), padding="same", name=name
+    )(x)
+
+
+def upscore(x, skip, classes: int, *, stride, config, scale: int):
+    """Enlarge class scores and add a projection of finer features.
+
+    Args:
+        x: (batch, z, y, x, channels) of the level below.
+        skip: (batch, z', y', x', any), stride times larger.
+        classes: channels of the scores.
+        stride: factors for z, y, x.
+        config: uses batch_normalisation and l2_weight.
+        scale: number of the level, for the names.
+    Returns:
+        (batch, z', y', x', classes).
+    Source: DLTK networks/segmentation/fcn.py, `upscore_layer_3d`.
+    """
+    unit = f"upscore_{scale}"
+    if x.shape[-1] != classes:
+        x = convolve(x, classes, 1, config=config, name=f"{unit}_filter_conversion")
+    x = upsample_linearly(x, stride, name=f"{unit}_upsample")
+    # [F7] On the image's single channel, normalisation leaves only the sign of the two weights.
+    skip = convolve(skip, classes, 1, config=config, shifted=True, name=f"{unit}_conv3d")
+    skip = normalise(skip, config=config, name=f"{unit}_batch_normalization")
+    return layers.Add(name=f"{unit}_add")([x, skip])
+
+
+def upsample_linearly(x, stride, *, name: str | None = None):
+    """Enlarge by whole factors with the fixed linear kernel, zero outside the image.
+
+    Args:
+        x: (batch, z, y, x, channels), the number of channels known.
+        stride: factors for z, y, x.
+        name: of the layer.
+    Returns:
+        (batch, z * stride[0], y * stride[1], x * stride[2], channels).
+    Source: DLTK core/upsample.py, `linear_upsample_3d`.
+    """
+    channels = x.shape[-1]
+    # [F6] Zero outside dims the border: 0.75 of the edge value at a factor of 2.
+    return layers.Conv3DTranspose(
+        channels,
+        [len(linear_taps(factor)) for factor in stride],
+        strides=stride,
+        padding="same",
+        use_bias=False,
+        trainable=False,
+        # A built-in initialiser, so that the saved model loads where this package is not installed.
+        kernel_initializer=keras.initializers.Constant(linear_kernel(stride, channels)),
+        name=name,
+    )(x)
+
+
+def linear_kernel(stride, channels: int) -> list:
+    """The kernel of linear enlargement as nested lists.
+
+    Args:
+        stride: factors for z, y, x.
+        channels: each is enlarged by itself.
+    Returns:
+        [kz][ky][kx][out][in], the outer product of `linear_taps` on the diagonal of the channels.
+    """
+
+    def diagonal(weight):
+        return [[weight * (i == j) for i in range(channels)] for j in range(channels)]
+
+    z_taps, y_taps, x_taps = (linear_taps(factor) for factor in stride)
+    return [[[diagonal(z * y * x) for x in x_taps] for y in y_taps] for z in z_taps]
+
+
+def linear_taps(factor: int) -> list[float]:
+    """Weights of linear enlargement along one axis.
+
+    Args:
+        factor: whole number from 1.
+    Returns:
+        [1.0] for 1, else 2 * factor weights: 0.25, 0.75, 0.75, 0.25 for 2.
+    """
+    if factor == 1:
+        return [1.0]
+    centre = factor - 0.5
+    return [1 - abs(index - centre) / factor for index in range(2 * factor)]
+
+
+def convolve(x, filters: int, kernel: int, *, config, name: str, shifted=False, dtype=None):
+    """Convolve with a cubic kernel (of depth 1 where the slices are channels), size kept.
+
+    Args:
+        x: (batch, z, y, x, channels).
+        filters: channels of the result.
+        kernel: edge of the kernel.
+        config: uses batch_normalisation, l2_weight and slices_as_channels.
+        name: of the layer.
+        shifted: normalisation follows, whose shift per channel a bias replaces where it is off.
+        dtype: of the layer; None for the policy's.
+    Returns:
+        (batch, z, y, x, filters).
+    """
+    depth = 1 if config.slices_as_channels else kernel
+    # [F1] The original collects this term, sum(w**2) / 2, and never adds it to its loss.
+    l2 = keras.regularizers.L2(config.l2_weight / 2) if config.l2_weight else None
+    return layers.Conv3D(
+        filters,
+        (depth, kernel, kernel),
+        padding="same",
+        # [F27] Without normalisation the bias stands where its shift was, and nowhere else.
+        use_bias=shifted and not config.batch_normalisation,
+        kernel_initializer=keras.initializers.LecunUniform(),
+        kernel_regularizer=l2,
+        dtype=dtype,
+        name=name,
+    )(x)
+
+
+def normalise(x, *, config, name: str):
+    """Batch-normalise, or return x where the configuration does not.
+
+    Args:
+        x: (batch, z, y, x, channels).
+        config: uses batch_normalisation.
+        name: of the layer.
+    Returns:
+        Tensor of x's shape.
+    """
+    if not config.batch_normalisation:
+        return x
+    # [F3] Keras averages the population variance, as TensorFlow 1 did on five axes.
+    return layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name=name)(x)
+
+
+def _pooled_scales(config):
+    """Scales that begin at half the size: all but the first and the last."""
+    return range(1, len(config.filters) - 1)
+
+
+def _patch_shape(config):
+    """Input shape of a training patch."""
+    slices, rows, columns = config.patch_shape
+    # [F26] The paper's network sees neighbouring slices as channels and segments the middle one.
+    return (1, rows, columns, slices) if config.slices_as_channels else (slices, rows, columns, 1)
+
+
+def _check_sizes(config, input_shape):
+    """Refuse what the additions of the decoder could not join."""
+    if len(config.filters) != len(config.kernels) or len(config.filters) < 2:
+        raise OptionError(
+            f"filters {config.filters} and kernels {config.kernels}: "
+            "expected one entry per scale in both, at least two"
+        )
+    multiple = POOL_STRIDE ** len(_pooled_scales(config))
+    if any(size is not None and size % multiple for size in input_shape[1:3]):
+        raise OptionError(
+            f"a patch or window of {input_shape[1]} x {input_shape[2]} pixels: "
+            f"rows and columns must be multiples of {multiple}"
+        )

@@ -1,0 +1,65 @@
+"""The main job: data to report, every stage a command that can be run alone."""
+
+from pathlib import Path
+
+from fetal_brain.config import PRESETS, Preset
+
+
+def reproduce(
+    data: Path | None = None,
+    preset: Preset = "quick",
+    *,
+    out: Path | None = None,
+    seed: int = 42,
+) -> None:
+    """Run phantom (or your data), prepare, train, predict, evaluate and export in one go.
+
+    Args:
+        data: CSV list of your own cases, or a folder with one; default: phantoms are written.
+        preset: whose numbers.
+        out: folder of everything that is written; default: runs/fetal_brain-<preset>.
+        seed: of phantoms and training.
+    """
+    from common.reproduce import Stage, run_stages
+
+    out = out or Path("runs") / f"fetal_brain-{preset}"
+    stages = []
+    if data is None:
+        listing = out / "phantom" / "phantom.csv"
+        if not listing.is_file():
+            size = ["--cases", cases_needed(preset), "--seed", seed, "--out", listing.parent]
+            stages.append(Stage("phantom", size))
+    else:
+        listing = find_list(data)
+    run, prepared = out / "run", out / "prepared"
+    stages += [
+        Stage("prepare", ["--train_csv", listing, "--preset", preset, "--out", prepared]),
+        Stage("train", ["--train_csv", listing, "--preset", preset, "--run", run,
+                        "--prepared", prepared, "--seed", seed, "--overwrite"]),
+        Stage("predict", ["--run", run]),
+        Stage("evaluate", ["--run", run]),
+        Stage("export", ["--run", run, "--to", out / "models"]),
+    ]  # fmt: skip
+    run_stages("fetal_brain", stages)
+    print(f"fetal_brain report: {run / 'report' / 'index.html'}")
+
+
+def cases_needed(preset: Preset) -> int:
+    """Return how many phantoms a preset's split needs: ten for the port made small, else 36."""
+    return 10 if preset == "quick" else max(36, PRESETS[preset].held_out_cases + 1)
+
+
+def find_list(data: Path) -> Path:
+    """Return the CSV list that `--data` means.
+
+    Raises:
+        DataError: it is neither a file nor a folder with exactly one CSV file.
+    """
+    from common.errors import DataError
+
+    if data.is_file():
+        return data
+    lists = sorted(data.glob("*.csv"))
+    if len(lists) != 1:
+        raise DataError(f"--data {data}: found {len(lists)} CSV lists; expected exactly one")
+    return lists[0]

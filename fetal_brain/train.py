@@ -1,0 +1,109 @@
+"""Train the network on the first cases of a list and keep the run in a folder."""
+
+import sys
+from pathlib import Path
+
+from fetal_brain.config import Config, Preset
+
+
+def train(
+    train_csv: Path = Path("iFind_fetal.csv"),
+    run: Path = Path("/tmp/fetal_segmentation"),
+    *,
+    config: Config,
+    preset: Preset = "port",
+    seed: int = 42,
+    prepared: Path | None = None,
+    original: Path | None = None,
+    run_validation: bool = True,
+    overwrite: bool = False,
+    deterministic: bool = True,
+    mixed_precision: bool = False,
+) -> None:
+    """Train the network on the first cases of a CSV list and keep the run in a folder.
+
+    The same command again continues an unfinished run, to the bit when deterministic.
+
+    Args:
+        train_csv: list with the columns id, image, segmentation, by position.
+        run: run folder; the original's --model_path.
+        config: every number of the run.
+        preset: where the numbers come from; options after it change single ones.
+        seed: of weights, sampling and augmentation.
+        prepared: folder of prepared cases to use or fill; default: prepared/ in the run folder.
+        original: checkpoint of the original to go on from, with its momentum and step.
+        run_validation: look at the validation cases while training.
+        overwrite: discard what an earlier run left in the folder; the original's --restart.
+        deterministic: same bits at every repetition on the same machine.
+        mixed_precision: bfloat16 arithmetic, float32 weights and logits.
+    """
+    from common.runs import open_run
+    from common.training import configure_runtime, fit
+    from fetal_brain.data import find_cases, is_phantom, split_cases
+    from fetal_brain.inference import build_for_any_plane
+    from fetal_brain.prepare import prepare_cases
+    from fetal_brain.sampling import make_dataset
+    from fetal_brain.validation import make_overlay_pictures, make_validation
+
+    split = split_cases(find_cases(train_csv), config)
+    warn_of_overlap(split)
+    options = {"train_csv": train_csv, "preset": preset, "seed": seed, "original": original}
+    with open_run(
+        run, paper="fetal_brain", options=options, config=config, seed=seed, overwrite=overwrite
+    ) as record:
+        runtime = configure_runtime(
+            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
+        )
+        record.record(runtime=runtime, phantom=is_phantom(train_csv))
+        record.write_split(split)
+        folder = prepared or record.path / "prepared"
+        training = prepare_cases(split["training"], folder, config)
+        watched = prepare_cases(split["validation"], folder, config) if run_validation else []
+
+        model = build_for_any_plane(config)
+        compile_model(model, config, xla=runtime["xla"])
+        if original is not None:
+            go_on_from(original, model, config)
+        fit(
+            model,
+            lambda first_step: make_dataset(training, config, seed, first_step=first_step),
+            run=record,
+            max_steps=config.max_steps,
+            steps_per_epoch=config.steps_per_evaluation,
+            evaluate=make_validation(model, watched, config, seed),
+            pictures=make_overlay_pictures(model, watched, config),
+        )
+        model.save(record.path / "model.keras")
+    print(f"Trained network: {record.path / 'model.keras'}")
+
+
+def go_on_from(original: Path, model, config: Config) -> None:
+    """Give the compiled model the original's weights, momentum and step."""
+    from fetal_brain.convert import assign_optimizer, assign_original, read_original
+
+    tensors = read_original(original)
+    assign_original(model, tensors, source=str(original))
+    assign_optimizer(model.optimizer, model, tensors, config.learning_rate)
+
+
+def warn_of_overlap(split) -> None:
+    """Say on stderr which cases are trained on and tested on as well [F12]."""
+    from fetal_brain.data import overlapping_ids
+
+    both = overlapping_ids(split)
+    if both:
+        print(f"warning: trained on and tested on as well: {', '.join(both)}", file=sys.stderr)
+
+
+def compile_model(model, config: Config, *, xla: bool) -> None:
+    """Give the network its optimiser, loss and the Dice shown while training."""
+    from common.losses import sparse_cross_entropy
+    from common.meters import LabelDice
+    from fetal_brain.model import make_optimizer
+
+    model.compile(
+        optimizer=make_optimizer(config),
+        loss=sparse_cross_entropy,
+        metrics=[LabelDice(1, name="dice")],
+        jit_compile=xla,
+    )

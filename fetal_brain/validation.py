@@ -1,0 +1,78 @@
+"""What is looked at after every epoch of training: a validation number and overlay pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import numpy as np
+
+from common.metrics import dice
+from common.pipeline import PreparedCase
+from common.report import picture_of_overlay
+from fetal_brain.config import Config
+from fetal_brain.inference import make_apply, segment_labels
+from fetal_brain.sampling import draw_validation_batch
+
+
+def make_validation(
+    model: keras.Model, cases: Sequence[PreparedCase], config: Config, seed: int
+) -> Callable[[], Mapping[str, float]] | None:
+    """Return the function that measures the network after an epoch, or None without cases.
+
+    Args:
+        model: the network in training.
+        cases: prepared validation cases.
+        config: uses `validation` [F20]: "volumes" segments every case whole and gives the mean
+            Dice of the foreground; "patch_batch" gives loss and Dice of one batch of patches.
+        seed: of the patches.
+    """
+    if not cases:
+        return None
+    if config.validation == "patch_batch":
+        return lambda: measure_patch_batch(model, cases, config, seed)
+    apply = make_apply(model, config)
+    return lambda: measure_volumes(apply, cases, config)
+
+
+def measure_volumes(
+    apply: Callable, cases: Sequence[PreparedCase], config: Config
+) -> dict[str, float]:
+    """Segment every case whole and return the mean Dice of each foreground class."""
+    scores = {label: [] for label in range(1, len(config.label_ids))}
+    for case in cases:
+        predicted = segment_labels(apply, case.arrays["image"][..., 0], config)
+        for label, values in scores.items():
+            values.append(dice(predicted == label, case.arrays["label"] == label))
+    names = {label: "val_dice" if len(scores) == 1 else f"val_dice_{label}" for label in scores}
+    return {names[label]: float(np.nanmean(values)) for label, values in scores.items()}
+
+
+def measure_patch_batch(
+    model: keras.Model, cases: Sequence[PreparedCase], config: Config, seed: int
+) -> dict[str, float]:
+    """Return loss and Dice of one batch of random patches of the first cases, as the original."""
+    epoch = int(model.optimizer.iterations) // config.steps_per_evaluation
+    images, labels = draw_validation_batch(cases, config, seed, epoch)
+    logits = model.predict_on_batch(images)
+    loss = float(model.loss(labels, logits))
+    return {"val_loss": loss, "val_dice": float(dice(logits.argmax(-1) == 1, labels == 1))}
+
+
+def make_overlay_pictures(
+    model: keras.Model, cases: Sequence[PreparedCase], config: Config
+) -> Callable[[], Mapping[str, np.ndarray]] | None:
+    """Return the function that draws the first validation case for TensorBoard, or None."""
+    if not cases:
+        return None
+    apply = make_apply(model, config)
+
+    def draw() -> dict[str, np.ndarray]:
+        label = cases[0].arrays["label"]
+        middle = int(np.argmax([np.count_nonzero(slice_) for slice_ in label]))
+        start = min(max(middle - config.window[0] // 2, 0), max(len(label) - config.window[0], 0))
+        slab = slice(start, start + config.window[0])
+        image = np.asarray(cases[0].arrays["image"][slab, ..., 0])
+        predicted = segment_labels(apply, image, config)
+        row = middle - start
+        return {"validation": picture_of_overlay(image[row], label[middle], predicted[row])}
+
+    return draw

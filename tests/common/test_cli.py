@@ -1,0 +1,147 @@
+"""The command line: options from signatures, presets as defaults, one line per mistake."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from common import cli
+from common.errors import OptionError
+from fetal_brain.config import PORT
+
+
+def run(*words, cwd=None):
+    """Run `python -m fetal_brain` as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "fetal_brain", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+
+
+def test_every_help_is_quick_and_imports_no_tensorflow():
+    """Half a second is promised; the best of three, since the machine may be busy."""
+    for words in ([], *([verb] for verb in cli.find_verbs("fetal_brain"))):
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            done = run(*words, "--help")
+            seconds.append(time.perf_counter() - start)
+            assert done.returncode == 0
+            assert "usage: python -m fetal_brain" in done.stdout
+            if seconds[-1] < 0.5:
+                break
+        assert min(seconds) < 0.5, words
+
+
+def test_help_lists_the_verbs_with_their_first_lines():
+    text = run("--help").stdout
+    assert "train      Train the network on the first cases of a list" in text
+    assert "deploy     the original's name of `predict`" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["tra"], "unknown verb 'tra'"),
+        (["train", "--colour", "red"], "--colour"),
+        (["train", "--preset", "cod"], "--preset: expected one of"),
+        (["train", "--seed", "many"], "--seed: expected a int"),
+        (["train", "--window", "3"], "--window"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml is no file"),
+        (["train", "--run_validation", "perhaps"], "--run_validation: expected a bool"),
+        (["predict", "--mode", "TRAIN"], "--mode: expected one of 'EVAL', 'PREDICT'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words, expected):
+    done = run(*words)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert expected in done.stderr
+
+
+def test_print_config_shows_the_preset_with_single_numbers_changed():
+    text = run("train", "--preset", "code", "--batch-size", "3", "--print_config").stdout
+    assert "preset: code\n" in text
+    assert "batch_size: 3\n" in text
+    assert "count_last_window_twice: true\n" in text
+
+
+def test_config_file_brings_its_preset_and_options_after_it_win(tmp_path):
+    saved = tmp_path / "config.yaml"
+    saved.write_text("preset: code\nmax_steps: 7\nfilters: [4, 4]\n")
+    text = run("train", "--config", saved, "--max_steps", "8", "--print_config").stdout
+    assert "preset: code\n" in text
+    assert "max_steps: 8\n" in text
+    assert "filters:\n- 4\n- 4\n" in text
+    assert "dropout: 0.0\n" in text
+
+
+def test_unknown_field_in_a_config_file_is_refused(tmp_path):
+    saved = tmp_path / "config.yaml"
+    saved.write_text("preset: code\nlearning_speed: 7\n")
+    done = run("train", "--config", saved)
+    assert done.returncode == 2
+    assert "learning_speed" in done.stderr
+
+
+def test_a_config_file_that_is_code_is_not_run(tmp_path):
+    saved = tmp_path / "config.yaml"
+    trace = tmp_path / "ran"
+    saved.write_text(f'preset: !!python/object/apply:os.system ["touch {trace}"]\n')
+    assert run("train", "--config", saved).returncode == 2
+    assert not trace.exists()
+
+
+def test_original_names_and_hyphens_are_understood():
+    words = ["-p", "folder", "--label-ids", "0,2", "--patch-shape=3,16,16", "-1", "a-b"]
+    expected = ["--run", "folder", "--label_ids", "0,2", "--patch_shape=3,16,16", "-1", "a-b"]
+    assert cli.spell_options(words, {"-p": "--run"}) == expected
+
+
+def test_tuples_may_be_typed_without_brackets():
+    def verb(window: tuple[int, int] = (1, 2), devices: str = ""):
+        return window, devices
+
+    words = ["--window", "3,4", "--patch_shape=3,16,16", "--devices", "0,1", "--dropout", "0.5"]
+    expected = ["--window", "[3,4]", "--patch_shape=[3,16,16]", *words[3:]]
+    assert cli.bracket_tuples(words, verb, PORT.__class__) == expected
+
+
+def test_a_flag_may_stand_alone():
+    def verb(overwrite: bool = False, name: str = ""):
+        return overwrite, name
+
+    assert cli.complete_flags(["--overwrite", "--name", "x"], verb) == [
+        "--overwrite",
+        "true",
+        "--name",
+        "x",
+    ]
+    assert cli.complete_flags(["--overwrite", "false"], verb) == ["--overwrite", "false"]
+    assert cli.complete_flags(["--overwrite"], verb) == ["--overwrite", "true"]
+
+
+def test_preset_of_a_file_that_is_no_mapping(tmp_path):
+    broken = tmp_path / "config.yaml"
+    broken.write_text("- 1\n")
+    with pytest.raises(OptionError, match=r"config\.yaml holds no options"):
+        cli.preset_of_file(broken, "port")
+    broken.write_text("a: [")
+    with pytest.raises(OptionError, match="is not YAML"):
+        cli.preset_of_file(broken, "port")
+
+
+def test_output_cut_short_by_its_reader_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m fetal_brain compare | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "presets\n"
+    assert done.stderr == ""

@@ -1,0 +1,79 @@
+"""Who may import whom, read from the sources with `ast`."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPERS = sorted(path.parent.name for path in ROOT.glob("*/config.py"))
+SCRIPTS = ("train", "predict", "evaluate", "export", "convert", "compare", "prepare", "phantom",
+           "reproduce", "bench")  # fmt: skip
+HEAVY = {"tensorflow", "keras", "pandas", "scipy", "matplotlib", "SimpleITK", "nibabel", "torch"}
+
+
+def imports(path, *, top_level_only=False):
+    """Return the full names of the modules that a file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return names
+
+
+def packages(path, **options):
+    """Return the top packages that a file imports."""
+    return {name.partition(".")[0] for name in imports(path, **options)}
+
+
+def test_there_is_a_paper():
+    assert "fetal_brain" in PAPERS
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_no_paper_imports_another(paper):
+    for path in (ROOT / paper).rglob("*.py"):
+        assert not packages(path) & (set(PAPERS) - {paper}), path
+
+
+def test_common_imports_no_paper():
+    for path in (ROOT / "common").rglob("*.py"):
+        assert not packages(path) & set(PAPERS), path
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_models_and_losses_run_on_any_backend(paper):
+    """`keras` alone: the same file defines the network on TensorFlow, JAX and PyTorch."""
+    allowed = {"keras", "common", "collections", "typing", "math", "dataclasses", "numpy", paper}
+    for name in ("model", "layers", "losses"):
+        path = ROOT / paper / f"{name}.py"
+        if path.is_file():
+            assert packages(path) <= allowed, path
+    assert packages(ROOT / "common" / "losses.py") <= allowed
+    assert packages(ROOT / "common" / "meters.py") <= allowed
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_evaluation_imports_no_model(paper):
+    path = ROOT / paper / "evaluate.py"
+    if path.is_file():
+        assert not packages(path) & {"tensorflow", "keras"}
+        assert f"{paper}.model" not in imports(path)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_help_path_imports_nothing_heavy(paper):
+    for name in (*SCRIPTS, "config", "__main__"):
+        path = ROOT / paper / f"{name}.py"
+        if path.is_file():
+            assert not packages(path, top_level_only=True) & HEAVY, path
+    assert not packages(ROOT / "common" / "cli.py", top_level_only=True) & HEAVY
+
+
+@pytest.mark.parametrize("package", ["common", *PAPERS])
+def test_package_init_files_are_empty(package):
+    assert (ROOT / package / "__init__.py").read_text() == ""
