@@ -30,13 +30,16 @@ VERBS = (
     "evaluate",
     "export",
     "convert",
+    "calibrate",
     "compare",
     "reproduce",
     "bench",
 )
 """The same verbs everywhere, in the order of the work; a paper has those it has a module for."""
 
-VERBS_ON_TENSORFLOW = {"train", "predict", "export", "convert", "compare", "bench"}
+VERBS_ON_TENSORFLOW = {
+    "train", "predict", "export", "convert", "calibrate", "compare", "bench",
+}  # fmt: skip
 """The others answer without its two seconds of start-up."""
 
 USER_ERRNOS = {
@@ -153,7 +156,8 @@ def spell_options(words: Sequence[str], aliases: Mapping[str, str]) -> list[str]
 def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
     """Let a yes/no option stand alone: `--overwrite` means `--overwrite true`."""
     parameters = inspect.signature(function).parameters.items()
-    yes_no = {f"--{name}" for name, parameter in parameters if parameter.annotation is bool}
+    types = (bool, bool | None)
+    yes_no = {f"--{name}" for name, parameter in parameters if parameter.annotation in types}
     yes_no.add("--verbose")
     completed = []
     for position, word in enumerate(words):
@@ -183,7 +187,13 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=program, exit_on_error=False, description=first_lines(function))
+    # Abbreviations would let a misspelt option mean another one.
+    parser = ArgumentParser(
+        prog=program,
+        exit_on_error=False,
+        allow_abbrev=False,
+        description=first_lines(function),
+    )
     parser.add_argument(
         "--config", action="config", help="Replay a config.yaml; options after it win."
     )

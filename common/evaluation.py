@@ -22,7 +22,7 @@ from common.report import (
     format_summary,
     write_report,
 )
-from common.runs import Run, write_json, write_text_atomically
+from common.runs import Run, write_folder_atomically, write_json, write_text_atomically
 
 MEASURES = {
     "dice": "Dice",
@@ -42,54 +42,59 @@ def write_evaluation(
     curve: Sequence[Sequence[str]],
     overlays: Sequence[Figure],
     phantom: bool,
+    measures: Mapping[str, str] = MEASURES,
 ) -> None:
     """Write and print what came out of scoring the cases of a run.
 
     Args:
-        record: the run; files go to its report/ folder.
+        record: the run; its report/ folder is replaced whole.
         rows: a mapping per case and label: `id`, `in_training_set`, and what `score_case` gives.
         title: heading of the page.
         curve: columns of the training log in each panel of the learning curve.
         overlays: pictures, worst case first.
         phantom: True where the data are synthetic; said wherever a number is.
+        measures: columns of `rows` to summarise, and their names; a paper may add its own.
 
     Raises:
-        OSError: the report folder cannot be written.
+        RunError: the report folder cannot be written; an earlier report is untouched.
     """
     folder = record.path / "report"
-    folder.mkdir(exist_ok=True)
-    summaries = summarise_rows(rows)
+    summaries = summarise_rows(rows, measures)
     cases = len({row["id"] for row in rows})
-    write_text_atomically(folder / "cases.csv", pd.DataFrame(rows).to_csv(index=False))
-    write_json(
-        folder / "report.json",
-        {"paper": record.paper, "phantom": phantom, "cases": cases, "labels": summaries},
-    )
     sections = [
-        results_section(summaries),
-        curve_section(record, curve, phantom=phantom),
-        cases_section(rows),
+        results_section(summaries, measures),
+        # A network trained on phantoms may be measured on something else.
+        curve_section(record, curve, phantom=phantom or bool(record.manifest.get("phantom"))),
+        cases_section(rows, measures),
         Section("Overlays", text="The cases with the lowest Dice.", figures=overlays),
         run_section(record),
     ]
-    write_report(
-        folder / "index.html",
-        title=title,
-        lead=f"{cases} cases, preset {record.config.get('preset', 'unknown')}.",
-        sections=sections,
-        phantom=phantom,
-    )
-    print_results(rows, summaries, phantom=phantom)
+    with write_folder_atomically(folder, replace=True) as unfinished:
+        write_text_atomically(unfinished / "cases.csv", pd.DataFrame(rows).to_csv(index=False))
+        write_json(
+            unfinished / "report.json",
+            {"paper": record.paper, "phantom": phantom, "cases": cases, "labels": summaries},
+        )
+        write_report(
+            unfinished / "index.html",
+            title=title,
+            lead=f"{cases} cases, preset {record.config.get('preset', 'unknown')}.",
+            sections=sections,
+            phantom=phantom,
+        )
+    print_results(rows, summaries, measures, phantom=phantom)
     print(f"Report: {folder / 'index.html'}")
 
 
-def summarise_rows(rows: Sequence[Mapping]) -> dict[str, dict[str, dict]]:
+def summarise_rows(
+    rows: Sequence[Mapping], measures: Mapping[str, str] = MEASURES
+) -> dict[str, dict[str, dict]]:
     """Return, per label and measure, what `common.metrics.summarise` gives."""
     labels = dict.fromkeys(row["label"] for row in rows)
     return {
         label: {
             measure: summarise([row[measure] for row in rows if row["label"] == label])
-            for measure in MEASURES
+            for measure in measures
         }
         for label in labels
     }
@@ -100,7 +105,9 @@ def worst_first(rows: Sequence[Mapping]) -> list[Mapping]:
     return sorted(rows, key=lambda row: -1.0 if math.isnan(row["dice"]) else row["dice"])
 
 
-def results_section(summaries: Mapping[str, Mapping[str, Mapping]]) -> Section:
+def results_section(
+    summaries: Mapping[str, Mapping[str, Mapping]], measures: Mapping[str, str] = MEASURES
+) -> Section:
     """Return the table of means."""
     return Section(
         "Results",
@@ -119,7 +126,7 @@ def results_section(summaries: Mapping[str, Mapping[str, Mapping]]) -> Section:
                 summary[measure]["n_undefined"],
             ]
             for label, summary in summaries.items()
-            for measure, name in MEASURES.items()
+            for measure, name in measures.items()
         ],
     )
 
@@ -134,16 +141,16 @@ def curve_section(record: Run, curve: Sequence[Sequence[str]], *, phantom: bool)
     return Section("Learning curve", figures=[Figure(picture, f"By training step: {drawn}.")])
 
 
-def cases_section(rows: Sequence[Mapping]) -> Section:
+def cases_section(rows: Sequence[Mapping], measures: Mapping[str, str] = MEASURES) -> Section:
     """Return the table of cases, worst first."""
     return Section(
         "Cases, worst first",
-        header=["case", "label", *MEASURES.values(), "masks", "in training set"],
+        header=["case", "label", *measures.values(), "masks", "in training set"],
         rows=[
             [
                 row["id"],
                 row["label"],
-                *(format_number(row[measure]) for measure in MEASURES),
+                *(format_number(row[measure]) for measure in measures),
                 row["status"],
                 "yes" if row["in_training_set"] else "no",
             ]
@@ -167,11 +174,15 @@ def run_section(record: Run) -> Section:
 
 
 def print_results(
-    rows: Sequence[Mapping], summaries: Mapping[str, Mapping], *, phantom: bool
+    rows: Sequence[Mapping],
+    summaries: Mapping[str, Mapping],
+    measures: Mapping[str, str] = MEASURES,
+    *,
+    phantom: bool,
 ) -> None:
     """Print a line per case and label, the mean Dice, and whether all this is a phantom's."""
     for row in worst_first(rows):
-        cells = "  ".join(f"{name} {format_number(row[key])}" for key, name in MEASURES.items())
+        cells = "  ".join(f"{name} {format_number(row[key])}" for key, name in measures.items())
         leaked = "  (also in the training set)" if row["in_training_set"] else ""
         print(f"{row['id']}  {row['label']}  {cells}{leaked}")
     for label, summary in summaries.items():

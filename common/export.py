@@ -5,6 +5,7 @@ every signature of a SavedModel with TensorFlow alone. XLA is never forced into 
 builds of TensorFlow Serving without the compiler refuse such a model.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.errors import OptionError
+from common.errors import OptionError, RunError
 
 if TYPE_CHECKING:
     import keras
@@ -70,8 +71,10 @@ def export_saved_model(
 
     Raises:
         OptionError: the folder exists already.
+        RunError: the disk is full or the folder cannot be written.
         ExportError: the reloaded model differs.
     """
+    import tensorflow as tf
     from keras.export import ExportArchive
 
     from common.runs import write_folder_atomically
@@ -82,9 +85,12 @@ def export_saved_model(
     archive.track(model)
     for endpoint in endpoints:
         archive.add_endpoint(endpoint.name, endpoint.function, input_signature=endpoint.signature)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_atomically(folder) as unfinished:
-        archive.write_out(str(unfinished), verbose=False)
+        try:
+            archive.write_out(str(unfinished), verbose=False)
+        except tf.errors.OpError as refusal:
+            reason = refusal.message.splitlines()[0].partition(" [Op:")[0].rpartition(";")[2]
+            raise RunError(f"{folder} cannot be written: {reason.strip()}") from refusal
         inputs = {name: example.inputs for name, example in examples.items()}
         served = run_elsewhere(unfinished, inputs)
         differences = {
@@ -98,6 +104,33 @@ def export_saved_model(
         for name, source in beside.items():
             shutil.copyfile(source, unfinished / name)
     return differences
+
+
+def save_network(model: "keras.Model", path: Path) -> None:
+    """Write a trained network as a .keras file that loads where this project is not installed.
+
+    Loss, metrics and optimiser of its training stay out of the file: Keras could not find ours.
+
+    Args:
+        model: a functional model of Keras' own layers; it is left as it is.
+        path: file ending in .keras, in an existing folder; it is replaced whole or not at all.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    import keras
+
+    bare = keras.Model(model.input, model.output, name=model.name)
+    # A folder, since Keras wants the file's ending and `remove_leftovers` another one.
+    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        folder.mkdir()
+        bare.save(folder / path.name)
+        os.replace(folder / path.name, path)
+    except OSError as refusal:
+        raise RunError(f"{path} cannot be written: {refusal.strerror or refusal}") from refusal
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -1,4 +1,7 @@
-"""Atomic writing: a file or folder has its old content or its new one, never half of either."""
+"""Files that are whole: old content or new, never half of either; plain JSON and YAML.
+
+Every reader and writer turns the system's refusals into one line that names the file.
+"""
 
 import dataclasses
 import hashlib
@@ -12,9 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from common.errors import RunError, UserError
 
-_TEMPORARY = re.compile(r"\..+\.\d+(\.old)?\.tmp")
+_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)(\.old)?\.tmp")
 
 
 @contextmanager
@@ -68,6 +73,45 @@ def write_json(path: Path, value: Any) -> None:
     write_text_atomically(path, text + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RunError: it is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as failure:
+        raise RunError(f"{path} cannot be read: {_one_line(failure)}") from failure
+
+
+def as_yaml(options: Mapping[str, Any]) -> str:
+    """Return plain options as safe YAML, one line per option with the lists within it."""
+    return "".join(
+        yaml.safe_dump(
+            {key: item},
+            allow_unicode=True,
+            default_flow_style=None if isinstance(item, (list, dict)) else False,
+        )
+        for key, item in options.items()
+    )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of options.
+
+    Raises:
+        RunError: it is missing, unreadable, not YAML or no mapping.
+    """
+    try:
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as failure:
+        raise RunError(f"{path} cannot be read: {_one_line(failure)}") from failure
+    if not isinstance(options, dict):
+        raise RunError(f"{path} holds no options; expected a mapping of names to values")
+    return options
+
+
 @contextmanager
 def write_folder_atomically(
     path: Path, *, replace: bool = False, error: type[UserError] = RunError
@@ -102,9 +146,13 @@ def write_folder_atomically(
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left half-written in `folder` (not in its subfolders)."""
+    """Delete what killed processes left half-written in `folder` (not in its subfolders).
+
+    What a process that still runs is writing stays, and so does every file of another's making.
+    """
     for leftover in Path(folder).glob(".*.tmp"):
-        if not _TEMPORARY.fullmatch(leftover.name):
+        name = _TEMPORARY.fullmatch(leftover.name)
+        if not name or _runs_elsewhere(int(name["pid"])):
             continue
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -168,10 +216,26 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _one_line(failure: Exception) -> str:
+    return " ".join((getattr(failure, "strerror", None) or str(failure)).split())
+
+
 def _temporary_name(path: Path) -> Path:
     # Beside the target, so that the move stays within one file system; hidden, so that no listing
     # of cases or predictions takes it for one; its suffix is what `remove_leftovers` looks for.
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _runs_elsewhere(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -180,6 +244,7 @@ def _put_in_place(temporary: Path, path: Path) -> None:
         return
     # A folder with content cannot be replaced in one system call: the old one steps aside first.
     old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)
     os.rename(path, old)
     try:
         os.rename(temporary, path)

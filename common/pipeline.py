@@ -4,6 +4,10 @@ No batch depends on the one before: it is drawn from its own number, so that a r
 step. TensorFlow is imported only where batches are made; preparation does without.
 """
 
+import atexit
+import functools
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -145,10 +149,12 @@ def make_batches(
     import tensorflow as tf
 
     specs = tf.nest.flatten(element_spec)
+    gate = _worker_gate()
 
     def draw_flat(index: np.ndarray) -> list[np.ndarray]:
         try:
-            example = draw(int(index))
+            with gate:
+                example = draw(int(index))
         except UserError as failure:
             _draw_failures.append(failure)
             raise
@@ -193,6 +199,50 @@ def surface_user_errors() -> Iterator[None]:
             if str(failure) in report.message:
                 raise failure from None
         raise
+
+
+class _WorkerGate:
+    """Lets workers draw until the program ends.
+
+    Workers are TensorFlow's threads: one that is in Python when the interpreter goes away never
+    comes back, and TensorFlow waits for it for ever. Datasets outlive training in tracebacks and
+    reference cycles, so this cannot be left to their destruction.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._last_use = time.monotonic()
+        self._closed = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._last_use = time.monotonic()
+            if self._closed:
+                raise RuntimeError("the program is ending")
+            self._inside += 1
+
+    def __exit__(self, *failure: object) -> None:
+        with self._lock:
+            self._last_use = time.monotonic()
+            self._inside -= 1
+
+    def close(self) -> None:
+        """Wait for the draws under way, then until the refused workers come no more."""
+        self._closed = True
+        while self._inside:
+            time.sleep(0.01)
+        patience = time.monotonic() + 5.0
+        while self._last_use > time.monotonic() - 0.1 and time.monotonic() < patience:
+            time.sleep(0.01)
+
+
+@functools.cache
+def _worker_gate() -> _WorkerGate:
+    gate = _WorkerGate()
+    # Registered after TensorFlow's own clean-up, hence run before it.
+    atexit.register(gate.close)
+    return gate
 
 
 def _checked(array: Any, spec: "tf.TensorSpec") -> np.ndarray:

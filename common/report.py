@@ -124,7 +124,8 @@ def draw_learning_curve(
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=column)
         axes.set_xlabel(x)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
     return render(canvas, phantom=phantom)
 
 

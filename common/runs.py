@@ -5,7 +5,6 @@ it goes on where it stopped, with another one it is refused. The lock belongs to
 the kernel frees it when the process is killed.
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,8 +18,11 @@ import yaml
 
 from common.errors import RunError
 from common.files import (
+    as_yaml,
     atomic_file,
     plain,
+    read_json,
+    read_yaml,
     remove_leftovers,
     sha256_of,
     write_folder_atomically,
@@ -163,7 +165,7 @@ class Run:
         Raises:
             RunError: there is no readable split.json.
         """
-        return _read_json(self.path / "split.json")
+        return read_json(self.path / "split.json")
 
     def _end(self, status: str, **facts: Any) -> None:
         now = _now()
@@ -246,8 +248,8 @@ def load_run(path: Path) -> Run:
         raise RunError(f"{path} is not a run folder: expected manifest.json in it")
     return Run(
         path,
-        config=_read_options(path),
-        manifest=_read_json(path / "manifest.json"),
+        config=read_yaml(path / "config.yaml"),
+        manifest=read_json(path / "manifest.json"),
         resumed=False,
         writable=False,
     )
@@ -268,7 +270,7 @@ def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
 
     source = Path(path) / "config.yaml"
     known = {field.name for field in fields(config_class)}
-    values = {key: item for key, item in _read_options(Path(path)).items() if key in known}
+    values = {key: item for key, item in read_yaml(source).items() if key in known}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(config_class, "config")
     try:
@@ -287,7 +289,7 @@ def _locked(path: Path) -> Iterator[None]:
     except filelock.Timeout:
         owner = "another process"
         with suppress(RunError, KeyError):
-            manifest = _read_json(path / "manifest.json")
+            manifest = read_json(path / "manifest.json")
             if manifest["status"] == "running":
                 owner = f"process {manifest['pid']} on {manifest['host']}"
         raise RunError(
@@ -314,14 +316,14 @@ def _prepare_folder(path: Path, *, paper: str, stored: dict, overwrite: bool) ->
     if overwrite:
         _clear(path)
         return False
-    manifest = _read_json(path / "manifest.json")
+    manifest = read_json(path / "manifest.json")
     if manifest["status"] == "finished":
         raise RunError(
             f"the run in {path} is finished; give another folder, or --overwrite to start it anew"
         )
     if not (path / "config.yaml").exists():
         return False
-    old = {"paper": manifest["paper"], **_read_options(path)}
+    old = {"paper": manifest["paper"], **read_yaml(path / "config.yaml")}
     difference = first_difference(_compared(old), _compared({"paper": paper, **stored}))
     if difference:
         field, before, now = difference
@@ -334,7 +336,7 @@ def _prepare_folder(path: Path, *, paper: str, stored: dict, overwrite: bool) ->
 
 def _begin(path: Path, *, paper: str, stored: dict, config: Any, resumed: bool) -> Run:
     facts = environment_facts()
-    old = _read_json(path / "manifest.json") if resumed else {}
+    old = read_json(path / "manifest.json") if resumed else {}
     manifest = {"paper": paper, "status": "running", "seed": stored["seed"], "started": _now()}
     manifest |= facts | old | {"status": "running", "finished": None}
     # The manifest's top level tells how the run began; who writes now is known by its pid.
@@ -351,7 +353,7 @@ def _begin(path: Path, *, paper: str, stored: dict, config: Any, resumed: bool) 
     run.record()
     if not resumed:
         header = f"# python -m {paper} train --config <this file> --run <new folder>\n"
-        write_text_atomically(path / "config.yaml", header + _as_yaml(stored))
+        write_text_atomically(path / "config.yaml", header + as_yaml(stored))
     try:
         run.checkpoints.mkdir(exist_ok=True)
     except OSError as failure:
@@ -377,41 +379,11 @@ def _stored_options(options: Mapping, *, config: Any, seed: int) -> dict:
     kept = {key: item for key, item in options.items() if key not in ("config", "overwrite")}
     stored = plain({**kept, "seed": seed, **plain(config)})
     # What the file will give back, so that old and new are compared alike.
-    return yaml.safe_load(_as_yaml(stored)) or {}
-
-
-def _as_yaml(stored: dict) -> str:
-    # One line per option, lists within it.
-    return "".join(
-        yaml.safe_dump(
-            {key: item},
-            allow_unicode=True,
-            default_flow_style=None if isinstance(item, (list, dict)) else False,
-        )
-        for key, item in stored.items()
-    )
+    return yaml.safe_load(as_yaml(stored)) or {}
 
 
 def _compared(stored: Mapping) -> dict:
     return {key: item for key, item in stored.items() if key not in _NOT_COMPARED}
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
-        raise RunError(f"{path} cannot be read: {failure}") from failure
-
-
-def _read_options(path: Path) -> dict:
-    source = path / "config.yaml"
-    try:
-        values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as failure:
-        raise RunError(f"{source} cannot be read: {' '.join(str(failure).split())}") from failure
-    if not isinstance(values, dict):
-        raise RunError(f"{source} is no configuration: expected a mapping of options")
-    return values
 
 
 def _now() -> str:

@@ -30,7 +30,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 def configure_runtime(
     *,
     seed: int,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
     mixed_precision: bool = False,
     intra_op_threads: int | None = None,
 ) -> dict:
@@ -41,8 +41,9 @@ def configure_runtime(
 
     Args:
         seed: of Python, numpy and Keras; 0 to 2**32 - 1.
-        deterministic: op determinism and one inter-op thread. TensorFlow cannot take the first
-            back within a process.
+        deterministic: op determinism and one inter-op thread; None: on a CPU, where they cost
+            nothing, and not on a GPU, where Keras refuses XLA under the first. TensorFlow cannot
+            take it back within a process.
         mixed_precision: bfloat16 arithmetic with float32 variables.
         intra_op_threads: threads within one operation; None: one per usable core. A run gives the
             same bits only with the same number.
@@ -59,6 +60,9 @@ def configure_runtime(
     if not 0 <= seed < 2**32:
         raise OptionError(f"--seed is {seed}; expected 0 to {2**32 - 1}")
     notes = []
+    gpus = tf.config.list_physical_devices("GPU")
+    if deterministic is None:
+        deterministic = not gpus
     threads = tf.config.threading
     if deterministic:
         notes += _set_threads("inter_op", threads.set_inter_op_parallelism_threads, 1)
@@ -73,7 +77,6 @@ def configure_runtime(
     if op_determinism and not deterministic:
         notes.append("op determinism was switched on before and stays on")
     inter_op = threads.get_inter_op_parallelism_threads()
-    gpus = tf.config.list_physical_devices("GPU")
     return {
         "seed": seed,
         "deterministic": op_determinism and inter_op == 1,

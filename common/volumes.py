@@ -117,7 +117,9 @@ def read_geometry(path: str | Path) -> tuple[tuple[int, int, int], Geometry]:
     return _grid_of(_read_header(Path(path)))
 
 
-def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> None:
+def write_volume(
+    path: str | Path, array: np.ndarray, geometry: Geometry, *, compress: bool = False
+) -> None:
     """Write a volume so that the file is either whole or not there.
 
     The bytes go to a temporary file in the same folder, which then takes the name; on failure an
@@ -129,6 +131,8 @@ def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> Non
         array: (Z, Y, X), any real dtype; stored as uint8 if boolean, as int32 if int64 and within
             its range, as float32 if float16.
         geometry: written as it is; NIfTI keeps float32 precision.
+        compress: MetaImage and NRRD with compressed data (.zraw beside a .mhd); for NIfTI the
+            ending decides.
 
     Raises:
         DataError: the ending is unknown, the folder is missing or cannot be written, or the disk is
@@ -143,12 +147,16 @@ def write_volume(path: str | Path, array: np.ndarray, geometry: Geometry) -> Non
     if os.path.isdir(path):
         raise DataError(f"{path}: cannot be written, found a folder of this name, expected a file")
     temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.partial{ending}")
-    parts = [temporary, temporary.with_suffix(".raw")] if ending == ".mhd" else [temporary]
+    data_ending = ".zraw" if compress else ".raw"
+    parts = [temporary, temporary.with_suffix(data_ending)] if ending == ".mhd" else [temporary]
+    compressed = compress and FORMATS[ending] != "NiftiImageIO"
     with _library_messages_held() as messages:
         try:
-            SimpleITK.WriteImage(image, str(temporary), imageIO=FORMATS[ending])
+            SimpleITK.WriteImage(
+                image, str(temporary), useCompression=compressed, imageIO=FORMATS[ending]
+            )
             _check_is_written(parts, np.prod(image.GetSize()) * image.GetSizeOfPixelComponent())
-            _put_in_place(temporary, path)
+            _put_in_place(temporary, path, data_ending)
         except (RuntimeError, OSError) as error:
             found = _reason(error, messages())
             raise DataError(
@@ -321,9 +329,9 @@ def _check_is_written(parts: list[Path], data_bytes: int) -> None:
         raise OSError("not all bytes could be written")
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
+def _put_in_place(temporary: Path, path: Path, data_ending: str) -> None:
     if _ending(path) == ".mhd":
-        data, temporary_data = path.with_suffix(".raw"), temporary.with_suffix(".raw")
+        data, temporary_data = (file.with_suffix(data_ending) for file in (path, temporary))
         lines = temporary.read_text().splitlines()
         kept = [line for line in lines if not line.startswith("ElementDataFile")]
         temporary.write_text("\n".join([*kept, f"ElementDataFile = {data.name}", ""]))

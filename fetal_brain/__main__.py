@@ -9,6 +9,13 @@ if __name__ == "__main__":
         main(
             "fetal_brain",
             verb_aliases={"deploy": "predict"},
-            option_aliases={"--model_path": "--run", "-p": "--run", "-c": "--cuda_devices"},
+            option_aliases={
+                "--model_path": "--run",
+                "--save_path": "--run",
+                "-p": "--run",
+                "--data_csv": "--train_csv",
+                "--restart": "--overwrite",
+                "-c": "--cuda_devices",
+            },
         )
     )

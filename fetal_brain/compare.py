@@ -5,12 +5,6 @@ from pathlib import Path
 
 from fetal_brain.config import PRESETS, Preset
 
-QUIRKS = {
-    "F5": "count_last_window_twice",
-    "F8": "output_label_ids",
-}
-"""Ledger ids and switches whose effect can be shown on a trained network."""
-
 
 def compare(
     preset: Preset = "port",
@@ -33,6 +27,8 @@ def compare(
     """
     from common.runs import write_json
 
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     tables = {"presets": compare_presets(), "layers": list_layers(preset)}
     if run is not None:
         tables["inference"] = compare_inference(run)
@@ -90,7 +86,7 @@ def compare_inference(run: Path) -> list[dict]:
     from common.metrics import dice
     from common.runs import load_config, load_run
     from common.training import configure_runtime
-    from fetal_brain.config import CODE, Config
+    from fetal_brain.config import Config
     from fetal_brain.data import load_case, prepare_case
     from fetal_brain.inference import load_network, make_apply, segment_labels
     from fetal_brain.predict import choose_cases, with_inference_of
@@ -100,12 +96,12 @@ def compare_inference(run: Path) -> list[dict]:
     configure_runtime(seed=0)
     apply = make_apply(load_network(run, config), config)
     code = with_inference_of(config, "code")
+    # [F29] The port's windows are as large as the plane, the code's slide in half steps.
     ways = {
         "port": with_inference_of(config, "port"),
         "code": replace(code, pad_small_volumes=True),
         "code without F5": replace(code, pad_small_volumes=True, count_last_window_twice=False),
     }
-    assert CODE.count_last_window_twice
     rows = []
     for case in choose_cases(record, config, csv=None, image=None, all_rows=False, mode="EVAL"):
         image, reference = prepare_case(load_case(case, config), config)

@@ -32,6 +32,7 @@ def convert(
         RunError: the folder holds a run already.
         DataError: no checkpoint, a truncated one, or one of another architecture.
     """
+    from common.export import save_network
     from common.runs import open_run
     from fetal_brain.inference import build_for_any_plane
 
@@ -45,7 +46,7 @@ def convert(
     ) as record:
         record.record(converted_from=str(original), step=int(tensors.get(STEP, 0)))
         record.write_split({"training": [], "validation": [], "test": []})
-        model.save(record.path / "model.keras")
+        save_network(model, record.path / "model.keras")
     print(f"Assigned {len(model.weights)} variables, {model.count_params()} numbers, by name")
     print(f"Left in {original}: {slots} momentum slots and the step {int(tensors.get(STEP, 0))}")
     print(f"Network: {run / 'model.keras'}")

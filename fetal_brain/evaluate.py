@@ -86,7 +86,8 @@ def read_pair(case: "Case", folder: Path, config: Config) -> tuple["Volume", "Vo
     The label map may hold ids or class numbers, as `output_label_ids` of the run says [F8].
 
     Raises:
-        DataError: a file is missing or unreadable, or their grids differ.
+        DataError: a file is missing or unreadable, their grids differ, or the label map holds
+            labels of neither kind.
     """
     from common.evaluation import prediction_path
     from common.volumes import check_same_grid, read_volume
@@ -96,19 +97,25 @@ def read_pair(case: "Case", folder: Path, config: Config) -> tuple["Volume", "Vo
     path = prediction_path(folder, case.id)
     prediction, reference = read_volume(path), read_reference(case, config)
     check_same_grid(prediction, reference, names=(str(path), str(case.label_path)))
-    return read_ids(prediction, config), reference
+    return read_ids(prediction, config, source=str(path)), reference
 
 
 def draw_case(case: "Case", folder: Path, config: Config, *, phantom: bool) -> "Figure":
-    """Draw the slice of a case with the largest reference area."""
+    """Draw the slice of a case with the largest reference area.
+
+    Raises:
+        DataError: a file is missing or unreadable, or their grids differ.
+    """
     from common.report import Figure, draw_overlay
-    from common.volumes import read_volume
+    from common.volumes import check_same_grid, read_volume
 
     prediction, reference = read_pair(case, folder, config)
+    scan = read_volume(case.image_path)
+    check_same_grid(scan, reference, names=(str(case.image_path), str(case.label_path)))
     chosen = int((reference.array > 0).sum(axis=(1, 2)).argmax())
     title = f"{case.id}, slice {chosen} of {len(reference.array)}"
     png = draw_overlay(
-        read_volume(case.image_path).array[chosen],
+        scan.array[chosen],
         reference.array[chosen],
         prediction.array[chosen],
         title=title,

@@ -26,15 +26,19 @@ def export(
         to: folder of models; the model goes to fetal_brain/<version> in it.
         version: number of the version; default: the next one.
     """
+    from common.errors import OptionError
     from common.export import export_saved_model, next_version
     from common.runs import load_config, load_run
     from common.training import configure_runtime
     from fetal_brain.inference import load_network
     from fetal_brain.serving import make_endpoints, make_examples
 
+    if version is not None and version < 1:
+        raise OptionError(f"--version: found {version}; expected 1 or more")
     record = load_run(run)
     config = load_config(run, Config)
     configure_runtime(seed=0)
+    # [F22] Only a finished run has a network; the original exported after an error as well.
     network = load_network(run, config)
     folder = to / "fetal_brain" / str(version or next_version(to / "fetal_brain"))
     differences = export_saved_model(

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,7 @@ def predict(
     csv: Path | None = None,
     *,
     image: Path | None = None,
+    # [F16] Another mode is refused, [F17] as is TRAIN, whose flipped masks kept the scan's grid.
     mode: Literal["EVAL", "PREDICT"] = "EVAL",
     all_rows: bool = False,
     out: Path | None = None,
@@ -50,9 +51,10 @@ def predict(
     if preset is not None:
         config = with_inference_of(config, preset)
     cases = choose_cases(record, config, csv=csv, image=image, all_rows=all_rows, mode=mode)
+    out = out or run / "predictions"
+    refuse_to_replace_inputs(cases, out)
     configure_runtime(seed=0)
     apply = make_apply(load_network(run, config), config)
-    out = out or run / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     for case in cases:
         print(segment_case(case, apply, config, out=out, with_probabilities=probabilities))
@@ -66,11 +68,11 @@ def with_inference_of(config: Config, preset: Preset) -> Config:
 def choose_cases(
     record, config: Config, *, csv: Path | None, image: Path | None, all_rows: bool, mode: str
 ) -> list["Case"]:
-    """Return the cases that the options name.
+    """Return the cases that the options name; without labels in the mode PREDICT.
 
     Raises:
         DataError: the list or the scan cannot be used.
-        OptionError: both a list and a scan are given.
+        OptionError: both a list and a scan are given, or no case is left.
     """
     from common.errors import OptionError
     from fetal_brain.data import Case, case_of_image, find_cases
@@ -80,9 +82,37 @@ def choose_cases(
             raise OptionError("--image and --csv were both given; expected one of them")
         return [case_of_image(image)]
     if csv is None:
-        return [Case.from_dict(entry) for entry in record.read_split()["test"]]
-    cases = find_cases(csv, labels_required=mode == "EVAL")
-    return cases if all_rows else cases[max(len(cases) - config.held_out_cases, 0) :]  # [F12]
+        if all_rows:
+            raise OptionError("--all_rows needs --csv; expected the list whose rows are meant")
+        cases = [Case.from_dict(entry) for entry in record.read_split()["test"]]
+        if mode == "PREDICT":
+            cases = [replace(case, label_path=None) for case in cases]
+    else:
+        cases = find_cases(csv, labels_required=mode == "EVAL")
+        if not all_rows:
+            cases = cases[max(len(cases) - config.held_out_cases, 0) :]  # [F12]
+    if not cases:
+        raise OptionError(f"{record.path} has no held-out cases; expected --csv with --all_rows")
+    return cases
+
+
+def refuse_to_replace_inputs(cases: Sequence["Case"], out: Path) -> None:
+    """Raise `OptionError` if a label map would take the place of a scan or a segmentation."""
+    from common.errors import OptionError
+
+    paths = [path for case in cases for path in (case.image_path, case.label_path) if path]
+    inputs = {path.resolve() for path in paths}
+    for case in cases:
+        for name in output_names(case.id):
+            if (out / name).resolve() in inputs:
+                raise OptionError(
+                    f"--out {out}: {name} there is a file to read; expected another folder"
+                )
+
+
+def output_names(case_id: str) -> tuple[str, str]:
+    """Return the names of the files of a case: label map and probabilities."""
+    return f"{case_id}.nii.gz", f"{case_id}_probability.nii.gz"
 
 
 def segment_case(
@@ -91,32 +121,53 @@ def segment_case(
     """Segment one scan, write its files, and return the line that the original prints.
 
     Raises:
-        DataError: the scan cannot be read or segmented, or the folder not written.
+        DataError: a file cannot be read, its label lies on another grid, the scan cannot be
+            segmented, or the folder not written.
 
     Source: deploy.py, predict.
     """
     import numpy as np
 
+    from common.errors import DataError
     from common.volumes import write_volume
-    from fetal_brain.data import load_case, prepare_case, read_reference
+    from fetal_brain.data import load_case, prepare_case
     from fetal_brain.inference import segment
 
     volume, _ = loaded = load_case(replace(case, label_path=None), config)
     whitened, _ = prepare_case(loaded, config)
-    reference = None if case.label_path is None else read_reference(case, config).array
+    reference = read_reference_of(case, volume, config)
     start = time.monotonic()
     labels = np.empty(volume.array.shape, np.uint8)
     foreground = np.empty(volume.array.shape, np.float32) if with_probabilities else None
     progress = show_windows(case.id)
-    for first, slab in segment(apply, whitened[..., 0], config, progress=progress):
-        labels[first : first + len(slab)] = slab.argmax(axis=-1)
-        if foreground is not None:
-            foreground[first : first + len(slab)] = 1.0 - slab[..., 0]
-    path = out / f"{case.id}.nii.gz"
+    try:
+        for first, slab in segment(apply, whitened[..., 0], config, progress=progress):
+            labels[first : first + len(slab)] = slab.argmax(axis=-1)
+            if foreground is not None:
+                foreground[first : first + len(slab)] = 1.0 - slab[..., 0]
+    except DataError as problem:
+        raise DataError(f"{case.image_path}: {problem}") from None
+    path, probability_path = (out / name for name in output_names(case.id))
     write_volume(path, write_ids(labels, config), volume.geometry)
     if foreground is not None:
-        write_volume(out / f"{case.id}_probability.nii.gz", foreground, volume.geometry)
+        write_volume(probability_path, foreground, volume.geometry)
     return describe(path, labels, reference, seconds=time.monotonic() - start)
+
+
+def read_reference_of(case: "Case", volume: "Volume", config: Config) -> "np.ndarray | None":
+    """Read the classes (Z, Y, X) that a scan's label map is compared with; None without a label.
+
+    Raises:
+        DataError: the label file cannot be read or lies on another grid than the scan.
+    """
+    from common.volumes import check_same_grid
+    from fetal_brain.data import read_reference
+
+    if case.label_path is None:
+        return None
+    reference = read_reference(case, config)
+    check_same_grid(volume, reference, names=(str(case.image_path), str(case.label_path)))
+    return reference.array
 
 
 def show_windows(case_id: str) -> Callable[[int, int], None] | None:
@@ -148,21 +199,41 @@ def write_ids(labels: "np.ndarray", config: Config) -> "np.ndarray":
     return np.asarray(first_ids, np.int32)[labels]
 
 
-def read_ids(prediction: "Volume", config: Config) -> "Volume":
-    """Turn a written label map back into class numbers, the reverse of `write_ids`."""
+def read_ids(prediction: "Volume", config: Config, *, source: str = "label map") -> "Volume":
+    """Turn a written label map back into class numbers, the reverse of `write_ids`.
+
+    A map that another preset wrote is told by its values: ids where they fit, else class numbers.
+
+    Args:
+        prediction: ids or class numbers.
+        config: uses `label_ids` and `output_label_ids` [F8].
+        source: what an error message calls the map.
+
+    Raises:
+        DataError: a value is neither.
+    """
     import numpy as np
 
-    classes = np.zeros(prediction.array.shape, np.uint8)
-    written = write_ids(np.arange(len(config.label_ids)), config)
-    for number, written_id in enumerate(written[1:], start=1):
-        classes[prediction.array == written_id] = number
-    return replace(prediction, array=classes)
+    from common.errors import DataError
+
+    numbers = np.arange(len(config.label_ids))
+    swapped = replace(config, output_label_ids=not config.output_label_ids)
+    for written in (write_ids(numbers, config), write_ids(numbers, swapped)):
+        if np.isin(prediction.array, written).all():
+            classes = np.zeros(prediction.array.shape, np.uint8)
+            for number, written_id in enumerate(written[1:], start=1):
+                classes[prediction.array == written_id] = number
+            return replace(prediction, array=classes)
+    found = np.setdiff1d(prediction.array, write_ids(numbers, config))[0]
+    expected = ", ".join(map(str, write_ids(numbers, config)))
+    raise DataError(f"{source}: found the label {found}; expected {expected} (--label_ids)")
 
 
 def describe(path: Path, labels, reference, *, seconds: float) -> str:
     """Return the original's line for one case; Dice is that of the foreground, -1 if unknown."""
     from common.metrics import dice
 
+    # [F19] NaN where neither has any foreground.
     score = -1.0 if reference is None else float(dice(labels > 0, reference > 0))
     shape = (1, *labels.shape, 1)
     return f"Dice={score}; input_dim={shape}; time={seconds:.2f}; output_fn={path};"

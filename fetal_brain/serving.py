@@ -19,7 +19,8 @@ from fetal_brain.sampling import patch_shapes
 def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     """Return the signatures of the model.
 
-    `serving_default`: image (Z, Y, X) float32 in scanner units -> labels (Z, Y, X) uint8.
+    `serving_default`: image (Z, Y, X) float32 in scanner units -> labels (Z, Y, X) uint8 (int32
+    where an id does not fit).
     `probabilities`: the same image -> probabilities (Z, Y, X, C) float32.
     `patches`: x, whitened patches in the network's own shape -> logits, y_prob, y_ (int64), the
     original's names.
@@ -30,7 +31,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     """
     image = tf.TensorSpec((None, None, None), tf.float32, name="image")
     patches = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="x")
-    ids = tf.constant(write_ids(np.arange(len(config.label_ids)), config), tf.uint8)
+    ids = tf.constant(served_ids(config))
 
     def serve_labels(image):
         classes = tf.argmax(segment_in_graph(network, image, config), axis=-1)
@@ -60,12 +61,15 @@ def make_examples(network: keras.Model, config: Config) -> dict[str, Example]:
     Expected are the results of the Python path that `predict` takes, and of Keras on the patches.
     """
     rng = np.random.default_rng(0)
-    depth, rows, columns = config.patch_shape
+    least = config.patch_shape
+    if not config.pad_small_volumes:
+        least = np.maximum(least, config.window)
+    depth, rows, columns = least
     scan = rng.normal(300.0, 60.0, (depth + 2, rows + 9, columns + 20)).astype(np.float32)
     scan[:, rows // 4 : rows // 2, columns // 4 : columns // 2] += 250.0
     slabs = [slab for _, slab in segment(make_apply(network, config), whiten(scan), config)]
     probabilities = np.concatenate(slabs)
-    labels = write_ids(probabilities.argmax(axis=-1), config).astype(np.uint8)
+    labels = served_ids(config)[probabilities.argmax(axis=-1)]
     patch = rng.normal(size=(2, *patch_shapes(config)[0])).astype(np.float32)
     logits = network.predict_on_batch(patch)
     return {
@@ -73,6 +77,12 @@ def make_examples(network: keras.Model, config: Config) -> dict[str, Example]:
         "probabilities": Example({"image": scan}, {"probabilities": probabilities}),
         "patches": Example({"x": patch}, {"logits": logits, "y_": logits.argmax(axis=-1)}),
     }
+
+
+def served_ids(config: Config) -> np.ndarray:
+    """Return what each class is served as, (classes,) uint8, or int32 where an id does not fit."""
+    ids = write_ids(np.arange(len(config.label_ids)), config)
+    return ids.astype(np.uint8) if 0 <= ids.min() and ids.max() <= 255 else ids
 
 
 def segment_in_graph(network: keras.Model, image: tf.Tensor, config: Config) -> tf.Tensor:

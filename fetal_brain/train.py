@@ -17,7 +17,7 @@ def train(
     original: Path | None = None,
     run_validation: bool = True,
     overwrite: bool = False,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
     mixed_precision: bool = False,
 ) -> None:
     """Train the network on the first cases of a CSV list and keep the run in a folder.
@@ -34,9 +34,11 @@ def train(
         original: checkpoint of the original to go on from, with its momentum and step.
         run_validation: look at the validation cases while training.
         overwrite: discard what an earlier run left in the folder; the original's --restart.
-        deterministic: same bits at every repetition on the same machine.
+        deterministic: same bits at every repetition on the same machine; default: yes on a CPU,
+            where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and logits.
     """
+    from common.export import save_network
     from common.runs import open_run
     from common.training import configure_runtime, fit
     from fetal_brain.data import find_cases, is_phantom, split_cases
@@ -47,7 +49,15 @@ def train(
 
     split = split_cases(find_cases(train_csv), config)
     warn_of_overlap(split)
-    options = {"train_csv": train_csv, "preset": preset, "seed": seed, "original": original}
+    options = {
+        "train_csv": train_csv,
+        "preset": preset,
+        "prepared": prepared,
+        "original": original,
+        "run_validation": run_validation,
+        "deterministic": deterministic,
+        "mixed_precision": mixed_precision,
+    }
     with open_run(
         run, paper="fetal_brain", options=options, config=config, seed=seed, overwrite=overwrite
     ) as record:
@@ -56,6 +66,7 @@ def train(
         )
         record.record(runtime=runtime, phantom=is_phantom(train_csv))
         record.write_split(split)
+        record.record_files([train_csv, *files_of(split)])
         folder = prepared or record.path / "prepared"
         training = prepare_cases(split["training"], folder, config)
         watched = prepare_cases(split["validation"], folder, config) if run_validation else []
@@ -73,8 +84,16 @@ def train(
             evaluate=make_validation(model, watched, config, seed),
             pictures=make_overlay_pictures(model, watched, config),
         )
-        model.save(record.path / "model.keras")
+        save_network(model, record.path / "model.keras")
     print(f"Trained network: {record.path / 'model.keras'}")
+
+
+def files_of(split) -> list[Path]:
+    """Return every file of a split once, in order."""
+    cases = [case for subset in split.values() for case in subset]
+    return list(
+        dict.fromkeys(path for case in cases for path in (case.image_path, case.label_path))
+    )
 
 
 def go_on_from(original: Path, model, config: Config) -> None:

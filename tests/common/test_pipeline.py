@@ -193,7 +193,7 @@ def test_workers_draw_in_parallel_under_determinism_and_one_thread():
         cwd=Path(__file__).resolve().parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
@@ -201,3 +201,36 @@ def test_workers_draw_in_parallel_under_determinism_and_one_thread():
     assert result["facts"]["deterministic"] is True
     assert result["facts"]["inter_op_threads"] == 1
     assert result["facts"]["notes"] == []
+
+
+ENDING = """
+import time
+import numpy as np, tensorflow as tf
+from common.pipeline import make_batches
+
+def draw(index):
+    time.sleep(0.05)
+    return (np.float32(index),)
+
+def use(dataset):
+    yield from dataset
+
+batches = use(make_batches(draw, element_spec=(tf.TensorSpec((), tf.float32),), batch_size=2,
+                           first_step=0, last_step=1000))
+assert next(batches)[0].numpy().tolist() == [0, 1]
+cycle = [batches]
+cycle.append(cycle)
+del batches, cycle
+"""
+
+
+def test_a_program_ends_while_workers_draw():
+    """A training that stops early leaves its dataset in such a cycle; the exit hung for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -27,7 +27,7 @@ def start(run: Path) -> subprocess.Popen:
 
 def finish(run: Path) -> None:
     job = start(run)
-    job.communicate(timeout=300)
+    job.communicate(timeout=600)
     assert job.returncode == 0, run.with_suffix(".err").read_text()[-3000:]
 
 

@@ -418,3 +418,16 @@ def test_nan_in_nifti_is_not_turned_into_zero(tmp_path, ending, dtype, bad):
         array_ok = np.ones_like(array)
         nibabel.save(nibabel.Nifti1Image(array_ok, np.eye(4), header), path)
         np.testing.assert_array_equal(read_volume(path).array, array_ok.T)
+
+
+@pytest.mark.parametrize(("name", "data"), [("scan.mhd", "scan.zraw"), ("scan.nrrd", None)])
+def test_compressed_volumes_are_smaller_and_equal(tmp_path, name, data):
+    array = np.zeros((20, 30, 40), np.int16)
+    array[5, 6, 7] = 123
+    geometry = Geometry((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    write_volume(tmp_path / name, array, geometry, compress=True)
+    found = read_volume(tmp_path / name)
+    np.testing.assert_array_equal(found.array, array)
+    assert found.geometry == geometry
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(filter(None, (name, data)))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < array.nbytes / 10

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,32 @@ def golden(golden_dir):
     return load
 
 
-@pytest.fixture(scope="session")
-def recipe():
-    """The module `recipe.py` beside this file; tests are no package to import it from."""
-    path = Path(__file__).with_name("recipe.py")
-    spec = importlib.util.spec_from_file_location("fetal_brain_recipe", path)
+def load_beside(name):
+    """Load a module beside this file; tests are no package to import it from."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"fetal_brain_{name}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """The module `recipe.py`: weights and batches drawn again from their seeds."""
+    return load_beside("recipe")
+
+
+@pytest.fixture(scope="session")
+def commands():
+    """The module `commands.py`: how a command is run and what it may leave behind."""
+    return load_beside("commands")
+
+
+@pytest.fixture(scope="session")
+def work(commands, tmp_path_factory):
+    """One whole passage through the commands on tiny phantoms."""
+    return commands.make_work(tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from fetal_brain.serving import (
     make_endpoints,
     make_examples,
     segment_in_graph,
+    served_ids,
     window_starts_in_graph,
 )
 
@@ -87,6 +88,29 @@ def test_signatures(tmp_path):
     np.testing.assert_array_equal(labels, 2 * probabilities.argmax(axis=-1))
     assert served["patches/y_"].dtype == np.int64
     np.testing.assert_array_equal(served["patches/y_"], served["patches/logits"].argmax(axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("label_ids", "expected", "dtype"),
+    [
+        ((0, 2), [0, 2], np.uint8),
+        ((0, (3, 1), 255), [0, 3, 255], np.uint8),
+        ((0, 300), [0, 300], np.int32),
+        ((0, -1), [0, -1], np.int32),
+    ],
+)
+def test_served_ids_are_those_of_the_files(label_ids, expected, dtype):
+    served = served_ids(replace(SMALL, label_ids=label_ids))
+    np.testing.assert_array_equal(served, np.array(expected, dtype), strict=True)
+
+
+def test_example_fills_the_window_where_padding_is_off():
+    """A network trained on small patches may be applied to larger windows."""
+    config = replace(SMALL, window=(3, 48, 32), window_stride=(1, 24, 16), pad_small_volumes=False)
+    examples = make_examples(randomised(config), config)
+    scan = examples["serving_default"].inputs["image"]
+    assert all(size >= edge for size, edge in zip(scan.shape, config.window, strict=True))
+    assert examples["patches"].inputs["x"].shape == (2, 3, 16, 16, 1)
 
 
 def test_existing_folder_is_not_touched(tmp_path):

@@ -1,0 +1,226 @@
+"""The commands as a user runs them, from phantom to report, and what a run folder protects."""
+
+import csv
+import json
+import re
+import shutil
+import zipfile
+from dataclasses import astuple
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+
+from common.volumes import read_volume, write_volume
+
+PHANTOM_NOTICE = "Synthetic phantom data: these numbers say nothing about patients."
+
+
+class TestPassage:
+    """phantom -> prepare -> train -> predict -> evaluate -> export -> compare."""
+
+    def test_every_command_says_what_came_out(self, commands, work):
+        said = {verb: done.stdout.splitlines() for verb, done in work.said.items()}
+        assert said["phantom"] == [f"Synthetic cases: {work.csv}"]
+        assert said["prepare"] == [f"Prepared cases: 5 in {work.prepared}"]
+        assert said["train"] == [f"Trained network: {work.run / 'model.keras'}"]
+        assert [line.startswith("Dice=") for line in said["predict"]] == [True, True]
+        assert said["evaluate"][-3].startswith("Mean Dice of brain: 0.")
+        assert said["evaluate"][-2] == PHANTOM_NOTICE
+        assert said["evaluate"][-1] == f"Report: {work.run / 'report' / 'index.html'}"
+        assert said["export"][-1] == f"SavedModel: {work.folder / 'models' / 'fetal_brain' / '1'}"
+        assert said["compare"][-1] == f"JSON: {work.folder / 'compared.json'}"
+
+    def test_only_progress_on_stderr(self, commands, work):
+        said = {verb: done.lines for verb, done in work.said.items()}
+        epochs = said.pop("train")
+        assert [line.partition(":")[0] for line in epochs] == [
+            "epoch 1, step 2 of 4",
+            "epoch 2, step 4 of 4",
+        ]
+        assert not any(said.values())
+
+    def test_run_folder(self, commands, work):
+        names = {path.name for path in work.run.iterdir() if path.name != ".lock"}
+        assert names == {
+            "config.yaml", "manifest.json", "split.json", "log.csv", "tensorboard",
+            "checkpoints", "model.keras", "predictions", "report",
+        }  # fmt: skip
+        manifest = json.loads((work.run / "manifest.json").read_text())
+        assert (manifest["status"], manifest["phantom"]) == ("finished", True)
+        assert manifest["runtime"]["deterministic"] is True
+        split = json.loads((work.run / "split.json").read_text())
+        ids = {subset: [case["id"] for case in cases] for subset, cases in split.items()}
+        assert ids == {
+            "training": ["PHANTOM0000", "PHANTOM0001"],
+            "validation": ["PHANTOM0002"],
+            "test": ["PHANTOM0003", "PHANTOM0004"],
+        }
+        log = (work.run / "log.csv").read_text().splitlines()
+        assert log[0] == "epoch,step,dice,loss,val_dice,learning_rate"
+        assert [line.split(",")[:2] for line in log[1:]] == [["1", "2"], ["2", "4"]]
+
+    def test_label_maps_have_the_ids_and_the_geometry_of_their_scans(self, commands, work):
+        files = sorted((work.run / "predictions").iterdir())
+        assert [path.name for path in files] == ["PHANTOM0003.nii.gz", "PHANTOM0004.nii.gz"]
+        for path in files:
+            found = read_volume(path)
+            scan = read_volume(work.csv.parent / "imgs" / path.name)
+            for one, other in zip(astuple(found.geometry), astuple(scan.geometry), strict=True):
+                # NIfTI keeps an oblique direction as a quaternion in float32.
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+            assert found.array.shape == commands.SHAPE
+            assert found.array.dtype == np.int32
+            assert set(np.unique(found.array)) == {0, 2}
+
+    def test_dice_of_predict_and_of_evaluate_is_that_of_the_files(self, commands, work):
+        with (work.run / "report" / "cases.csv").open(newline="") as stream:
+            cases = {row["id"]: row for row in csv.DictReader(stream)}
+        assert set(cases) == {"PHANTOM0003", "PHANTOM0004"}
+        for line in work.said["predict"].stdout.splitlines():
+            score, shape, _, path = re.fullmatch(
+                r"Dice=(.*); input_dim=(.*); time=(.*); output_fn=(.*);", line
+            ).groups()
+            name = Path(path).name
+            found = read_volume(path).array == 2
+            expected = read_volume(work.csv.parent / "seg" / name).array == 2
+            overlap = 2 * (found & expected).sum() / (found.sum() + expected.sum())
+            assert float(score) == pytest.approx(overlap, abs=1e-12)
+            assert float(cases[name[:11]]["dice"]) == pytest.approx(overlap, abs=1e-12)
+            assert cases[name[:11]]["in_training_set"] == "False"
+            assert shape == "(1, 5, 64, 64, 1)"
+
+    def test_report_says_phantom_at_every_figure(self, commands, work):
+        report = json.loads((work.run / "report" / "report.json").read_text())
+        assert report["phantom"] is True
+        assert report["cases"] == report["labels"]["brain"]["dice"]["n"] == 2
+        page = (work.run / "report" / "index.html").read_text()
+        captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, flags=re.DOTALL)
+        assert len(captions) == page.count("<img ") == 3  # learning curve, two cases
+        assert all(PHANTOM_NOTICE in caption for caption in captions)
+        assert page.count(PHANTOM_NOTICE) == len(captions) + 1
+        assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+    def test_exported_model_is_whole(self, commands, work):
+        folder = work.folder / "models" / "fetal_brain" / "1"
+        assert {"saved_model.pb", "variables", "model.keras"} <= {p.name for p in folder.iterdir()}
+        model, trained = folder / "model.keras", work.run / "model.keras"
+        assert model.read_bytes() == trained.read_bytes()
+        assert [path.name for path in folder.parent.iterdir()] == ["1"]
+
+    def test_compared_tables(self, commands, work):
+        tables = json.loads((work.folder / "compared.json").read_text())
+        assert set(tables) == {"presets", "layers", "inference"}
+        ways = [(row["case"], row["inference"]) for row in tables["inference"]]
+        cases = ("PHANTOM0003", "PHANTOM0004")
+        assert ways == [(c, way) for c in cases for way in ("port", "code", "code without F5")]
+
+    def test_deploy_as_the_original(self, commands, work, tmp_path):
+        """No third column is needed, -1 stands for the unknown Dice, the last rows are taken."""
+        text = "".join(f"{row[0]},{row[1]}\n" for row in work.rows())
+        (tmp_path / "list.csv").write_text("iFIND_id,image\n" + text)
+        words = ["--csv", tmp_path / "list.csv", "--mode", "PREDICT", "-c", 0, "--verbose"]
+        done = commands.run("deploy", "-p", work.run, *words, "--out", tmp_path / "out")
+        done.assert_succeeded()
+        lines = done.stdout.splitlines()
+        assert [line.partition(";")[0] for line in lines] == ["Dice=-1.0", "Dice=-1.0"]
+        for name in ("PHANTOM0003.nii.gz", "PHANTOM0004.nii.gz"):
+            expected = read_volume(work.run / "predictions" / name).array
+            np.testing.assert_array_equal(read_volume(tmp_path / "out" / name).array, expected)
+
+    def test_label_maps_of_another_preset_are_read_alike(self, commands, work, tmp_path):
+        """[F8] 0 and 1 instead of 0 and 2; the run's network and windows are the same."""
+        maps = tmp_path / "maps"
+        maps.mkdir()
+        for path in (work.run / "predictions").iterdir():
+            volume = read_volume(path)
+            write_volume(maps / path.name, volume.array // 2, volume.geometry)
+        run = shutil.copytree(work.run, tmp_path / "run")
+        commands.run("evaluate", "--run", run, "--predictions", maps).assert_succeeded()
+        assert commands.tree(run)["report/cases.csv"] == commands.tree(work.run)["report/cases.csv"]
+
+
+class TestRunFolder:
+    def test_saved_configuration_replays_to_identical_weights(self, commands, work, tmp_path):
+        config = work.run / "config.yaml"
+        done = commands.run_alone("train", "--config", config, "--run", tmp_path / "again")
+        done.assert_succeeded()
+        name = "checkpoints/last.npz"
+        with np.load(work.run / name) as one, np.load(tmp_path / "again" / name) as other:
+            assert one.files == other.files
+            assert len(one.files) > 40
+            unlike = [key for key in one.files if one[key].tobytes() != other[key].tobytes()]
+        assert not unlike
+        assert (tmp_path / "again" / "log.csv").read_bytes() == (work.run / "log.csv").read_bytes()
+
+    def test_finished_run_is_not_overwritten_unasked(self, commands, work):
+        before = commands.tree(work.run)
+        done = commands.run("train", "--config", work.run / "config.yaml", "--run", work.run)
+        done.assert_refused("train", str(work.run), "is finished", "--overwrite")
+        assert commands.tree(work.run) == before
+
+    def test_second_run_at_once_is_refused(self, commands, work, tmp_path):
+        (tmp_path / "run").mkdir()
+        with filelock.FileLock(tmp_path / "run" / ".lock"):
+            for further in ((), ("--overwrite",)):
+                done = commands.run("train", "--config", work.run / "config.yaml", "--run",
+                               tmp_path / "run", *further)  # fmt: skip
+                done.assert_refused("train", "is in use by another process")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+    def test_yes_no_option(self, commands, work, tmp_path):
+        """[F16] no means no; --restart alone means yes and spares files that no run made."""
+        run = shutil.copytree(work.run, tmp_path / "run")
+        (run / "notes.txt").write_text("mine")
+        before = commands.tree(run)
+        words = ["train", "--config", work.run / "config.yaml", "--run", run, "--max_steps", 1]
+        done = commands.run(*words, "--restart", "perhaps")
+        done.assert_refused("train", "--overwrite", "perhaps")
+        assert commands.tree(run) == before
+        done = commands.run(*words, "--run_validation", "False", "--restart")
+        done.assert_succeeded()
+        assert (run / "notes.txt").read_text() == "mine"
+        assert not (run / "predictions").exists()
+        header, *rows = (run / "log.csv").read_text().splitlines()
+        assert header == "epoch,step,dice,loss,learning_rate"
+        assert len(rows) == 1
+
+    def test_failed_run_has_no_network(self, commands, work, tmp_path):
+        """[F22] The error is said, the folder says failed, and nothing can be made of it."""
+        run = tmp_path / "run"
+        done = commands.run("train", "--config", work.run / "config.yaml", "--run", run,
+                       "--learning_rate", 1e30)  # fmt: skip
+        done.assert_refused("train", "the loss is nan at step 2")
+        commands.assert_no_network(run)
+        assert "the loss is nan" in json.loads((run / "manifest.json").read_text())["error"]
+        for words in (["predict"], ["export", "--to", tmp_path / "models"], ["compare"]):
+            done = commands.run(*words, "--run", run)
+            done.assert_refused(words[0], "model.keras is missing")
+        assert not (tmp_path / "models").exists()
+
+    def test_network_file_loads_where_this_project_is_not(self, work):
+        """No loss, metric or layer of ours is named in it."""
+        with zipfile.ZipFile(work.run / "model.keras") as archive:
+            text = archive.read("config.json").decode()
+        assert "LabelDice" not in text
+        assert "sparse_cross_entropy" not in text
+
+    def test_shortened_options_are_refused(self, commands, work):
+        """--window would else be --window_stride to one who forgot how it goes on."""
+        for words in (["train", "--restart_order", "true"], ["predict", "--probab"]):
+            commands.run(*words).assert_refused(words[0], words[1])
+
+    def test_version_of_an_export_is_a_number_from_1(self, commands, work, tmp_path):
+        for version in (0, -3):
+            words = ["--run", work.run, "--to", tmp_path / "to", "--version", version]
+            commands.run("export", *words).assert_refused("export", "--version", str(version))
+        assert not list(tmp_path.iterdir())
+
+    def test_mode_train_is_refused(self, commands, work):
+        """[F17] Nor is any other word a mode [F16]."""
+        before = commands.tree(work.run)
+        for mode in ("TRAIN", "Eval"):
+            done = commands.run("deploy", "-p", work.run, "--csv", work.csv, "--mode", mode)
+            done.assert_refused("predict", "--mode", "'EVAL', 'PREDICT'", mode)
+        assert commands.tree(work.run) == before
