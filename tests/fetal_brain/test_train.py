@@ -17,6 +17,7 @@ from fetal_brain.train import compile_model, go_on_from, train, warn_of_overlap
 
 SMALL = replace(
     QUICK, filters=(4, 4, 8), kernels=(3, 3, 1), patch_shape=(3, 16, 16), batch_size=2,
+    learning_rate=0.01,
     held_out_cases=1, l2_weight=0.0, dropout=0.0, max_steps=8, steps_per_evaluation=4,
 )  # fmt: skip
 PUSHED = "enc_unit_1/conv3d/kernel"
