@@ -155,7 +155,7 @@ def make_work(folder: Path) -> Work:
         (run, "phantom", "--out", work.csv.parent, "--cases", 5, "--shape", "5,64,64"),
         (run, "prepare", "--train_csv", work.csv, *PREPARED, "--out", work.prepared),
         (run_alone, "train", "--train_csv", work.csv, *SMALL, "--run", work.run,
-         "--prepared", work.prepared),
+         "--prepared", work.prepared, "--deterministic", "true"),
         (run, "predict", "--run", work.run),
         (run, "evaluate", "--run", work.run),
         (run, "export", "--run", work.run, "--to", folder / "models"),

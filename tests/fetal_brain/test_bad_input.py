@@ -153,8 +153,8 @@ class TestBadData:
         for case_id, _, label in work.rows():
             shutil.copy(label, maps / f"{case_id}.nii.gz")
         before = commands.tree(work.run)
-        done = commands.run("evaluate", "--run", work.run, "--csv", listing, "--all_rows",
-                       "--predictions", maps)  # fmt: skip
+        words = ["--run", work.run, "--csv", listing, "--all_rows", "--predictions", maps]
+        done = commands.run("evaluate", *words)
         if how is label_has_another_shape:
             expected = ("label.nii.gz", "(5, 64, 64) and (4, 64, 64)", "PHANTOM0000.nii.gz")
         done.assert_refused("evaluate", *expected)
@@ -331,9 +331,8 @@ class TestOtherArchitecture:
         assert not out.exists()
 
     def test_train(self, commands, work, other_checkpoint, tmp_path):
-        done = commands.run("train", "--train_csv", work.csv, *commands.SMALL, "--prepared",
-                       work.prepared, "--run", tmp_path / "run",
-                       "--original", other_checkpoint)  # fmt: skip
+        words = ["--config", work.run / "config.yaml", "--original", other_checkpoint]
+        done = commands.run("train", *words, "--run", tmp_path / "run")
         done.assert_refused("train", str(other_checkpoint), self.DIFFERENCE)
         commands.assert_no_network(tmp_path / "run")
 

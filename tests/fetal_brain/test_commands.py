@@ -20,7 +20,7 @@ PHANTOM_NOTICE = "Synthetic phantom data: these numbers say nothing about patien
 class TestPassage:
     """phantom -> prepare -> train -> predict -> evaluate -> export -> compare."""
 
-    def test_every_command_says_what_came_out(self, commands, work):
+    def test_every_command_says_what_came_out(self, work):
         said = {verb: done.stdout.splitlines() for verb, done in work.said.items()}
         assert said["phantom"] == [f"Synthetic cases: {work.csv}"]
         assert said["prepare"] == [f"Prepared cases: 5 in {work.prepared}"]
@@ -32,7 +32,7 @@ class TestPassage:
         assert said["export"][-1] == f"SavedModel: {work.folder / 'models' / 'fetal_brain' / '1'}"
         assert said["compare"][-1] == f"JSON: {work.folder / 'compared.json'}"
 
-    def test_only_progress_on_stderr(self, commands, work):
+    def test_only_progress_on_stderr(self, work):
         said = {verb: done.lines for verb, done in work.said.items()}
         epochs = said.pop("train")
         assert [line.partition(":")[0] for line in epochs] == [
@@ -41,7 +41,7 @@ class TestPassage:
         ]
         assert not any(said.values())
 
-    def test_run_folder(self, commands, work):
+    def test_run_folder(self, work):
         names = {path.name for path in work.run.iterdir() if path.name != ".lock"}
         assert names == {
             "config.yaml", "manifest.json", "split.json", "log.csv", "tensorboard",
@@ -74,7 +74,7 @@ class TestPassage:
             assert found.array.dtype == np.int32
             assert set(np.unique(found.array)) == {0, 2}
 
-    def test_dice_of_predict_and_of_evaluate_is_that_of_the_files(self, commands, work):
+    def test_dice_of_predict_and_of_evaluate_is_that_of_the_files(self, work):
         with (work.run / "report" / "cases.csv").open(newline="") as stream:
             cases = {row["id"]: row for row in csv.DictReader(stream)}
         assert set(cases) == {"PHANTOM0003", "PHANTOM0004"}
@@ -91,7 +91,7 @@ class TestPassage:
             assert cases[name[:11]]["in_training_set"] == "False"
             assert shape == "(1, 5, 64, 64, 1)"
 
-    def test_report_says_phantom_at_every_figure(self, commands, work):
+    def test_report_says_phantom_at_every_figure(self, work):
         report = json.loads((work.run / "report" / "report.json").read_text())
         assert report["phantom"] is True
         assert report["cases"] == report["labels"]["brain"]["dice"]["n"] == 2
@@ -102,14 +102,14 @@ class TestPassage:
         assert page.count(PHANTOM_NOTICE) == len(captions) + 1
         assert not re.search(r"(src|href)=\"(?!data:)", page)
 
-    def test_exported_model_is_whole(self, commands, work):
+    def test_exported_model_is_whole(self, work):
         folder = work.folder / "models" / "fetal_brain" / "1"
         assert {"saved_model.pb", "variables", "model.keras"} <= {p.name for p in folder.iterdir()}
         model, trained = folder / "model.keras", work.run / "model.keras"
         assert model.read_bytes() == trained.read_bytes()
         assert [path.name for path in folder.parent.iterdir()] == ["1"]
 
-    def test_compared_tables(self, commands, work):
+    def test_compared_tables(self, work):
         tables = json.loads((work.folder / "compared.json").read_text())
         assert set(tables) == {"presets", "layers", "inference"}
         ways = [(row["case"], row["inference"]) for row in tables["inference"]]
@@ -164,8 +164,8 @@ class TestRunFolder:
         (tmp_path / "run").mkdir()
         with filelock.FileLock(tmp_path / "run" / ".lock"):
             for further in ((), ("--overwrite",)):
-                done = commands.run("train", "--config", work.run / "config.yaml", "--run",
-                               tmp_path / "run", *further)  # fmt: skip
+                words = ["--config", work.run / "config.yaml", "--run", tmp_path / "run"]
+                done = commands.run("train", *words, *further)
                 done.assert_refused("train", "is in use by another process")
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
@@ -189,11 +189,11 @@ class TestRunFolder:
     def test_failed_run_has_no_network(self, commands, work, tmp_path):
         """[F22] The error is said, the folder says failed, and nothing can be made of it."""
         run = tmp_path / "run"
-        done = commands.run("train", "--config", work.run / "config.yaml", "--run", run,
-                       "--learning_rate", 1e30)  # fmt: skip
-        done.assert_refused("train", "the loss is nan at step 2")
+        words = ["--config", work.run / "config.yaml", "--run", run, "--learning_rate", 1e30]
+        done = commands.run("train", *words)
+        done.assert_refused("train", "the loss is ", "expected a finite number")
         commands.assert_no_network(run)
-        assert "the loss is nan" in json.loads((run / "manifest.json").read_text())["error"]
+        assert "the loss is " in json.loads((run / "manifest.json").read_text())["error"]
         for words in (["predict"], ["export", "--to", tmp_path / "models"], ["compare"]):
             done = commands.run(*words, "--run", run)
             done.assert_refused(words[0], "model.keras is missing")

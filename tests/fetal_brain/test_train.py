@@ -7,13 +7,19 @@ import keras
 import numpy as np
 import pytest
 
-from common.errors import DataError
+from common.errors import DataError, OptionError
 from fetal_brain.config import CODE, QUICK
 from fetal_brain.convert import variables_by_name
 from fetal_brain.data import Case, split_cases
 from fetal_brain.inference import build_for_any_plane
 from fetal_brain.phantom import phantom
-from fetal_brain.train import compile_model, go_on_from, train, warn_of_overlap
+from fetal_brain.train import (
+    compile_model,
+    go_on_from,
+    refuse_wrong_gradients,
+    train,
+    warn_of_overlap,
+)
 
 SMALL = replace(
     QUICK, filters=(4, 4, 8), kernels=(3, 3, 1), patch_shape=(3, 16, 16), batch_size=2,
@@ -134,3 +140,13 @@ def test_loss_and_metric_of_the_compiled_model():
         assert values["dice"] == pytest.approx(dice, rel=1e-6)
         found[weight] = values["loss"]
     assert found[5e-4] > found[0.0] + 1e-4
+
+
+def test_bfloat16_is_refused_where_its_gradients_are_wrong():
+    """Kernels may not be deeper than the patch."""
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("with a GPU nothing is refused")
+    with pytest.raises(OptionError, match="kernels of 5 slices in patches of 3"):
+        refuse_wrong_gradients(QUICK)
+    refuse_wrong_gradients(replace(QUICK, kernels=(3, 3, 3, 3, 1)))
+    refuse_wrong_gradients(replace(QUICK, slices_as_channels=True))
