@@ -11,6 +11,7 @@ import ast
 import errno
 import importlib
 import inspect
+import json
 import os
 import re
 import sys
@@ -169,17 +170,26 @@ def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
 
 
 def bracket_tuples(words: Sequence[str], function: Callable, config_class: type) -> list[str]:
-    """Let the numbers of a tuple be typed plainly: `--window 3,64,64` means `[3,64,64]`."""
+    """Let a tuple be typed plainly: `--window 3,64,64` is `[3,64,64]`, `--ids a,b` `["a","b"]`."""
     hints = typing.get_type_hints(function) | typing.get_type_hints(config_class)
     tuples = {f"--{name}" for name, hint in hints.items() if typing.get_origin(hint) is tuple}
+    texts = {f"--{name}" for name, hint in hints.items() if is_tuple_of_texts(hint)}
     bracketed, option = [], ""
     for word in words:
         name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)
         if name in tuples and re.fullmatch(r"\d[\d.]*(,\d[\d.]*)+", value):
             word = f"{name}=[{value}]" if equals else f"[{value}]"
+        elif name in texts and re.fullmatch(r"\w[\w.-]*(,\w[\w.-]*)*", value) and value != "null":
+            listed = json.dumps(value.split(","))
+            word = f"{name}={listed}" if equals else listed
         bracketed.append(word)
         option = word
     return bracketed
+
+
+def is_tuple_of_texts(hint: Any) -> bool:
+    """Say whether a type is `tuple[str, ...]`, perhaps or None."""
+    return any(option == tuple[str, ...] for option in (hint, *typing.get_args(hint)))
 
 
 def build_parser(program: str, function: Callable, config_module: Any, words: Sequence[str]):

@@ -102,6 +102,16 @@ def test_original_names_and_hyphens_are_understood():
     assert cli.spell_options(words, {"-p": "--run"}) == expected
 
 
+def test_names_may_be_typed_without_brackets():
+    def verb(modalities: tuple[str, ...], patients: tuple[str, ...] | None, out: str) -> None: ...
+
+    words = ["--modalities", "ct", "--patients=A_1,B-2", "--out", "a,b", "--patients", "null"]
+    assert cli.bracket_tuples(words, verb, PORT.__class__) == [
+        "--modalities", '["ct"]', '--patients=["A_1", "B-2"]', "--out", "a,b", "--patients", "null",
+    ]  # fmt: skip
+    assert cli.bracket_tuples(["--modalities", "[ct]"], verb, PORT.__class__)[1] == "[ct]"
+
+
 def test_tuples_may_be_typed_without_brackets():
     def verb(window: tuple[int, int] = (1, 2), devices: str = ""):
         return window, devices

@@ -6,6 +6,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common.errors import DataError, OptionError
 from fetal_brain.config import CODE, QUICK
