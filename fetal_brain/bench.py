@@ -1,6 +1,10 @@
 """Time the port's way of inference against the original's, in the same run, and print ratios."""
 
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def bench(slices: int = 12, plane: int = 336, *, deep_slices: int = 170) -> None:
@@ -11,8 +15,6 @@ def bench(slices: int = 12, plane: int = 336, *, deep_slices: int = 170) -> None
         plane: rows and columns; the original's README shows 336.
         deep_slices: slices of the volume whose peak memory is measured; 0 leaves that out.
     """
-    import resource
-
     import numpy as np
 
     from common.training import configure_runtime
@@ -20,7 +22,10 @@ def bench(slices: int = 12, plane: int = 336, *, deep_slices: int = 170) -> None
     from fetal_brain.inference import build_for_any_plane, make_apply, plan_windows, segment_labels
 
     configure_runtime(seed=0)
-    image = np.random.default_rng(0).normal(size=(slices, plane, plane)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    if deep_slices:  # first, since the largest memory of a process never falls again
+        measure_memory(rng.normal(size=(deep_slices, plane, plane)).astype(np.float32))
+    image = rng.normal(size=(slices, plane, plane)).astype(np.float32)
     seconds = {}
     for name, config in (("code", CODE), ("port", PORT)):
         apply = make_apply(build_for_any_plane(config), config)
@@ -31,13 +36,27 @@ def bench(slices: int = 12, plane: int = 336, *, deep_slices: int = 170) -> None
         seconds[name] = time.perf_counter() - start
         print(f"{name}: {seconds[name]:.2f} s for {slices} x {plane} x {plane}, window {window}")
     print(f"ratio code / port: {seconds['code'] / seconds['port']:.2f}")
-    if deep_slices:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        deep = np.random.default_rng(0).normal(size=(deep_slices, plane, plane))
-        start = time.perf_counter()
-        segment_labels(apply, deep.astype(np.float32), PORT)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(
-            f"port: {time.perf_counter() - start:.0f} s for {deep_slices} x {plane} x {plane}, "
-            f"peak {peak / 2**20:.2f} GiB in all, {(peak - before) / 2**20:.2f} GiB more than above"
-        )
+
+
+def measure_memory(image: "np.ndarray") -> None:
+    """Segment a deep volume the port's way and print time and peak memory.
+
+    Args:
+        image: (Z, Y, X) float32; it counts as memory before.
+    """
+    import resource
+
+    from fetal_brain.config import PORT
+    from fetal_brain.inference import build_for_any_plane, make_apply, segment_labels
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    before = peak()
+    start = time.perf_counter()
+    segment_labels(make_apply(build_for_any_plane(PORT), PORT), image, PORT)
+    shape = " x ".join(map(str, image.shape))
+    print(
+        f"port: {time.perf_counter() - start:.0f} s for {shape}, peak {peak():.2f} GiB, "
+        f"{peak() - before:.2f} GiB above the interpreter with TensorFlow and the image"
+    )

@@ -7,6 +7,8 @@ library file of DLTK is named. Ledger ids [F1]... are explained in README.md.
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from common.errors import OptionError
+
 Preset = Literal["paper", "code", "port", "quick"]
 """paper: what the paper states; code: what the released code does; port: what we recommend;
 quick: the port made small."""
@@ -92,6 +94,16 @@ class Config:
     """[F5] The original predicts its last window of a volume again and adds it twice."""
     output_label_ids: bool = True
     """[F8] Write the label file's ids (0 and 2) instead of class numbers (0 and 1)."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no run could be made of.
+
+        Raises:
+            OptionError: names the field, what was found and what was expected.
+        """
+        for name in ("batch_size", "max_steps", "steps_per_evaluation", "windows_per_batch"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"--{name}: found {getattr(self, name)}; expected 1 or more")
 
 
 PORT = Config()

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common.errors import DataError, RunError
+from common.errors import DataError, OptionError, RunError
 from common.windows import stitch_windows
 from fetal_brain.config import Config
 from fetal_brain.model import build_model
@@ -131,10 +131,37 @@ def make_apply(model: keras.Model, config: Config) -> Callable[[np.ndarray], np.
 
 
 def build_for_any_plane(config: Config) -> keras.Model:
-    """Build the network for any number of rows and columns that is a multiple of 8."""
+    """Build the network for any number of rows and columns that is a multiple of 8.
+
+    Raises:
+        OptionError: patch or window have other rows or columns, or differ in slices.
+    """
+    check_sizes(config)
     if config.slices_as_channels:
         return build_model(config, (1, None, None, config.patch_shape[0]))
     return build_model(config, (config.patch_shape[0], None, None, 1))
+
+
+def check_sizes(config: Config) -> None:
+    """Refuse patches and windows that the network cannot take."""
+    for name in ("patch_shape", "window"):
+        slices, *plane = getattr(config, name)
+        if slices < 1 or any(edge < 1 or edge % PLANE_MULTIPLE for edge in plane):
+            raise OptionError(
+                f"--{name}: found {getattr(config, name)}; expected slices, and rows and columns "
+                f"that are multiples of {PLANE_MULTIPLE}"
+            )
+    if config.window[0] != config.patch_shape[0]:
+        raise OptionError(
+            f"--window: found {config.window[0]} slices; expected those of --patch_shape, "
+            f"{config.patch_shape[0]}"
+        )
+    pairs = zip(config.window_stride, config.window, strict=True)
+    if any(not 1 <= step <= edge for step, edge in pairs):
+        raise OptionError(
+            f"--window_stride: found {config.window_stride}; expected 1 to the window's "
+            f"{config.window} along every axis"
+        )
 
 
 def window_probabilities(network: keras.Model, windows, config: Config):

@@ -36,7 +36,7 @@ def phantom(
         rows = ["iFIND_id,image,segmentation"]
         for subfolder in ("imgs", "seg"):
             (folder / subfolder).mkdir()
-        for index in tqdm(range(cases), desc="phantom", unit="case"):
+        for index in tqdm(range(cases), desc="phantom", unit="case", disable=None):
             image, label = make_stack(tuple(shape), rng_for(seed, index))
             name = f"PHANTOM{index:04d}"
             write_volume(folder / f"imgs/{name}.nii.gz", image.array, image.geometry)

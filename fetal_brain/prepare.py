@@ -68,7 +68,7 @@ def prepare_cases(cases: "Sequence[Case]", folder: Path, config: Config) -> "lis
             with FileLock(folder / ".lock"):
                 remove_leftovers(folder)
                 index = read_index(folder, config)  # another process may have been at work
-                for case in tqdm(cases, desc="prepare", unit="case"):
+                for case in tqdm(cases, desc="prepare", unit="case", disable=None):
                     if not is_stored(folder, case.id, index, sources):
                         store_case(case, folder, config, index=index, source=sources[case.id])
         except OSError as refusal:
