@@ -1,6 +1,5 @@
 """Lay original and port side by side: presets, layers, and the effect of the inference quirks."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from fetal_brain.config import PRESETS, Preset
@@ -25,32 +24,14 @@ def compare(
         original: a checkpoint or export of the original.
         out: JSON file with the same tables.
     """
-    from common.runs import write_json
+    from common.comparison import compare_presets, show_tables
 
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    tables = {"presets": compare_presets(), "layers": list_layers(preset)}
+    tables = {"presets": compare_presets(PRESETS), "layers": list_layers(preset)}
     if run is not None:
         tables["inference"] = compare_inference(run)
     if original is not None:
         tables["weights"] = compare_weights(run, original)
-    for name, rows in tables.items():
-        print(f"{name}\n{format_table(rows)}\n")
-    if out is not None:
-        write_json(out, tables)
-        print(f"JSON: {out}")
-
-
-def compare_presets() -> list[dict]:
-    """Return a row per field of `Config` with its value in every preset, differing ones first."""
-    from dataclasses import fields
-
-    rows = []
-    for field in fields(next(iter(PRESETS.values()))):
-        values = {name: getattr(config, field.name) for name, config in PRESETS.items()}
-        differs = len(set(values.values())) > 1
-        rows.append({"field": field.name, **values, "differs": "yes" if differs else ""})
-    return sorted(rows, key=lambda row: not row["differs"])
+    show_tables(tables, out)
 
 
 def list_layers(preset: Preset) -> list[dict]:
@@ -126,8 +107,7 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
         OptionError: no run is given.
         DataError: the checkpoint cannot be read or is another architecture.
     """
-    import numpy as np
-
+    from common.comparison import compare_arrays
     from common.errors import OptionError
     from common.runs import load_config
     from fetal_brain.config import Config
@@ -140,21 +120,4 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
     converted = build_for_any_plane(config)
     assign_original(converted, read_original(original), source=str(original))
     trained = variables_by_name(load_network(run, config))
-    return [
-        {
-            "variable": name,
-            "largest difference": float(np.abs(np.subtract(variable, trained[name])).max()),
-        }
-        for name, variable in variables_by_name(converted).items()
-    ]
-
-
-def format_table(rows: Sequence[dict]) -> str:
-    """Return rows of equal keys as a table of aligned columns."""
-    header = list(rows[0])
-    cells = [header] + [[str(row[key]) for key in header] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
+    return compare_arrays(variables_by_name(converted), trained)

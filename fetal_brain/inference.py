@@ -11,7 +11,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common.errors import DataError, OptionError, RunError
+from common.errors import DataError, OptionError
+from common.networks import load_trained
 from common.windows import stitch_windows
 from fetal_brain.config import Config
 from fetal_brain.model import build_model
@@ -181,19 +182,4 @@ def load_network(run: Path, config: Config) -> keras.Model:
     Raises:
         RunError: there is no trained network, it cannot be read, or it is another architecture.
     """
-    path = run / "model.keras"
-    if not path.is_file():
-        raise RunError(f"{path} is missing; expected the network of a finished training run")
-    try:
-        stored = keras.models.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError, TypeError) as problem:
-        first_line = str(problem).strip().partition("\n")[0]
-        raise RunError(f"{path} cannot be read as a Keras model: {first_line[:200]}") from None
-    network = build_for_any_plane(config)
-    if [w.shape for w in stored.weights] != [w.shape for w in network.weights]:
-        raise RunError(
-            f"{path} is another architecture ({stored.count_params()} parameters) than "
-            f"{run / 'config.yaml'} describes ({network.count_params()} parameters)"
-        )
-    network.set_weights(stored.get_weights())
-    return network
+    return load_trained(build_for_any_plane(config), run)

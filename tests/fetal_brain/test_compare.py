@@ -7,15 +7,14 @@ import keras
 import numpy as np
 import pytest
 
+from common.comparison import compare_presets, format_table
 from common.errors import DataError, OptionError
 from common.runs import open_run
 from common.volumes import Geometry, write_volume
 from fetal_brain.compare import (
     compare,
     compare_inference,
-    compare_presets,
     compare_weights,
-    format_table,
     list_layers,
 )
 from fetal_brain.config import PRESETS, QUICK, Config
@@ -59,7 +58,7 @@ def write_checkpoint(path, tensors):
 
 
 def test_presets_side_by_side_with_differing_fields_first():
-    rows = compare_presets()
+    rows = compare_presets(PRESETS)
     assert {row["field"] for row in rows} == {field.name for field in fields(Config)}
     for row in rows:
         values = [getattr(config, row["field"]) for config in PRESETS.values()]
