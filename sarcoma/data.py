@@ -1,0 +1,263 @@
+"""Patients of the HDF5 file: finding, checking, loading, standardising, their windows.
+
+Axis order (Z, Y, X): axial slice, row, column, as in the file; a trailing axis holds the
+modalities. The grid is 5 mm in every direction.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from common.errors import DataError, OptionError
+from sarcoma.config import PATCH, POSITIVE_SLICES, Config
+
+SPACING_MM = 5.0
+GROUPS = {"ct": "ct_data", "pet": "pet_data"}
+"""Group of the file that holds a modality: one dataset per patient."""
+LABELS = "label_data"
+SUBSETS = ("training", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient of the file."""
+
+    id: str
+    source: Path
+    """The HDF5 file, absolute, so that a run's split.json holds wherever it is read from."""
+    shape: tuple[int, int, int]
+    """Slices, rows, columns."""
+
+    @classmethod
+    def from_dict(cls, entry: Mapping) -> "Patient":
+        """Return the patient that an entry of a run's split.json describes."""
+        return cls(entry["id"], Path(entry["source"]), tuple(entry["shape"]))
+
+
+@dataclass(frozen=True)
+class LoadedPatient:
+    """One patient as it lies on the disk, checked."""
+
+    images: dict[str, np.ndarray]
+    """(Z, Y, X) by modality, the file's own dtype and units."""
+    label: np.ndarray | None
+    """(Z, Y, X) bool, the lesion."""
+
+
+@contextmanager
+def open_petct(path: Path):
+    """Open the HDF5 file for reading.
+
+    Raises:
+        DataError: it does not exist, is no HDF5 file, or is damaged where it is read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; expected the HDF5 file of the data set")
+    try:
+        file = h5py.File(path, "r")
+    except OSError:
+        raise DataError(f"{path} cannot be read; expected an HDF5 file") from None
+    with file:
+        try:
+            yield file
+        except OSError as failure:
+            raise DataError(f"{path} is damaged: {str(failure).splitlines()[0]}") from None
+
+
+def find_patients(
+    path: Path, config: Config, *, labels_required: bool = True
+) -> dict[str, Patient]:
+    """List the patients of the file; every one must be whole.
+
+    Args:
+        path: HDF5 file with the groups ct_data, pet_data and label_data.
+        config: uses modalities and pad_small_slices.
+        labels_required: without it label_data may be absent.
+    Returns:
+        The patients by id, in the order of the ids.
+    Raises:
+        DataError: no HDF5 file, a group is missing or empty, a patient is missing in one group, is
+            no volume of numbers, has other shapes in other groups, or slices smaller than a patch.
+        OptionError: a modality is unknown.
+    """
+    path = Path(path).absolute()
+    unknown = [name for name in config.modalities if name not in GROUPS]
+    if unknown or not config.modalities or len(set(config.modalities)) < len(config.modalities):
+        raise OptionError(
+            f"modalities: found {list(config.modalities)}; expected ct, pet or both, each once"
+        )
+    with open_petct(path) as file:
+        names = [GROUPS[modality] for modality in config.modalities]
+        groups = {name: find_group(file, name, path) for name in names}
+        if labels_required or LABELS in file:
+            groups[LABELS] = find_group(file, LABELS, path)
+        ids = sorted(set().union(*groups.values()))
+        return {id_: Patient(id_, path, check_patient(id_, groups, path, config)) for id_ in ids}
+
+
+def find_group(file: h5py.File, name: str, path: Path) -> h5py.Group:
+    """Return a group that holds at least one patient."""
+    group = file.get(name)
+    if not isinstance(group, h5py.Group):
+        found = ", ".join(sorted(file)) or "nothing"
+        raise DataError(f"{path} has no group {name}; found {found}")
+    if not len(group):
+        raise DataError(f"{path}: the group {name} is empty; expected a dataset per patient")
+    return group
+
+
+def check_patient(
+    id_: str, groups: Mapping[str, h5py.Group], path: Path, config: Config
+) -> tuple[int, int, int]:
+    """Return a patient's shape after checking that all groups agree about it."""
+    shapes = {}
+    for name, group in groups.items():
+        entry = group.get(id_)
+        if entry is None:
+            raise DataError(f"{path}: patient {id_} is missing in the group {name}")
+        if not isinstance(entry, h5py.Dataset) or entry.ndim != 3 or entry.dtype.kind not in "iufb":
+            raise DataError(f"{path}: {name}/{id_} is no volume; expected (slices, rows, columns)")
+        shapes[name] = tuple(entry.shape)
+    (first, shape), *others = shapes.items()
+    for name, other in others:
+        if other != shape:
+            raise DataError(
+                f"{path}: patient {id_} has {other} voxels in {name} but {shape} in {first}; "
+                "expected the same"
+            )
+    if min(shape) < 1:
+        raise DataError(f"{path}: patient {id_} has {shape} voxels; expected some")
+    if not config.pad_small_slices and min(shape[1:]) < PATCH:  # [S26]
+        raise DataError(
+            f"{path}: the slices of patient {id_} are {shape[1]} x {shape[2]} pixels, smaller than "
+            f"the patch of {PATCH} x {PATCH}; expected larger ones, or --pad_small_slices true"
+        )
+    return shape
+
+
+def split_patients(patients: Mapping[str, Patient], config: Config) -> dict[str, list[Patient]]:
+    """Return the patients of every subset, in the order of the configuration.
+
+    Raises:
+        DataError: a patient that the configuration names is not in the file.
+        OptionError: a patient is in two subsets, or there is none to train on.
+    """
+    wanted = {subset: getattr(config, f"{subset}_patients") for subset in SUBSETS}
+    seen: dict[str, str] = {}
+    for subset, ids in wanted.items():
+        for id_ in ids:
+            if id_ in seen:
+                raise OptionError(
+                    f"patient {id_} is in {seen[id_]}_patients and {subset}_patients; expected one"
+                )
+            seen[id_] = subset
+            if id_ not in patients:
+                raise DataError(
+                    f"patient {id_} of {subset}_patients is not in the file; found "
+                    f"{', '.join(patients)}"
+                )
+    if not wanted["training"]:
+        raise OptionError("training_patients is empty; expected at least one patient")
+    return {subset: [patients[id_] for id_ in ids] for subset, ids in wanted.items()}
+
+
+def load_patient(
+    patient: Patient, modalities: Sequence[str], *, with_label: bool = True
+) -> LoadedPatient:
+    """Read one patient's volumes.
+
+    Raises:
+        DataError: the file is damaged, an image holds NaN or infinities.
+    """
+    with open_petct(patient.source) as file:
+        images = {name: file[GROUPS[name]][patient.id][()] for name in modalities}
+        label = None
+        if with_label and LABELS in file:
+            # [S29] The file holds 2 inside and perhaps 1 at edges: any positive value is lesion.
+            label = file[LABELS][patient.id][()] > 0
+    for name, image in images.items():
+        if not np.isfinite(image).all():
+            raise DataError(f"{patient.source}: {GROUPS[name]}/{patient.id} holds NaN or infinity")
+    return LoadedPatient(images, label)
+
+
+def find_window(patient: Patient, label: np.ndarray) -> tuple[int, int]:
+    """Return the slices [start, stop) that hold a patient's lesion.
+
+    The original's table knows seven patients; of another it is computed from the labels, and said.
+
+    Args:
+        patient: whose id is looked up.
+        label: (Z, Y, X) bool.
+    Raises:
+        DataError: the table's window lies outside the volume, or there is no lesion to go by.
+    Source: preprocess.py, the constants of the seven patients.
+    """
+    if patient.id in POSITIVE_SLICES:
+        start, stop = POSITIVE_SLICES[patient.id]
+        if stop > len(label):
+            raise DataError(
+                f"{patient.source}: patient {patient.id} has {len(label)} slices; expected at "
+                f"least {stop}, where its lesion ends"
+            )
+        return start, stop
+    found = np.flatnonzero(label.any(axis=(1, 2)))
+    if not found.size:
+        raise DataError(
+            f"{patient.source}: patient {patient.id} is not in the table of windows and has no "
+            "lesion voxels to compute one from"
+        )
+    start, stop = int(found[0]), int(found[-1]) + 1
+    print(
+        f"note: patient {patient.id} is not in the table of windows; slices {start} to {stop - 1} "
+        "were computed from its labels",
+        file=sys.stderr,
+    )
+    return start, stop
+
+
+def standardise_slices(volume: np.ndarray) -> np.ndarray:
+    """Give every slice zero mean and unit variance.
+
+    The deviation is held at 1 / sqrt(pixels) or more, so a constant slice becomes zeros.
+
+    Args:
+        volume: (Z, Y, X), any number type.
+    Returns:
+        (Z, Y, X) float32; statistics in float64, population deviation.
+    Source: preprocess.py, `per_image_standardization`.
+    """
+    return np.stack([standardise(plane) for plane in volume])
+
+
+def standardise(array: np.ndarray) -> np.ndarray:
+    """Give an array of any shape zero mean and unit variance, as float32."""
+    values = array.astype(np.float64)
+    values -= values.mean()
+    return (values / max(values.std(), 1 / np.sqrt(values.size))).astype(np.float32)
+
+
+def prepare_patient(loaded: LoadedPatient, config: Config) -> np.ndarray:
+    """Return a patient's standardised modalities as channels.
+
+    Args:
+        loaded: what `load_patient` returns.
+        config: uses modalities and standardise [S30].
+    Returns:
+        (Z, Y, X, C) float32.
+    """
+    prepare = standardise_slices if config.standardise == "slice" else standardise
+    return np.stack([prepare(loaded.images[name]) for name in config.modalities], axis=-1)
+
+
+def is_phantom(path: Path) -> bool:
+    """Say whether a phantom's marker lies beside the file."""
+    from common.phantoms import read_marker
+
+    return read_marker(Path(path).parent) is not None

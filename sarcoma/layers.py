@@ -1,0 +1,94 @@
+"""Maxout convolution, and kernels of fixed layers. Keras alone: runs on every backend."""
+
+import keras
+from keras import layers, ops
+
+
+@keras.saving.register_keras_serializable(package="sarcoma")
+class MaxoutConv2D(layers.Layer):
+    """Convolution, batch normalisation, and the largest of every few maps.
+
+    The original makes both inner layers anew at each call, so that they are neither trained nor
+    saved [S10]; here they belong to the layer.
+
+    Args:
+        kernel_size: (rows, columns).
+        output_dim: maps that come out.
+        nb_features: maps of which the largest is taken.
+        padding: "valid" or "same".
+    Source: models/model.py, `MaxoutConv2D`.
+    """
+
+    def __init__(self, kernel_size, output_dim, nb_features=4, padding="valid", **kwargs):
+        super().__init__(**kwargs)
+        self.kernel_size = tuple(kernel_size)
+        self.output_dim = output_dim
+        self.nb_features = nb_features
+        self.padding = padding
+        # [S10] Made once, so that the model knows, trains and saves them.
+        self.conv = layers.Conv2D(
+            output_dim * nb_features, self.kernel_size, padding=padding, name="conv"
+        )
+        self.bn = layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name="bn")
+
+    def build(self, input_shape):
+        """Make the variables of both inner layers."""
+        self.conv.build(input_shape)
+        self.bn.build(self.conv.compute_output_shape(input_shape))
+
+    def call(self, inputs, training=None):
+        """Map (batch, rows, columns, channels) to (batch, rows', columns', output_dim)."""
+        maps = self.bn(self.conv(inputs), training=training)
+        # Candidates of map d are d, d + D, d + 2 D, ...: strided groups, not neighbours.
+        shape = (-1, *ops.shape(maps)[1:3], self.nb_features, self.output_dim)
+        return ops.max(ops.reshape(maps, shape), axis=3)
+
+    def compute_output_shape(self, input_shape):
+        """Return the shape that `call` gives."""
+        return (*self.conv.compute_output_shape(input_shape)[:-1], self.output_dim)
+
+    def get_config(self):
+        """Return the arguments that rebuild this layer."""
+        own = {
+            "kernel_size": self.kernel_size,
+            "output_dim": self.output_dim,
+            "nb_features": self.nb_features,
+            "padding": self.padding,
+        }
+        return {**super().get_config(), **own}
+
+
+def identity_kernel(size: int, channels: int) -> list:
+    """The kernel that hands every channel on unchanged, as nested lists.
+
+    Args:
+        size: odd edge.
+        channels: in and out.
+    Returns:
+        [row][column][in][out]: 1 in the centre for equal channels, else 0.
+    Source: Yu and Koltun, arXiv:1511.07122, section 3.
+    """
+    centre = size // 2
+    return separable_kernel([float(i == centre) for i in range(size)], channels)
+
+
+def bilinear_kernel(channels: int) -> list:
+    """The 16 x 16 kernel that turns an eightfold repetition into bilinear enlargement.
+
+    Args:
+        channels: each is enlarged by itself.
+    Returns:
+        [row][column][in][out]. It equals the papers' transposed convolution, zeros outside the
+        image and all.
+    """
+    taps = [0.0] * 3 + [1 / 16] + [1 / 8] * 7 + [1 / 16] + [0.0] * 4
+    return separable_kernel(taps, channels)
+
+
+def separable_kernel(taps, channels: int) -> list:
+    """The outer product of taps with themselves on the diagonal of the channels."""
+
+    def diagonal(weight):
+        return [[weight * (i == j) for i in range(channels)] for j in range(channels)]
+
+    return [[diagonal(row * column) for column in taps] for row in taps]

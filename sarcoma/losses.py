@@ -1,0 +1,38 @@
+"""Loss and Dice as the original measures them: over the whole batch, smooth 1, no threshold."""
+
+from keras import ops
+
+from common.losses import soft_dice
+
+
+def batch_dice(y_true, y_pred):
+    """Overlap of all maps of a batch, flattened together.
+
+    Args:
+        y_true: (batch, rows, columns, 1), 0 or 1 of any number type.
+        y_pred: probabilities of the same shape.
+    Returns:
+        Scalar; its value depends on the batch size [S20].
+    Source: train.py, `dice_coef`.
+    """
+    # [S20] One quotient for the batch, not a mean over samples.
+    return soft_dice(y_true, y_pred, axes=None, smooth_numerator=1.0, smooth_denominator=1.0)
+
+
+def dice_loss(y_true, y_pred):
+    """Minus `batch_dice`, from -1 (perfect) to 0. Source: train.py, `dice_coef_loss`."""
+    return -batch_dice(y_true, y_pred)
+
+
+def cross_entropy_of_probabilities(y_true, y_pred):
+    """Mean of -log of the true class's probability.
+
+    The code has no loss for the cascade and the dilated network; their papers minimise this one.
+
+    Args:
+        y_true: (batch, ...) class numbers.
+        y_pred: (batch, ..., classes), after the softmax.
+    Returns:
+        Scalar.
+    """
+    return ops.mean(ops.sparse_categorical_crossentropy(ops.cast(y_true, "int32"), y_pred))

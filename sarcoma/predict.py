@@ -1,0 +1,208 @@
+"""Segment the test patients with a trained network: label maps, and patches as the original."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sarcoma.config import INFERENCE_FIELDS, PRESETS, Config, Preset
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sarcoma.data import Patient
+
+PREDICTED_PATCHES = "prediction.npy"
+TRUE_PATCHES = "y_patches_test.npy"
+"""Names of the original's arrays, kept in <run>/predictions."""
+
+
+def predict(
+    run: Path = Path("runs/sarcoma"),
+    data: Path | None = None,
+    *,
+    patients: tuple[str, ...] | None = None,
+    out: Path | None = None,
+    probabilities: bool = False,
+    patches: bool = True,
+    preset: Preset | None = None,
+) -> None:
+    """Segment whole patients from overlapping patches and write their label maps.
+
+    Without data: the test patients of the run.
+
+    Args:
+        run: run folder with a trained network.
+        data: HDF5 file to segment instead; label_data may be absent if test_slices is "all".
+        patients: which of its patients, such as STS_003; default: all of --data.
+        out: folder of the label maps; default: predictions/ in the run folder.
+        probabilities: write lesion probabilities beside the label maps.
+        patches: also predict the balanced test patches, as the original's evaluation does.
+        preset: whose way of inference to use; default: the run's own.
+    """
+    from common.runs import load_config, load_run
+    from common.training import configure_runtime
+    from sarcoma.inference import load_network, make_apply
+
+    record = load_run(run)
+    config = load_config(run, Config)
+    if preset is not None:
+        config = with_inference_of(config, preset)
+    cases = choose_patients(record, config, data=data, patients=patients)
+    configure_runtime(seed=0)
+    network = load_network(run, config)
+    apply = make_apply(network, config)
+    out = out or Path(run) / "predictions"
+    out.mkdir(parents=True, exist_ok=True)
+    for patient in cases:
+        print(segment_patient(patient, apply, config, out=out, with_probability=probabilities))
+    if patches and config.architecture == "unet2d":
+        print(predict_patches(cases, network, config, out=out))
+
+
+def with_inference_of(config: Config, preset: Preset) -> Config:
+    """Return a configuration whose inference fields come from a preset."""
+    return replace(config, **{name: getattr(PRESETS[preset], name) for name in INFERENCE_FIELDS})
+
+
+def choose_patients(
+    record, config: Config, *, data: Path | None, patients: tuple[str, ...] | None
+) -> list["Patient"]:
+    """Return the patients that the options name.
+
+    Raises:
+        DataError: the file cannot be used, or lacks a patient.
+        OptionError: the run has no test patients and no file is given.
+    """
+    from common.errors import DataError, OptionError
+    from sarcoma.data import Patient, find_patients
+
+    if data is None:
+        known = {entry["id"]: Patient.from_dict(entry) for entry in record.read_split()["test"]}
+    else:
+        known = find_patients(data, config, labels_required=config.test_slices == "window")
+    if not known:
+        raise OptionError(f"{record.path} has no test patients; expected --data with an HDF5 file")
+    missing = [id_ for id_ in patients or () if id_ not in known]
+    if missing:
+        raise DataError(f"--patients: {missing[0]} is unknown; found {', '.join(known)}")
+    return [known[id_] for id_ in patients or known]
+
+
+def segment_patient(
+    patient: "Patient", apply: Callable, config: Config, *, out: Path, with_probability: bool
+) -> str:
+    """Segment one patient and write the label map; return a line that says so.
+
+    Slices outside those that are predicted [S24] are background.
+
+    Raises:
+        DataError: the patient cannot be read, or the folder not written.
+    """
+    import time
+
+    import numpy as np
+
+    from common.volumes import write_volume
+    from sarcoma.data import find_window, load_patient, prepare_patient
+    from sarcoma.inference import segment
+
+    start = time.monotonic()
+    loaded = load_patient(patient, config.modalities)
+    chosen = slice(None)
+    if config.test_slices == "window":
+        chosen = slice(*find_window(patient, loaded.label))
+    image = prepare_patient(loaded, config)
+    probability = np.zeros(patient.shape, np.float32)
+    probability[chosen] = segment(apply, image[chosen], config, progress=show_windows(patient.id))
+    lesion = (probability > config.threshold).astype(np.uint8)
+    path = out / f"{patient.id}.nii.gz"
+    write_volume(path, lesion, geometry_of_grid())
+    if with_probability:
+        write_volume(out / f"{patient.id}_probability.nii.gz", probability, geometry_of_grid())
+    return describe(path, lesion, loaded.label, seconds=time.monotonic() - start)
+
+
+def geometry_of_grid():
+    """Return the geometry of the data set's grid; the file states no orientation."""
+    from common.volumes import Geometry
+    from sarcoma.data import SPACING_MM
+
+    return Geometry((SPACING_MM,) * 3, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+
+
+def describe(path: Path, lesion: "np.ndarray", reference, *, seconds: float) -> str:
+    """Return a line with Dice and volume of a patient."""
+    from common.metrics import dice, volume_ml
+    from sarcoma.data import SPACING_MM
+
+    volume = volume_ml(lesion, spacing_mm=(SPACING_MM,) * 3)
+    known = "" if reference is None else f"Dice {dice(lesion, reference):.4f}, "
+    return f"{path.name}: {known}lesion {volume:.1f} ml, {seconds:.1f} s"
+
+
+def show_windows(patient_id: str) -> Callable[[int, int], None] | None:
+    """Return the function that shows patches done on a terminal; None where there is none."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda done, total: print(
+        f"\r{patient_id}: {done} of {total}", end="\n" if done == total else "",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+
+
+def predict_patches(cases: list["Patient"], network, config: Config, *, out: Path) -> str:
+    """Predict the balanced patches of the test windows and write them as the original does.
+
+    prediction.npy and y_patches_test.npy, (P, 28, 28, 1) float32 and int32, into `out`.
+
+    Returns:
+        A line that says what was written.
+    Source: evaluate.py.
+    """
+    import tempfile
+
+    from sarcoma.prepare import prepare_cases
+
+    with tempfile.TemporaryDirectory() as scratch:
+        known = [case for case in cases if has_lesion(case)]
+        if not known:
+            return "Patches: none, since no lesion is known"
+        prepared = prepare_cases(known, Path(scratch), config)
+        count = write_predictions(prepared, network, config, out)
+    return f"{PREDICTED_PATCHES}: {count} balanced patches of the positive windows"
+
+
+def has_lesion(patient: "Patient") -> bool:
+    """Say whether a patient's labels are known and hold a lesion."""
+    from sarcoma.data import load_patient
+
+    label = load_patient(patient, ()).label
+    return label is not None and bool(label.any())
+
+
+def write_predictions(prepared, network, config: Config, out: Path) -> int:
+    """Write true and predicted patches, a batch in memory at a time; return how many."""
+    import numpy as np
+
+    from common.files import atomic_file
+    from sarcoma.sampling import Stack, make_pool
+    from sarcoma.validation import stack_examples
+
+    stack = Stack(prepared, config, slices="window")
+    pool = make_pool(stack, replace(config, avid_share=0.0))
+    shape = (len(pool), stack.sizes.output, stack.sizes.output, 1)
+    with (
+        atomic_file(out / TRUE_PATCHES) as true_file,
+        atomic_file(out / PREDICTED_PATCHES) as found_file,
+    ):
+        for file, dtype in ((true_file, "<i4"), (found_file, "<f4")):
+            header = {"descr": dtype, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        for first in range(0, len(pool), config.windows_per_batch):
+            chosen = pool[first : first + config.windows_per_batch]
+            x, y = stack_examples([stack.draw(patch) for patch in chosen])
+            true_file.write(y.astype("<i4").tobytes())
+            found_file.write(np.asarray(network.predict_on_batch(x), "<f4").tobytes())
+    return len(pool)

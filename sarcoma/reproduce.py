@@ -1,0 +1,73 @@
+"""The main job: data to report, every stage a command that can be run alone."""
+
+from pathlib import Path
+
+from sarcoma.config import Preset
+
+OTHER_ARCHITECTURES = ("cascade", "dilated")
+FEW_STEPS = 3
+
+
+def reproduce(
+    data: Path | None = None,
+    preset: Preset = "quick",
+    *,
+    out: Path | None = None,
+    seed: int = 1,
+) -> None:
+    """Run phantom (or your data), prepare, train, predict, evaluate and export in one go.
+
+    The U-Net is trained and evaluated; with the preset quick, the cascade and the dilated network
+    train a few steps, so that their commands are seen to work.
+
+    Args:
+        data: the HDF5 file, or a folder with one; default: phantoms are written.
+        preset: whose numbers.
+        out: folder of everything that is written; default: runs/sarcoma-<preset>.
+        seed: of phantoms and training.
+    """
+    from common.reproduce import Stage, run_stages
+    from sarcoma.phantom import FILE
+
+    out = out or Path("runs") / f"sarcoma-{preset}"
+    stages = []
+    if data is None:
+        file = out / "phantom" / FILE
+        if not file.is_file():
+            stages.append(Stage("phantom", ["--out", file.parent, "--seed", seed]))
+    else:
+        file = find_file(data)
+    run, prepared = out / "run", out / "prepared"
+    common = ["--data", file, "--preset", preset, "--prepared", prepared, "--seed", seed,
+              "--overwrite"]  # fmt: skip
+    stages += [
+        Stage("prepare", ["--data", file, "--preset", preset, "--out", prepared]),
+        Stage("train", [*common, "--run", run]),
+        Stage("predict", ["--run", run]),
+        Stage("evaluate", ["--run", run]),
+        Stage("export", ["--run", run, "--to", out / "models"]),
+    ]
+    if preset == "quick":
+        stages += [
+            Stage("train", [*common, "--run", out / name, "--architecture", name, "--batch_size", 2,
+                            "--max_steps", FEW_STEPS, "--run_validation", "false"])
+            for name in OTHER_ARCHITECTURES
+        ]  # fmt: skip
+    run_stages("sarcoma", stages)
+    print(f"sarcoma report: {run / 'report' / 'index.html'}")
+
+
+def find_file(data: Path) -> Path:
+    """Return the HDF5 file that `--data` means.
+
+    Raises:
+        DataError: it is neither a file nor a folder with exactly one HDF5 file.
+    """
+    from common.errors import DataError
+
+    if data.is_file():
+        return data
+    files = sorted([*data.glob("*.h5"), *data.glob("*.hdf5")])
+    if len(files) != 1:
+        raise DataError(f"--data {data}: found {len(files)} HDF5 files; expected exactly one")
+    return files[0]

@@ -1,0 +1,168 @@
+"""Train one of the three networks on patches of the training patients and keep the run."""
+
+import sys
+from pathlib import Path
+
+from sarcoma.config import Config, Preset
+from sarcoma.prepare import DATA
+
+
+def train(
+    data: Path = DATA,
+    run: Path = Path("runs/sarcoma"),
+    *,
+    config: Config,
+    preset: Preset = "port",
+    seed: int = 1,
+    prepared: Path | None = None,
+    original: Path | None = None,
+    max_steps: int | None = None,
+    run_validation: bool = True,
+    overwrite: bool = False,
+    deterministic: bool | None = None,
+    mixed_precision: bool = False,
+) -> None:
+    """Train one of the three networks on patches of the training patients and keep the run.
+
+    The same command again continues an unfinished run, to the bit when deterministic.
+
+    Args:
+        data: HDF5 file with ct_data, pet_data and label_data.
+        run: run folder; the network is its model.keras.
+        config: every number of the run; --architecture unet2d, cascade or dilated.
+        preset: where the numbers come from; options after it change single ones.
+        seed: of weights, order and flips.
+        prepared: folder of prepared patients to use or fill; default: prepared/ in the run.
+        original: Keras 2 file of the original to go on from, with its moments and step.
+        max_steps: end after so many steps even if epochs are left.
+        run_validation: look at the validation data after every epoch.
+        overwrite: discard what an earlier run left in the folder.
+        deterministic: same bits at every repetition on the same machine; default: yes on a CPU,
+            where it costs nothing, no on a GPU, where it excludes XLA.
+        mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
+    """
+    from common.export import save_network
+    from common.runs import open_run
+    from common.training import configure_runtime, fit
+    from sarcoma.data import find_patients, is_phantom, split_patients
+    from sarcoma.model import build_model
+    from sarcoma.prepare import prepare_cases
+    from sarcoma.sampling import PatchSampler, Stack, make_dataset, make_pool
+    from sarcoma.validation import make_overlay_pictures, make_validation
+
+    check_options(config, run_validation=run_validation)
+    split = split_patients(find_patients(data, config), config)
+    options = {
+        "data": data,
+        "preset": preset,
+        "prepared": prepared,
+        "original": original,
+        "max_steps": max_steps,
+        "run_validation": run_validation,
+        "deterministic": deterministic,
+        "mixed_precision": mixed_precision,
+    }
+    with open_run(
+        run, paper="sarcoma", options=options, config=config, seed=seed, overwrite=overwrite
+    ) as record:
+        runtime = configure_runtime(
+            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
+        )
+        record.record(runtime=runtime, phantom=is_phantom(data))
+        record.record_files([data])
+        record.write_split(split)
+        folder = prepared or record.path / "prepared"
+        cases = prepare_cases(split["training"], folder, config)
+        watched = prepare_cases(split["validation"], folder, config) if run_validation else []
+
+        stack = Stack(cases, config, slices=config.training_slices)
+        # [S8] What the released script calls by names that it never defines.
+        chosen, held_back = choose_patches(make_pool(stack, config), config)
+        held_back = held_back if run_validation else held_back[:0]
+        record.record(patches={"training": len(chosen), "held back": len(held_back)})
+        sampler = PatchSampler(stack, chosen, config, seed=seed)
+        steps = config.steps_per_epoch or sampler.batches
+        last_step = min(config.epochs * steps, max_steps or config.epochs * steps)
+        model = build_model(config)
+        compile_model(model, config, xla=runtime["xla"], original=original)
+        fit(
+            model,
+            lambda first: make_dataset(sampler, first_step=first, last_step=last_step),
+            run=record,
+            max_steps=last_step,
+            steps_per_epoch=steps,
+            evaluate=make_validation(model, watched, held_back, stack, config, seed=seed),
+            pictures=make_overlay_pictures(model, watched, config),
+            callbacks=make_callbacks(config),
+        )
+        save_network(model, record.path / "model.keras")
+    print(f"Trained network: {record.path / 'model.keras'}")
+
+
+def check_options(config: Config, *, run_validation: bool) -> None:
+    """Refuse numbers that training could not honour, before anything is written.
+
+    Raises:
+        OptionError: names the option.
+    """
+    from common.errors import OptionError
+
+    for name in ("batch_size", "epochs", "windows_per_batch"):
+        if getattr(config, name) < 1:
+            raise OptionError(f"--{name}: found {getattr(config, name)}; expected 1 or more")
+    watched = run_validation and config.validation == "patches"
+    if config.early_stopping == "val_loss" and not watched:
+        raise OptionError(
+            "--early_stopping val_loss: there is no validation loss without "
+            "--validation patches; expected loss or off"
+        )
+
+
+def choose_patches(pool, config: Config):
+    """Return the patches to train on and those held back; warn where both share patients [S2]."""
+    from sarcoma.sampling import split_pool
+
+    if config.validation == "patients":
+        return pool, pool[:0]
+    print(
+        "warning: the validation patches are neighbours of training patches in the same slices; "
+        "their Dice says little about a new patient (--validation patients)",
+        file=sys.stderr,
+    )
+    return split_pool(pool, config)
+
+
+def compile_model(model, config: Config, *, xla: bool, original: Path | None = None) -> None:
+    """Give the network its optimiser, loss and Dice, and perhaps the state of the original's."""
+    from common.meters import LabelDice
+    from sarcoma.losses import batch_dice, cross_entropy_of_probabilities, dice_loss
+    from sarcoma.model import make_optimizer
+
+    masks = config.architecture == "unet2d"
+    model.compile(
+        optimizer=make_optimizer(config),
+        loss=dice_loss if masks else cross_entropy_of_probabilities,
+        metrics=[batch_dice if masks else LabelDice(1, name="dice")],
+        jit_compile=xla,
+    )
+    if original is not None:
+        go_on_from(original, model)
+
+
+def go_on_from(original: Path, model) -> None:
+    """Give the compiled model the original's weights, moments and step."""
+    from sarcoma.convert import assign_optimizer, assign_original, read_optimizer, read_original
+
+    assign_original(model, read_original(original), source=str(original))
+    assign_optimizer(model.optimizer, model, read_optimizer(original), source=str(original))
+
+
+def make_callbacks(config: Config) -> list:
+    """Return the early stopping of train.py, or nothing."""
+    from sarcoma.early_stopping import EarlyStopping
+
+    if config.early_stopping == "off":
+        return []
+    return [
+        EarlyStopping(config.early_stopping, min_delta=config.min_delta, patience=config.patience)
+    ]
