@@ -1,0 +1,232 @@
+"""The training binaries: fixed-length records of little-endian 16-bit words, no header.
+
+A record is the label (rows, columns, slices), then the image (rows, columns, slices, channels),
+both in C order. An index beside the binaries says their shape; binaries of the original, which have
+none, are taken to hold its 512 x 512 x 20 volumes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import DataError
+from raseg.config import CHANNELS, VOLUME_SHAPE, Config
+
+BINS = 5
+"""Files the training set is split into (make_datasets.py)."""
+WORD = np.dtype("<u2")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of one record."""
+
+    shape: tuple[int, int, int]
+    """Rows, columns, slices."""
+    channels: int
+
+    @property
+    def label_words(self) -> int:
+        """16-bit words of the label."""
+        return int(np.prod(self.shape))
+
+    @property
+    def record_bytes(self) -> int:
+        """31 457 280 for two channels of 512 x 512 x 20 (asserted in raseg_input.py)."""
+        return WORD.itemsize * self.label_words * (1 + self.channels)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where one record lies."""
+
+    path: Path
+    number: int
+    """Position in the file, from 0."""
+
+
+@dataclass(frozen=True)
+class Binaries:
+    """The binaries of one tag."""
+
+    layout: Layout
+    training: tuple[Record, ...]
+    validation: tuple[Record, ...]
+    files: tuple[Path, ...]
+    index: dict
+    """What `prepare` noted beside them; empty for binaries of the original."""
+
+
+def training_path(folder: Path, tag: str, number: int) -> Path:
+    """Return the path of training binary 1 to 5."""
+    return Path(folder) / f"train_and_label_{tag}_batch_{number}.bin"
+
+
+def validation_path(folder: Path, tag: str) -> Path:
+    """Return the path of the validation binary, which the original forgot to write [R12]."""
+    return Path(folder) / f"val_and_label_{tag}_batch_1.bin"
+
+
+def index_path(folder: Path, tag: str) -> Path:
+    """Return the path of the index."""
+    return Path(folder) / f"train_and_label_{tag}.json"
+
+
+def split_into_bins(records: int) -> list[int]:
+    """Return how many records each of the five files holds.
+
+    Source: make_datasets.py; ledger R13.
+    """
+    # [R13] With fewer than five records the first four files are empty.
+    each = records // BINS
+    return [each] * (BINS - 1) + [records - (BINS - 1) * each]
+
+
+def encode(values: np.ndarray, *, wrap: bool, what: str) -> np.ndarray:
+    """Turn numbers into the 16-bit words of a record.
+
+    Args:
+        values: any real dtype; fractions are cut off towards zero.
+        wrap: take numbers outside 0..65535 modulo 65536, as the original's cast.
+        what: what an error message calls them.
+    Returns:
+        Array of the same shape, little-endian unsigned 16-bit.
+    Raises:
+        DataError: a number is NaN or infinite, or does not fit and may not wrap [R4].
+    Source: make_datasets.py.
+    """
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise DataError(f"{what}: found NaN or infinite values; expected finite numbers")
+        values = np.trunc(values)
+    low, high = values.min(), values.max()
+    if not wrap and (low < 0 or high > 65535):
+        wrong = low if low < 0 else high
+        raise DataError(
+            f"{what}: found the value {wrong}, which 16 bits cannot hold; expected 0 to 65535 "
+            "(--wrap_intensities true wraps it as the original)"
+        )
+    if values.dtype.kind == "f":
+        values = values.astype(np.int64)  # a negative float's cast to unsigned is undefined
+    return values.astype(WORD)
+
+
+def write_record(file, label: np.ndarray, image: np.ndarray) -> None:
+    """Append one record.
+
+    Args:
+        file: open for binary writing.
+        label: (rows, columns, slices) words of `encode`.
+        image: (rows, columns, slices, channels) words.
+    """
+    for words in (label, image):
+        file.write(np.ascontiguousarray(words, WORD).data)
+
+
+def read_record(record: Record, layout: Layout, *, signed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Read one record in Python; training reads through `raseg.sampling`.
+
+    Args:
+        record: where it lies.
+        layout: of its file.
+        signed: read words as signed, as the original [R4].
+    Returns:
+        image (rows, columns, slices, channels) and label (rows, columns, slices), 16-bit integers.
+    """
+    words = np.fromfile(
+        record.path,
+        "<i2" if signed else "<u2",
+        count=layout.record_bytes // WORD.itemsize,
+        offset=record.number * layout.record_bytes,
+    )
+    label, image = words[: layout.label_words], words[layout.label_words :]
+    return image.reshape(*layout.shape, layout.channels), label.reshape(layout.shape)
+
+
+def find_binaries(folder: Path, tag: str, config: Config) -> Binaries:
+    """Find the binaries of a tag and check that they are whole.
+
+    Args:
+        folder: of the binaries.
+        tag: the name they were written under.
+        config: uses task and patch_shape, for binaries without an index.
+    Raises:
+        DataError: none are there, a record is truncated, or the index says something else.
+    """
+    paths = [training_path(folder, tag, number + 1) for number in range(BINS)]
+    if not any(path.is_file() for path in paths):
+        raise DataError(
+            f"--tag {tag}: found none of {paths[0]} ... {paths[-1].name}; expected the binaries "
+            "that `prepare` writes"
+        )
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]} is missing; expected {BINS} training binaries")
+    index = read_index(index_path(folder, tag))
+    layout = layout_of(index, config, paths[0])
+    training = tuple(record for path in paths for record in list_records(path, layout))
+    if not training:
+        raise DataError(f"{paths[-1]}: found no record in any binary; expected at least one")
+    expected = index.get("records", {}).get("training", len(training))
+    if len(training) != expected:
+        raise DataError(
+            f"{paths[0].parent}: found {len(training)} training records of {tag}; expected "
+            f"{expected}, as {index_path(folder, tag).name} says"
+        )
+    watched = validation_path(folder, tag)
+    validation = tuple(list_records(watched, layout)) if watched.is_file() else ()
+    files = (*paths, watched) if validation else tuple(paths)
+    return Binaries(layout, training, validation, files, index)
+
+
+def list_records(path: Path, layout: Layout) -> Iterator[Record]:
+    """Yield the records of a file.
+
+    Raises:
+        DataError: the file does not end with a record's end; names the record.
+    """
+    size = path.stat().st_size
+    whole, rest = divmod(size, layout.record_bytes)
+    if rest:
+        raise DataError(
+            f"{path}: record {whole + 1} is truncated: found {rest} of {layout.record_bytes} bytes "
+            f"({words_of(layout.shape)} voxels, {layout.channels} channels and a label)"
+        )
+    yield from (Record(path, number) for number in range(whole))
+
+
+def read_index(path: Path) -> dict:
+    """Read the index of a tag; empty where there is none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        tuple(index["shape"]), index["task"], index["records"]["training"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path} is damaged; expected the index that `prepare` writes") from None
+    return index
+
+
+def layout_of(index: dict, config: Config, path: Path) -> Layout:
+    """Return the layout the index states, or the original's.
+
+    Raises:
+        DataError: the binaries were written for another task.
+    """
+    if index and index["task"] != config.task:
+        raise DataError(f"{path} was written for --task {index['task']}; found {config.task}")
+    if index:
+        return Layout(tuple(index["shape"]), len(CHANNELS[config.task]))
+    return Layout(tuple(config.patch_shape or VOLUME_SHAPE), len(CHANNELS[config.task]))
+
+
+def words_of(shape: Sequence[int]) -> str:
+    """Return a shape as "512 x 512 x 20"."""
+    return " x ".join(map(str, shape))

@@ -1,0 +1,231 @@
+"""The two arrays that hold all volumes: opening, checking, normalising, splitting.
+
+Axis order everywhere: (row, column, slice), then channels; the volumes of a file come first.
+Channel 0 is the scan after contrast, channel 1 the one before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import DataError, OptionError
+from raseg.binaries import encode, words_of
+from raseg.config import CHANNELS, Config
+
+PAIRS = {"synovitis": "images_and_labels.npy", "bme": "t2imgs_and_prereg_labels.npy"}
+"""Image and label of every volume, (N, 2, rows, columns, slices), by task (make_datasets.py)."""
+PRE = "pre_images.npy"
+"""The scans before contrast, (N, rows, columns, slices)."""
+GEOMETRY = "geometry.json"
+"""Ours, optional: {"spacing_mm": [row, column, slice]}; the original's arrays say nothing of it."""
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """All volumes of a folder, memory-mapped: only what is asked for is read."""
+
+    folder: Path
+    pairs: np.ndarray
+    """(N, 2, rows, columns, slices); index 0 image, index 1 label."""
+    pre: np.ndarray | None
+    """(N, rows, columns, slices), or None for one channel."""
+    spacing_mm: tuple[float, float, float] | None
+    """Row, column, slice; None where nobody noted it."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows, columns, slices of every volume."""
+        return self.pairs.shape[2:]
+
+    def image(self, number: int) -> np.ndarray:
+        """Return one volume (rows, columns, slices, channels) in the file's dtype.
+
+        Raises:
+            DataError: it has NaN or infinite voxels.
+        """
+        channels = [self.pairs[number, 0]]
+        if self.pre is not None:
+            channels.append(self.pre[number])
+        image = np.stack(channels, axis=-1)
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise DataError(
+                f"{self.folder}, volume {number}: found NaN or infinite intensities; expected "
+                "finite numbers"
+            )
+        return image
+
+    def label(self, number: int) -> np.ndarray:
+        """Return one label (rows, columns, slices) uint8.
+
+        Raises:
+            DataError: it holds anything but 0 and 1.
+        """
+        label = np.asarray(self.pairs[number, 1])
+        wrong = label[(label != 0) & (label != 1)]
+        if wrong.size:
+            raise DataError(
+                f"{self.folder}, volume {number}: found the label {wrong[0]}; expected 0 and 1"
+            )
+        return label.astype(np.uint8)
+
+
+def open_volumes(folder: Path, config: Config) -> Volumes:
+    """Open the arrays of a task without reading them.
+
+    Args:
+        folder: with `images_and_labels.npy` and `pre_images.npy`, or for bone marrow oedema
+            `t2imgs_and_prereg_labels.npy`.
+        config: uses task.
+    Raises:
+        DataError: a file is missing, damaged, of another rank or no numbers, or the two differ in
+            the number or size of volumes.
+    Source: make_datasets.py, raseg_predict.py (both read the arrays whole).
+    """
+    folder = Path(folder)
+    path = folder / PAIRS[config.task]
+    pairs = open_array(path, rank=5, axes="volumes, 2, rows, columns, slices")
+    if pairs.shape[1] != 2:
+        raise DataError(
+            f"{path}: found {pairs.shape[1]} entries on the second axis; expected image and label"
+        )
+    pre = None
+    if len(CHANNELS[config.task]) == 2:
+        pre = open_array(folder / PRE, rank=4, axes="volumes, rows, columns, slices")
+        if len(pre) != len(pairs):
+            raise DataError(
+                f"{folder / PRE} holds {len(pre)} volumes, {path.name} {len(pairs)}; expected as "
+                "many in both"
+            )
+        if pre.shape[1:] != pairs.shape[2:]:
+            raise DataError(
+                f"{folder / PRE} holds volumes of {words_of(pre.shape[1:])}, {path.name} of "
+                f"{words_of(pairs.shape[2:])} rows, columns, slices; expected the same"
+            )
+    if not pairs.size:
+        raise DataError(f"{path}: found shape {pairs.shape}; expected at least one voxel")
+    return Volumes(folder, pairs, pre, read_spacing(folder))
+
+
+def open_array(path: Path, *, rank: int, axes: str) -> np.ndarray:
+    """Memory-map one .npy file and check its kind.
+
+    Raises:
+        DataError: see `open_volumes`.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; expected an array ({axes})")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as failure:
+        raise DataError(f"{path} is no readable .npy array: {failure}") from None
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path} is an archive of arrays; expected one .npy array ({axes})")
+    if array.ndim != rank:
+        raise DataError(f"{path}: found {array.ndim} axes {array.shape}; expected {rank} ({axes})")
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{path}: found values of type {array.dtype}; expected real numbers")
+    return array
+
+
+def read_spacing(folder: Path) -> tuple[float, float, float] | None:
+    """Read the spacing noted beside the arrays, or None where there is none.
+
+    Raises:
+        DataError: the note is damaged.
+    """
+    import json
+
+    path = Path(folder) / GEOMETRY
+    if not path.is_file():
+        return None
+    try:
+        spacing = tuple(float(value) for value in json.loads(path.read_text())["spacing_mm"])
+        if len(spacing) != 3 or not all(value > 0 for value in spacing):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f'{path}: expected {{"spacing_mm": [row, column, slice]}} in mm') from None
+    return spacing
+
+
+def split_volumes(count: int, *, held_out: int, validation: int = 0) -> dict[str, list[int]]:
+    """Divide the volumes by their order: training first, then validation, then held out.
+
+    Args:
+        count: volumes there are.
+        held_out: volumes at the end that are predicted and evaluated (the original's --val).
+        validation: volumes before them that are watched while training [R12].
+    Returns:
+        {"training": numbers, "validation": numbers, "test": numbers}.
+    Raises:
+        OptionError: a number is negative or nothing is left to train with.
+    Source: make_datasets.py; ledger R19.
+    """
+    if held_out < 0 or validation < 0:
+        raise OptionError(f"--val {held_out}, validation_volumes {validation}: expected 0 or more")
+    # [R19] By position; a patient's later scans may fall on either side.
+    training = count - held_out - validation
+    if training < 1:
+        watched = f" and --validation_volumes {validation}" if validation else ""
+        raise OptionError(
+            f"--val {held_out}{watched} leave {training} of {count} volumes to train with; "
+            "expected at least 1"
+        )
+    numbers = list(range(count))
+    return {
+        "training": numbers[:training],
+        "validation": numbers[training : training + validation],
+        "test": numbers[training + validation :],
+    }
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """Shift and scale every channel of a volume to mean 0 and deviation 1.
+
+    The deviation is at least 1 / sqrt(voxels), so that a constant channel becomes zeros. Statistics
+    are taken in float64: in float32 they are wrong in the third digit at full size [R5].
+
+    Args:
+        image: (rows, columns, slices, channels), any real dtype.
+    Returns:
+        float32 of the same shape.
+    Source: raseg_predict.py:23, raseg_input.py:184-234.
+    """
+    whitened = np.empty(image.shape, np.float32)
+    for channel in range(image.shape[-1]):
+        values = image[..., channel].astype(np.float64)
+        values -= values.mean()
+        deviation = np.sqrt(np.square(values).mean())
+        values /= max(deviation, 1 / np.sqrt(values.size))
+        whitened[..., channel] = values
+    return whitened
+
+
+def prepare_volume(image: np.ndarray, config: Config, *, name: str) -> np.ndarray:
+    """Return the network's input for a volume at prediction.
+
+    Args:
+        image: (rows, columns, slices, channels), raw.
+        config: uses predict_from_stored [R6]: cut fractions off first, as the binaries do.
+        name: what an error message calls the volume.
+    Returns:
+        float32 of the same shape.
+    """
+    if config.predict_from_stored:
+        image = encode(image, wrap=config.wrap_intensities, what=name)
+        image = image.view("<i2") if config.read_as_signed else image
+    return normalise(image)
+
+
+def read_split(record) -> Mapping[str, list[int]]:
+    """Return the numbers of a run's volumes by subset.
+
+    Args:
+        record: a run.
+    """
+    split = record.read_split()
+    return {name: [int(entry["volume"]) for entry in entries] for name, entries in split.items()}

@@ -1,0 +1,61 @@
+"""Write synthetic wrists in the original's format: two arrays of all volumes."""
+
+from pathlib import Path
+from typing import Literal
+
+
+def phantom(
+    out: Path,
+    cases: int = 12,
+    seed: int = 0,
+    *,
+    shape: tuple[int, int, int] = (96, 96, 20),
+    task: Literal["synovitis", "bme"] = "synovitis",
+) -> None:
+    """Write synthetic wrists as the arrays that prepare reads.
+
+    The folder then holds images_and_labels.npy and pre_images.npy (for --task bme
+    t2imgs_and_prereg_labels.npy), geometry.json, and phantom.json, which marks the data as
+    synthetic. An earlier phantom in it is replaced.
+
+    Args:
+        out: folder to write; it must be new, empty or an earlier phantom.
+        cases: number of volumes; the first ones do not depend on it.
+        seed: of everything in them.
+        shape: rows, columns, slices of each volume; 512,512,20 is the original's.
+        task: synovitis from two scans, or bone marrow oedema from one.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from common.errors import OptionError
+    from common.files import write_json
+    from common.phantoms import phantom_folder
+    from common.pipeline import rng_for
+    from raseg.data import GEOMETRY, PAIRS, PRE
+    from raseg.phantom_wrist import make_wrist, spacing_of
+
+    if not 1 <= cases <= 10_000:
+        raise OptionError(f"--cases: found {cases}; expected 1 to 10000")
+    if seed < 0:
+        raise OptionError(f"--seed: found {seed}; expected 0 or more")
+    if any(size < least for size, least in zip(shape, (32, 32, 6), strict=True)):
+        raise OptionError(f"--shape: found {list(shape)}; expected at least [32, 32, 6]")
+    spacing = spacing_of(shape)
+    facts = {"cases": cases, "shape": list(shape), "spacing_mm": list(spacing), "task": task}
+    with phantom_folder(out, generator="raseg.phantom", seed=seed, facts=facts) as folder:
+        make = np.lib.format.open_memmap
+        pairs = make(folder / PAIRS[task], "w+", np.int16, (cases, 2, *shape))
+        pre = None
+        if task == "synovitis":
+            pre = make(folder / PRE, "w+", np.int16, (cases, *shape))
+        for index in tqdm(range(cases), desc="phantom", unit="volume", disable=None):
+            images, pairs[index, 1] = make_wrist(tuple(shape), rng_for(seed, index), task)
+            pairs[index, 0] = images[0]
+            if pre is not None:
+                pre[index] = images[1]
+        for array in (pairs, pre):
+            if array is not None:
+                array.flush()
+        write_json(folder / GEOMETRY, {"spacing_mm": list(spacing)})
+    print(f"Synthetic volumes: {Path(out) / PAIRS[task]}")

@@ -1,0 +1,48 @@
+"""The original's pictures of every slice: a grey scan with the mask tinted over it."""
+
+from pathlib import Path
+
+import numpy as np
+
+ALPHA = 0.2
+"""Weight of the mask's colours (raseg_predict.py)."""
+
+
+def write_slices(
+    folder: Path, scan: np.ndarray, masks: dict[str, np.ndarray], *, prefix: str, tag: str
+) -> int:
+    """Write one PNG per slice and mask: <prefix>d<slice>_<tag>_<name>.png.
+
+    Args:
+        folder: made if missing.
+        scan: (rows, columns, slices) intensities of channel 0.
+        masks: name ("true", "pred") -> (rows, columns, slices), 0 and 1.
+        prefix: such as "img51".
+        tag: of the run.
+    Returns:
+        How many were written.
+    Source: raseg_predict.py (colour map bone, over it brg); ledger R15.
+    """
+    from matplotlib import colormaps
+    from matplotlib.image import imsave
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tints = colormaps["brg"](np.array([0.0, 1.0]))[:, :3]
+    greys = colormaps["bone"](np.linspace(0, 1, 256))[:, :3]
+    count = 0
+    for number in range(scan.shape[2]):
+        # [R15] Nothing is drawn into a figure that keeps its layers: colours are looked up.
+        grey = greys[to_levels(scan[..., number])]
+        for name, mask in masks.items():
+            picture = (1 - ALPHA) * grey + ALPHA * tints[mask[..., number].astype(np.intp)]
+            path = folder / f"{prefix}d{number}_{tag}_{name}.png"
+            imsave(path, np.round(picture * 255).astype(np.uint8), pil_kwargs={"compress_level": 1})
+            count += 1
+    return count
+
+
+def to_levels(image: np.ndarray) -> np.ndarray:
+    """Return 0..255 between the image's smallest and largest value."""
+    low, high = float(image.min()), float(image.max())
+    scaled = (image.astype(np.float64) - low) / max(high - low, 1e-12)
+    return np.minimum(scaled * 256, 255).astype(np.intp)

@@ -1,0 +1,163 @@
+"""Segment volumes of the arrays with a trained network: masks, pictures, and NIfTI."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raseg.config import Config
+
+if TYPE_CHECKING:
+    from common.volumes import Geometry
+    from raseg.data import Volumes
+
+
+def predict(
+    tag: str,
+    *,
+    imgn: int | None = None,
+    run: Path | None = None,
+    data: Path = Path("datasets"),
+    out: Path | None = None,
+    pictures: bool = True,
+    probabilities: bool = False,
+    reference: Path | None = None,
+) -> None:
+    """Segment volumes of the arrays and write masks and pictures as the original lays them out.
+
+    Below `out`: preds/<tag>/img<n>_<tag>.npy, pictures/<tag>/img<n>/img<n>d<slice>_<tag>_true.png
+    and _pred.png, and img<n>.nii.gz where the geometry is known.
+
+    Args:
+        tag: name of the training, part of the files' names.
+        imgn: number of the volume, from 0; default: every held-out volume of the run.
+        run: run folder; default: models/raseg_train_<tag>.
+        data: folder of the arrays.
+        out: where preds/ and pictures/ go; default: predictions/ in the run folder; "." is the
+            original's place.
+        pictures: write two pictures per slice.
+        probabilities: write img<n>_<tag>_probability.npy, float32, beside the mask.
+        reference: scan whose geometry the NIfTI files take; default: geometry.json in the data.
+    """
+    from common.runs import load_config, load_run
+    from common.training import configure_runtime
+    from raseg.data import open_volumes
+    from raseg.inference import load_network, make_predict
+    from raseg.prepare import check_tag
+
+    check_tag(tag)
+    run = run or Path("models") / f"raseg_train_{tag}"
+    record = load_run(run)
+    config = load_config(run, Config)
+    volumes = open_volumes(data, config)
+    numbers = choose_volumes(record, volumes, imgn)
+    geometry = find_geometry(volumes, reference)
+    configure_runtime(seed=0)
+    segment = make_predict(load_network(run, config), config)
+    out = out or run / "predictions"
+    for number in numbers:
+        print(
+            write_volume_files(
+                number, volumes, segment, out=out, tag=tag, geometry=geometry,
+                pictures=pictures, with_probabilities=probabilities,
+            )
+        )  # fmt: skip
+
+
+def choose_volumes(record, volumes: "Volumes", imgn: int | None) -> list[int]:
+    """Return the numbers of the volumes to segment [R1].
+
+    Raises:
+        OptionError: `imgn` is out of range, or it is not given and the run has held none out.
+    """
+    from common.errors import OptionError
+    from raseg.data import read_split
+
+    if imgn is None:
+        held_out = read_split(record).get("test", [])
+        if not held_out:
+            raise OptionError("--imgn is not given, and the run has no held-out volumes to predict")
+        imgn, numbers = max(held_out), held_out
+    else:
+        numbers = [imgn]
+    if not 0 <= imgn < len(volumes):
+        raise OptionError(f"--imgn {imgn}: expected 0 to {len(volumes) - 1}, the volumes there are")
+    return numbers
+
+
+def find_geometry(volumes: "Volumes", reference: Path | None) -> "Geometry | None":
+    """Return the geometry of the volumes in (x, y, z), or None where nobody noted it.
+
+    Raises:
+        DataError: the reference's grid has another size.
+    """
+    from common.errors import DataError
+    from common.volumes import Geometry, read_geometry
+
+    if reference is not None:
+        shape, geometry = read_geometry(reference)
+        rows, columns, slices = volumes.shape
+        if shape != (slices, rows, columns):
+            raise DataError(
+                f"{reference} has {shape} slices, rows, columns; the volumes have "
+                f"{(slices, rows, columns)}"
+            )
+        return geometry
+    if volumes.spacing_mm is None:
+        return None
+    row, column, slice_ = volumes.spacing_mm
+    return Geometry(spacing_mm=(column, row, slice_))
+
+
+def write_volume_files(
+    number: int,
+    volumes: "Volumes",
+    segment,
+    *,
+    out: Path,
+    tag: str,
+    geometry: "Geometry | None",
+    pictures: bool,
+    with_probabilities: bool,
+) -> str:
+    """Segment one volume, write its files, and return a line that says so.
+
+    Source: raseg_predict.py.
+    """
+    import numpy as np
+
+    from common.errors import DataError
+    from common.files import atomic_file
+    from common.volumes import write_volume
+    from raseg.inference import to_mask, to_probability
+    from raseg.pictures import write_slices
+
+    image = volumes.image(number)
+    begin = time.monotonic()
+    logits = segment(image, name=f"volume {number}")
+    mask = to_mask(logits)
+    path = mask_path(out, tag, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {path: mask.astype(np.float64)}  # the original's dtype
+    if with_probabilities:
+        arrays[path.with_name(f"img{number}_{tag}_probability.npy")] = to_probability(logits)
+    for target, array in arrays.items():
+        with atomic_file(target, error=DataError) as file:
+            np.save(file, array)
+    if geometry is not None:
+        # (row, column, slice) to (slice, row, column), as medical files have it.
+        write_volume(out / f"img{number}.nii.gz", mask.transpose(2, 0, 1), geometry)
+    seconds = time.monotonic() - begin
+    drawn = 0
+    if pictures:
+        folder = out / "pictures" / tag / f"img{number}"
+        masks = {"true": volumes.label(number), "pred": mask}
+        drawn = write_slices(folder, image[..., 0], masks, prefix=f"img{number}", tag=tag)
+    return (
+        f"volume {number}: {int(mask.sum())} voxels, {path} ({seconds:.1f} s), {drawn} pictures "
+        f"({time.monotonic() - begin - seconds:.1f} s)"
+    )
+
+
+def mask_path(out: Path, tag: str, number: int) -> Path:
+    """Return where the mask of a volume lies."""
+    return out / "preds" / tag / f"img{number}_{tag}.npy"

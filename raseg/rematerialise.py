@@ -1,0 +1,64 @@
+"""The training pass of full-size volumes in the memory of an ordinary machine.
+
+The network's layers are called in blocks whose inside is computed again on the way back, so that
+only the blocks' outputs are kept: the same gradient for a third more work. The last block is not
+wrapped, since its way back begins the moment it ends.
+"""
+
+import keras
+import tensorflow as tf
+
+from raseg.config import Config
+
+
+class Rematerialised(keras.Model):
+    """The network of `build_model`, sharing its variables, with blocks that forget.
+
+    Args:
+        network: to train.
+        config: its configuration; uses filters and batch_statistics.
+    """
+
+    def __init__(self, network: keras.Model, config: Config):
+        super().__init__(name="rematerialised")
+        self.network = network
+        self.bottom = len(config.filters) - 1
+        self._steps = {layer.name: layer for layer in network.layers}
+        self.built = True
+
+    def call(self, images, training=None):
+        """Return logits; see `raseg.model.build_model`."""
+        skips, x = [], images
+        for level in range(self.bottom + 1):
+            names = [f"down{level}"] if level else []
+            x = self.block([*names, f"h{level}_conv1", f"h{level}_conv2"])(x)
+            skips.append(x)
+        for level in reversed(range(self.bottom)):
+            names = [f"h{level}_conv3", f"h{level}_conv4"]
+            if level:
+                x = self.block(names, enlarged_by=f"up{self.bottom - level}")(x, skips[level])
+        return self.run([*names, "logits"], x, skips[0], enlarged_by=f"up{self.bottom}")
+
+    def block(self, names: list[str], enlarged_by: str | None = None):
+        """Return the function of a block that keeps nothing but its result."""
+
+        def run(*tensors):
+            return self.run(names, *tensors, enlarged_by=enlarged_by)
+
+        return tf.recompute_grad(run)
+
+    def run(self, names: list[str], x, skip=None, *, enlarged_by: str | None = None):
+        """Apply layers by name, after joining an enlarged tensor to its skip."""
+        if enlarged_by:
+            x = self._steps[enlarged_by](x)
+            size = tf.shape(skip)
+            x = tf.concat([skip, x[:, : size[1], : size[2], : size[3]]], axis=-1)  # [R16]
+            x = self.normalise(x, enlarged_by)
+        for name in names:
+            x = self.normalise(self._steps[name](x), name)
+        return x
+
+    def normalise(self, x, name: str):
+        """Apply a scope's batch statistics where the network has them."""
+        layer = self._steps.get(f"{name}_norm")
+        return x if layer is None else layer(x)

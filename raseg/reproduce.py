@@ -1,0 +1,54 @@
+"""The main job: data to report, every stage a command that can be run alone."""
+
+from pathlib import Path
+
+from raseg.config import Preset
+
+HELD_OUT = {"quick": 3}
+"""Volumes at the end that are predicted and evaluated; 10 where nothing else stands here."""
+VOLUMES = {"quick": 12}
+"""Phantoms that are written; 61 where nothing else stands here, the paper's number."""
+
+
+def reproduce(
+    data: Path | None = None,
+    preset: Preset = "quick",
+    *,
+    out: Path | None = None,
+    tag: str = "main",
+    val: int | None = None,
+    seed: int = 42,
+) -> None:
+    """Run phantom (or your data), prepare, train, predict, evaluate and export in one go.
+
+    Args:
+        data: folder with images_and_labels.npy and pre_images.npy; default: phantoms are written.
+        preset: whose numbers.
+        out: folder of everything that is written; default: runs/raseg-<preset>.
+        tag: name of binaries and run.
+        val: volumes at the end that are held out; default: 10, quick 3.
+        seed: of phantoms and training.
+    """
+    from common.reproduce import Stage, run_stages
+
+    out = out or Path("runs") / f"raseg-{preset}"
+    held_out = HELD_OUT.get(preset, 10) if val is None else val
+    stages = []
+    if data is None:
+        data = out / "phantom"
+        if not (data / "phantom.json").is_file():
+            size = ["--cases", VOLUMES.get(preset, 61), "--seed", seed, "--out", data]
+            shape = [] if preset == "quick" else ["--shape", "512,512,20"]
+            stages.append(Stage("phantom", [*size, *shape]))
+    run, bins = out / "run", out / "bins"
+    stages += [
+        Stage("prepare", ["--tag", tag, "--val", held_out, "--preset", preset, "--data", data,
+                          "--data_dir", bins, "--seed", seed]),
+        Stage("train", ["--tag", tag, "--preset", preset, "--data_dir", bins, "--run", run,
+                        "--seed", seed, "--overwrite"]),
+        Stage("predict", ["--tag", tag, "--run", run, "--data", data]),
+        Stage("evaluate", ["--tag", tag, "--run", run, "--data", data]),
+        Stage("export", ["--run", run, "--to", out / "models"]),
+    ]  # fmt: skip
+    run_stages("raseg", stages)
+    print(f"raseg report: {run / 'report' / 'index.html'}")
