@@ -1,0 +1,291 @@
+"""Cases: finding them, loading one, preparing one for the network.
+
+Arrays are (x, y, z[, channels]) in the axis order of the NIfTI files. The engine neither reorients
+nor resamples: scans of one study must agree in voxel size and orientation beforehand.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import DataError
+from common.phantoms import read_marker
+from dhcp_fetal.cfg import read_path_list
+from dhcp_fetal.config import Config
+from dhcp_fetal.images import ENDINGS, Image, read_image
+from dhcp_fetal.session import CaseFiles, read_dataframe, strip_nifti_ending
+
+ABSENT_CHANNEL = {"v0.7.0": -4.0, "v0.8.4": 0.0}
+"""[D7] What a channel listed as `-` is filled with."""
+GRID_TOLERANCE = 0.1
+"""Two files lie on one grid if no corner is further off than this part of a voxel."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case as it lies on the disk."""
+
+    name: str
+    image: np.ndarray
+    """(x, y, z, channels) float32."""
+    labels: np.ndarray | None
+    """(x, y, z) uint8 class numbers."""
+    mask: np.ndarray | None
+    """(x, y, z) int16 region of interest, rounded; values other than 0 and 1 kept. [G8]"""
+    weight_maps: np.ndarray | None
+    """(maps, x, y, z) float32, one per sampling category."""
+    scan: Image
+    """First channel that is there: geometry of what is written."""
+
+
+def find_cases(source: Path) -> tuple[CaseFiles, ...]:
+    """Return the cases of a table, of a list file or of a folder.
+
+    Args:
+        source: .csv with columns channel_..., ground_truth, roi_mask, prediction_filename; or a
+            list file with one scan per line; or a folder, each NIfTI file of which is a scan.
+    Raises:
+        DataError: it is missing or names nothing.
+    """
+    source = Path(source)
+    if source.is_dir():
+        paths = sorted(p for p in source.iterdir()
+                       if p.name.endswith(ENDINGS) and not p.name.startswith("."))  # fmt: skip
+        cases = tuple(CaseFiles((path.absolute(),)) for path in paths)
+    elif source.name.lower().endswith(".csv"):
+        cases = read_dataframe(source)
+    else:
+        cases = tuple(CaseFiles((path,)) for path in read_path_list(source))
+    if not cases:
+        raise DataError(f"{source}: found no case; expected a folder or list of scans, or a table")
+    check_names(cases, source)
+    return cases
+
+
+def name_of(files: CaseFiles) -> str:
+    """Return what a case's results are called: its name, or that of its first scan's file."""
+    if files.name:
+        return files.name
+    first = next((path for path in files.channels if path is not None), None)
+    return strip_nifti_ending(first.name) if first else "unnamed"
+
+
+def check_names(cases: Sequence[CaseFiles], source: Path) -> None:
+    """Refuse two cases whose results would have one name, and names that leave the folder."""
+    seen = set()
+    for files in cases:
+        name = name_of(files)
+        if name in seen or "/" in name or name.startswith("."):
+            raise DataError(
+                f"{source}: the results of two cases would be called {name!r}; expected different "
+                "names (prediction_filename)"
+                if name in seen
+                else f"{source}: {name!r} cannot name a file; expected no / and no leading ."
+            )
+        seen.add(name)
+
+
+def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) -> Case:
+    """Read the files of a case and hold them to one grid.
+
+    Args:
+        files: of the case.
+        config: uses `compat`, `classes`, `input_channels`.
+        check_labels: refuse class numbers the network does not have (run_input_checks).
+    Raises:
+        DataError: a file cannot be read, lies on another grid, or holds other classes; no channel
+            is there, or their number is not the network's.
+    Source: preprocessing.py and io.py of DeepMedic; specification 2 and 3.3.
+    """
+    if len(files.channels) != config.input_channels:
+        raise DataError(
+            f"case {name_of(files)}: found {len(files.channels)} channels, "
+            f"expected {config.input_channels} (input_channels)"
+        )
+    first_of_many = config.compat == "v0.7.0"  # [D8]
+    channels = [path and read_image(path, first_of_many=first_of_many) for path in files.channels]
+    # [G16] The first channel may be the absent one; the engine takes its size from it and fails.
+    present = [(image, path) for image, path in zip(channels, files.channels, strict=True) if image]
+    if not present:
+        raise DataError(f"case {name_of(files)}: every channel is '-', expected at least one scan")
+    scan, scan_path = present[0]
+    for image, path in present[1:]:
+        check_grid(scan, image, (scan_path, path))
+    array = np.empty((*scan.array.shape, len(channels)), np.float32)
+    for index, image in enumerate(channels):
+        array[..., index] = ABSENT_CHANNEL[config.compat] if image is None else image.array
+    beside = [
+        path and _read_beside(path, scan, scan_path, first_of_many)
+        for path in (files.labels, files.mask, *files.weight_maps)
+    ]
+    labels = None if files.labels is None else as_classes(beside[0], files.labels)
+    if labels is not None and check_labels and labels.max() >= config.classes:
+        raise DataError(
+            f"{files.labels}: found the class {labels.max()}, expected 0 to {config.classes - 1}"
+        )
+    mask = None if files.mask is None else np.rint(beside[1]).astype(np.int16)
+    maps = _stack_maps(beside[2:], files)
+    return Case(name_of(files), array, labels, mask, maps, scan)
+
+
+def as_classes(array: np.ndarray, path: Path) -> np.ndarray:
+    """Return class numbers, rounded to whole ones as the engine does, as uint8."""
+    rounded = np.rint(array)
+    if rounded.min() < 0 or rounded.max() > 255:
+        raise DataError(f"{path}: found the label {rounded.min()}, expected class numbers from 0")
+    return rounded.astype(np.uint8)
+
+
+def check_grid(first: Image, second: Image, paths: Sequence[Path]) -> None:
+    """Refuse two files whose voxels do not lie at the same places.
+
+    Raises:
+        DataError: names both files and what differs.
+    """
+    if first.array.shape != second.array.shape:
+        raise DataError(
+            f"{paths[0]} and {paths[1]}: expected one voxel grid, found {first.array.shape} and "
+            f"{second.array.shape} voxels (x, y, z)"
+        )
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in first.array.shape))).reshape(3, -1)
+    apart = (first.affine[:3, :3] - second.affine[:3, :3]) @ corners
+    apart += (first.affine[:3, 3] - second.affine[:3, 3])[:, None]
+    furthest = float(np.linalg.norm(apart, axis=0).max())
+    if not furthest <= GRID_TOLERANCE * min(first.spacing_mm):
+        raise DataError(
+            f"{paths[0]} and {paths[1]}: expected one voxel grid, found corners {furthest:.3g} mm "
+            "apart"
+        )
+
+
+def prepare_case(case: Case, config: Config) -> np.ndarray:
+    """Return a case's image as `Config.normalisation` says.
+
+    Args:
+        case: loaded.
+        config: uses `normalisation`: "none" leaves the files' numbers, "volume" takes mean and
+            deviation of every channel over all voxels (normalise_t2w_images.py), "brain" over the
+            mask where the case has one.
+    Returns:
+        (x, y, z, channels) float32.
+    """
+    inside = case.mask > 0 if config.normalisation == "brain" and case.mask is not None else None
+    return normalise(case.image, config.normalisation, inside, name=case.name)
+
+
+def normalise(
+    image: np.ndarray, kind: str, inside: np.ndarray | None = None, *, name: str = "scan"
+) -> np.ndarray:
+    """Give every channel mean 0 and deviation 1 over all voxels or those in a mask.
+
+    Args:
+        image: (x, y, z, channels).
+        kind: "none", "volume" or "brain".
+        inside: (x, y, z) bool, for "brain"; None or empty: all voxels.
+        name: of the scan, for the warning.
+    Returns:
+        (x, y, z, channels) float32; a constant channel becomes 0.
+    """
+    if kind == "none":
+        _warn_of_raw_numbers(image, name)
+        return image
+    result = np.empty(image.shape, np.float32)
+    for channel in range(image.shape[-1]):
+        values = image[..., channel]
+        counted = values if inside is None or not inside.any() else values[inside]
+        mean, deviation = counted.mean(dtype=np.float64), counted.std(dtype=np.float64)
+        constant = counted.min() == counted.max()
+        result[..., channel] = 0.0 if constant else (values - mean) / deviation
+    return result
+
+
+def _warn_of_raw_numbers(image: np.ndarray, name: str) -> None:
+    """Say that an image hardly can be one of mean 0 and deviation 1; such ones segment to nothing.
+
+    Measured on BraTS scans normalised within the brain: deviation 1.7, mean -2.3.
+    """
+    spread = float(image[::2, ::2, ::2].std())
+    if not 0.05 < spread < 20:
+        warnings.warn(
+            f"{name}: deviation {spread:.3g}; the network expects scans of mean 0 and deviation 1 "
+            "(--normalisation volume, or the verb prepare)",
+            stacklevel=3,
+        )
+
+
+def split_cases(cases: Sequence[CaseFiles], config: Config) -> dict[str, tuple[CaseFiles, ...]]:
+    """Divide a list: the last rows are held out, those before them validate, the rest train.
+
+    Raises:
+        DataError: no case is left to train with.
+    """
+    held_out = len(cases) - config.held_out_cases
+    watched = held_out - config.validation_cases
+    if watched < 1:
+        raise DataError(
+            f"found {len(cases)} cases; expected more than held_out_cases and validation_cases, "
+            f"{config.held_out_cases} + {config.validation_cases}"
+        )
+    return {
+        "training": tuple(cases[:watched]),
+        "validation": tuple(cases[watched:held_out]),
+        "test": tuple(cases[held_out:]),
+    }
+
+
+def describe_files(files: CaseFiles) -> dict[str, object]:
+    """Return a case as split.json holds it."""
+    return {
+        "id": name_of(files),
+        "channels": list(files.channels),
+        "labels": files.labels,
+        "mask": files.mask,
+        "weight_maps": list(files.weight_maps),
+    }
+
+
+def files_from(entry: dict) -> CaseFiles:
+    """Return the case of an entry of split.json."""
+
+    def path(value):
+        return None if value is None else Path(value)
+
+    return CaseFiles(
+        channels=tuple(map(path, entry["channels"])),
+        labels=path(entry["labels"]),
+        mask=path(entry["mask"]),
+        weight_maps=tuple(map(path, entry["weight_maps"])),
+        name=entry["id"],
+    )
+
+
+def paths_of(cases: Sequence[CaseFiles]) -> list[Path]:
+    """Return every file of some cases once, in order."""
+    named = [p for c in cases for p in (*c.channels, c.labels, c.mask, *c.weight_maps) if p]
+    return list(dict.fromkeys(named))
+
+
+def is_phantom(cases: Sequence[CaseFiles]) -> bool:
+    """Return whether any scan lies in a folder that a phantom generator wrote."""
+    folders = {path.parent for path in paths_of(cases)}
+    return any(read_marker(place) for folder in folders for place in (folder, folder.parent))
+
+
+def _read_beside(path: Path, scan: Image, scan_path: Path, first_of_many: bool) -> np.ndarray:
+    image = read_image(path, first_of_many=first_of_many)
+    check_grid(scan, image, (scan_path, path))
+    return image.array
+
+
+def _stack_maps(maps: list, files: CaseFiles) -> np.ndarray | None:
+    if not maps:
+        return None
+    for array, path in zip(maps, files.weight_maps, strict=True):
+        if array is None:
+            raise DataError(f"case {name_of(files)}: a weight map is '-', expected a file")
+        if array.min() < 0:
+            raise DataError(f"{path}: found {array.min()}, expected weights of 0 or more")
+    return np.stack([array.astype(np.float32) for array in maps])

@@ -1,0 +1,103 @@
+"""Feature maps of a scan, for looking into a network: the engine's saveIndividualFms.
+
+A map is a convolution's output before a residual sum, its centre as large as the network's output;
+those of low-resolution pathways are repeated. Arrays are (x, y, z, maps).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from dhcp_fetal import geometry
+from dhcp_fetal.config import Config
+from dhcp_fetal.data import Case, prepare_case
+from dhcp_fetal.images import write_image
+from dhcp_fetal.session import Range
+from dhcp_fetal.tiles import make_apply, predict_volume
+
+Ranges = tuple[tuple[Range | None, ...], ...]
+
+
+def choose_maps(config: Config, ranges: Ranges) -> list[tuple[str, int, int, Range]]:
+    """Return layer name, pathway and layer number from 0, and range of every layer asked for.
+
+    Args:
+        config: uses the pathways.
+        ranges: of the normal, the low-resolution and the fully connected layers.
+    """
+    contexts = len(config.context_factors)
+    pathways = [("normal", 0, ranges[0])]
+    pathways += [(f"context_{p}", p, ranges[1]) for p in range(1, contexts + 1)]
+    pathways.append(("fc", contexts + 1, ranges[2]))
+    return [
+        (f"{name}_{layer + 1}_conv", number, layer, chosen)
+        for name, number, layers in pathways
+        for layer, chosen in enumerate(layers)
+        if chosen is not None
+    ]
+
+
+def write_features(
+    model: keras.Model, case: Case, config: Config, ranges: Ranges, out: Path
+) -> list[Path]:
+    """Write <name>_pathway<p>_layer<l>_fm<k>.nii.gz for every map asked for.
+
+    Args:
+        model: the network.
+        case: loaded.
+        config: its configuration.
+        ranges: see `choose_maps`.
+        out: folder, made if missing.
+    Source: testing.py and featureMaps of DeepMedic; specification 7.4.
+    """
+    maps = choose_maps(config, ranges)
+    if not maps:
+        return []
+    probe = keras.Model(model.inputs, [model.get_layer(name).output for name, *_ in maps])
+    run = make_apply(probe)
+    size = geometry.output_size(config, config.inference_segment)
+
+    def apply(batch: list[np.ndarray]) -> np.ndarray:
+        found = run(batch)
+        chosen = [
+            centre_part(array, size, _factor(config, pathway))[..., first:last]
+            for array, (_, pathway, _, (first, last)) in zip(found, maps, strict=True)
+        ]
+        return np.concatenate(chosen, axis=-1)
+
+    names = [
+        f"{case.name}_pathway{pathway}_layer{layer}_fm{number}.nii.gz"
+        for name, pathway, layer, (first, last) in maps
+        for number in range(first, min(last, model.get_layer(name).filters))
+    ]
+    way = replace(config, classes=len(names), multiply_by_mask=False)
+    volume = predict_volume(apply, prepare_case(case, config), way, mask=case.mask).probabilities
+    out.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        write_image(out / name, volume[..., number], case.scan, copy_header=config.copy_header)
+    return [out / name for name in names]
+
+
+def centre_part(array: np.ndarray, size: Sequence[int], factor: Sequence[int]) -> np.ndarray:
+    """Return the middle of a layer's output at full resolution.
+
+    Args:
+        array: (batch, x, y, z, maps).
+        size: of the network's output.
+        factor: repetitions of each voxel.
+    """
+    for axis, (length, times) in enumerate(zip(size, factor, strict=True), start=1):
+        needed = -(-length // times)
+        start = (array.shape[axis] - 1) // 2 - (needed - 1) // 2
+        array = np.repeat(array.take(range(start, start + needed), axis=axis), times, axis=axis)
+        array = array.take(range(length), axis=axis)
+    return array
+
+
+def _factor(config: Config, pathway: int) -> tuple[int, int, int]:
+    if 1 <= pathway <= len(config.context_factors):
+        return config.context_factors[pathway - 1]
+    return (1, 1, 1)

@@ -1,0 +1,113 @@
+"""Where a network comes from: a run folder, or the original's cfg files and checkpoint."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import OptionError, RunError
+from dhcp_fetal.config import PRESETS, Config, Preset, from_cfg
+
+if TYPE_CHECKING:
+    import keras
+
+
+def resolve_config(
+    config: Config,
+    preset: Preset,
+    *,
+    model: Path | None = None,
+    train: Path | None = None,
+    test: Path | None = None,
+) -> Config:
+    """Return the configuration that a command line means.
+
+    Without a model file: `config`. With one, the files settle what they speak of, the preset the
+    rest, and options given by hand win over both. The engine does not normalise scans by itself, so
+    neither does a configuration of its files.
+
+    Args:
+        config: the preset with the options that were given by hand.
+        preset: its name.
+        model: the original's model cfg.
+        train: its training cfg.
+        test: its test cfg.
+    Raises:
+        OptionError: a training or test cfg without a model cfg; see `config.from_cfg`.
+    """
+    if model is None:
+        if train or test:
+            raise OptionError("-train and -test need -model, expected the model cfg beside them")
+        return config
+    base = PRESETS[preset]
+    by_hand = {
+        field.name: getattr(config, field.name)
+        for field in fields(Config)
+        if getattr(config, field.name) != getattr(base, field.name)
+    }
+    resolved = from_cfg(model, train=train, test=test, base=replace(base, normalisation="none"))
+    return replace(resolved, **by_hand)
+
+
+def choose_device(name: str | None) -> None:
+    """Do as the original's `-dev`: cpu, cuda, or cuda and a number; None: what there is.
+
+    Raises:
+        OptionError: another word, or no such GPU.
+    """
+    import tensorflow as tf
+
+    if name is None:
+        return
+    gpus = tf.config.list_physical_devices("GPU")
+    number = name.removeprefix("cuda")
+    if name == "cpu":
+        chosen = []
+    elif name.startswith("cuda") and (number == "" or number.isdigit()):
+        index = int(number or 0)
+        if index >= len(gpus):
+            raise OptionError(f"-dev {name}: found {len(gpus)} GPUs, expected that one of them")
+        chosen = [gpus[index]]
+    else:
+        raise OptionError(f"-dev: found {name!r}, expected cpu, cuda, cuda0, cuda1, ...")
+    try:
+        tf.config.set_visible_devices(chosen, "GPU")
+    except RuntimeError:
+        raise OptionError(f"-dev {name}: TensorFlow has started with other devices") from None
+
+
+def load_run_network(run: Path) -> "tuple[keras.Model, Config]":
+    """Load the trained network of a run and its configuration.
+
+    Raises:
+        RunError: there is no trained network, it cannot be read, or it is another architecture.
+    """
+    from common.networks import load_trained
+    from common.runs import load_config
+    from dhcp_fetal import layers  # noqa: F401  (Keras must know the layers to read them)
+    from dhcp_fetal.model import build_model
+
+    config = load_config(Path(run), Config)
+    return load_trained(build_model(config), run), config
+
+
+def load_weights(model: "keras.Model", source: Path) -> dict | None:
+    """Give a model the weights of a run folder, a .keras file or a checkpoint of the original.
+
+    Returns:
+        The checkpoint's tensors, with the state of its optimiser; None where it was one of ours.
+    Raises:
+        DataError: the checkpoint cannot be read or is of another architecture.
+        RunError: the run has no network, or another one.
+    """
+    from dhcp_fetal.convert import assign_original, read_original
+
+    source = Path(source)
+    if (source / "manifest.json").is_file():
+        stored, _ = load_run_network(source)
+        if [w.shape for w in stored.weights] != [w.shape for w in model.weights]:
+            raise RunError(f"{source} holds another architecture than the configuration describes")
+        model.set_weights(stored.get_weights())
+        return None
+    tensors = read_original(source)
+    assign_original(model, tensors)
+    return tensors

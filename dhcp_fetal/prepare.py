@@ -1,0 +1,83 @@
+"""Normalise scans to mean 0 and deviation 1, as the original's normalise_t2w_images.py."""
+
+from pathlib import Path
+from typing import Literal
+
+from dhcp_fetal.config import Config, Preset
+
+
+def prepare(
+    images: Path,
+    out: Path,
+    *,
+    config: Config,
+    preset: Preset = "port",
+    over: Literal["volume", "brain"] = "volume",
+    masks: Path | None = None,
+) -> None:
+    """Normalise the scans of a folder, list or table to mean 0 and deviation 1.
+
+    Training and prediction normalise by themselves (--normalisation); this writes the normalised
+    scans, under the names they had.
+
+    Args:
+        images: folder or list file of scans, or table.
+        out: folder of the normalised scans; not the one they lie in.
+        config: normalise_to_float and copy_header matter here.
+        preset: where the numbers come from; code keeps the type of the input, quantised.
+        over: the whole volume, background included (the original), or the brain alone.
+        masks: folder of brain masks under the scans' names, for over brain; default: the table's
+            column roi_mask.
+    """
+    from common.errors import DataError, OptionError
+    from dhcp_fetal.data import find_cases
+
+    cases = find_cases(images)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for files in cases:
+        if len(files.channels) != 1 or files.channels[0] is None:
+            raise DataError(f"{images}: expected one scan per case, found {len(files.channels)}")
+        source = files.channels[0]
+        target = Path(out) / source.name
+        if target.resolve() == source.resolve():
+            raise OptionError(f"--out {out}: expected another folder than that of the scans")
+        mask = files.mask if masks is None else masks / source.name
+        if over == "brain" and mask is None:
+            raise OptionError(f"{source.name}: --over brain needs --masks or a column roi_mask")
+        normalise_file(source, target, config, mask=mask if over == "brain" else None)
+    print(f"Normalised scans: {len(cases)} in {out}")
+
+
+def normalise_file(source: Path, target: Path, config: Config, *, mask: Path | None = None) -> None:
+    """Normalise one scan; of a 4-D file the first volume.
+
+    Args:
+        source: NIfTI.
+        target: NIfTI.
+        config: uses `normalise_to_float` [G25] and `copy_header`.
+        mask: over whose voxels above 0 mean and deviation are taken; None: all.
+    Raises:
+        DataError: a file cannot be read or written, or they lie on different grids.
+    Source: normalise_t2w_images.py; specification 3.1.
+    """
+    import numpy as np
+
+    from dhcp_fetal.data import check_grid
+    from dhcp_fetal.images import read_image, write_image
+
+    scan = read_image(source, first_of_many=True)
+    values = scan.array.astype(np.float64)
+    counted = values
+    if mask is not None:
+        region = read_image(mask)
+        check_grid(scan, region, (source, mask))
+        counted = values[region.array > 0] if (region.array > 0).any() else values
+    deviation = counted.std()
+    constant = counted.min() == counted.max()
+    # A constant image is divided by 0 in the original.
+    result = np.zeros_like(values) if constant else (values - counted.mean()) / deviation
+    kept = None if config.normalise_to_float else scan.header.get_data_dtype()
+    write_image(
+        target, result.astype(np.float32) if kept is None else result, scan,
+        copy_header=True, stored=kept,
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""The main job: data to report, both networks, every stage a command that can be run alone."""
+
+from pathlib import Path
+
+from dhcp_fetal.config import PRESETS, Preset
+
+QUICK_CASES = 11
+
+
+def reproduce(
+    data: Path | None = None,
+    preset: Preset = "quick",
+    *,
+    out: Path | None = None,
+    seed: int = 42,
+) -> None:
+    """Run phantom (or your data), train both networks, predict, evaluate and export in one go.
+
+    Args:
+        data: folder with brain.csv and cortex.csv of your own cases; default: phantoms are written.
+        preset: whose numbers.
+        out: folder of everything that is written; default: runs/dhcp_fetal-<preset>.
+        seed: of phantoms and training.
+    """
+    from common.reproduce import Stage, run_stages
+
+    out = out or Path("runs") / f"dhcp_fetal-{preset}"
+    stages = []
+    if data is None:
+        data = out / "phantom"
+        if not (data / "cortex.csv").is_file():
+            size = ["--cases", cases_needed(preset), "--seed", seed, "--out", data]
+            stages.append(Stage("phantom", size))
+    else:
+        check_tables(data)
+    brain, cortex = out / "brain", out / "cortex"
+    for name, run in (("brain", brain), ("cortex", cortex)):
+        words = ["--cases", data / f"{name}.csv", "--preset", preset, "--run", run]
+        stages.append(Stage("train", [*words, "--seed", seed, "--overwrite"]))
+    stages += [
+        Stage("predict", ["--brain", brain, "--cortex", cortex]),
+        Stage("evaluate", ["--run", cortex, "--structure", "cortex"]),
+        Stage("export", ["--run", brain, "--to", out / "models", "--name", "dhcp_fetal_brain"]),
+        Stage("export", ["--run", cortex, "--to", out / "models", "--name", "dhcp_fetal_cortex"]),
+    ]
+    run_stages("dhcp_fetal", stages)
+    print(f"dhcp_fetal report: {cortex / 'report' / 'index.html'}")
+
+
+def cases_needed(preset: Preset) -> int:
+    """Return how many phantoms a preset is trained and tested on."""
+    return QUICK_CASES if preset == "quick" else 30 + PRESETS[preset].held_out_cases
+
+
+def check_tables(data: Path) -> None:
+    """Refuse a folder without the two tables.
+
+    Raises:
+        DataError: names the one that is missing.
+    """
+    from common.errors import DataError
+
+    for name in ("brain.csv", "cortex.csv"):
+        if not (data / name).is_file():
+            raise DataError(f"--data {data}: {name} is missing; expected brain.csv and cortex.csv")

@@ -1,0 +1,233 @@
+"""The files of a session: what a training or test configuration file says beside `Config`."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import DataError, OptionError
+from dhcp_fetal.cfg import CfgFile, absolute, read_cfg, read_list, read_path_list
+from dhcp_fetal.cfg_values import table_of, text
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Files of one case; whether they exist is left to whoever reads them."""
+
+    channels: tuple[Path | None, ...]
+    """One image per channel; [G16] None where the list says `-`, the first one included."""
+    labels: Path | None = None
+    mask: Path | None = None
+    weight_maps: tuple[Path | None, ...] = ()
+    """One map per category of samples."""
+    name: str | None = None
+    """What the case's results are called, without `.nii` or `.nii.gz`."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Which results of whole volumes are written."""
+
+    labels: bool = True
+    probabilities: tuple[bool, ...] = ()
+    """One entry per class; empty: all."""
+    label_suffix: str = "Segm"
+    probability_suffix: str = "ProbMapClass"
+    feature_ranges: tuple[tuple[Range | None, ...], ...] = ((), (), ())
+    """Feature maps to write of each layer of the normal, the low-resolution and the fully connected
+    pathways, as [first, behind the last]; empty: none."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of the original's command line."""
+
+    name: str
+    output_folder: Path
+    weights: Path | None
+    """Checkpoint to begin with (cnnModelFilePath)."""
+    cases: tuple[CaseFiles, ...]
+    validation_cases: tuple[CaseFiles, ...] = ()
+    saved: Saved = Saved()
+    """Of the test cases, or of the validation cases while training."""
+    tensorboard: bool = False
+    sampling_processes: int = 0
+    check_inputs: bool = True
+    normalisation_verbosity: int = 0
+
+
+def read_test_session(path: Path) -> Session:
+    """Read the files that a test cfg names.
+
+    Raises:
+        DataError: a list is missing, or lists differ in length; names both.
+        OptionError: see `cfg.read_cfg`; a required key is missing.
+    """
+    file = read_cfg(path, "test")
+    cases = _read_cases(
+        file,
+        dataframe="dataframe",
+        channels="channels",
+        labels="gtLabels",
+        mask="roiMasks",
+        names="namesForPredictionsPerCase",
+    )
+    return Session(cases=cases, saved=_read_saved(file, ""), **_common(file, "testSession"))
+
+
+def read_train_session(path: Path) -> Session:
+    """Read the files that a training cfg names.
+
+    Raises:
+        DataError: a list is missing, or lists differ in length; names both.
+        OptionError: see `cfg.read_cfg`; a required key is missing.
+    """
+    file = read_cfg(path, "train")
+    cases = _read_cases(
+        file,
+        dataframe="dataframe_train",
+        channels="channelsTraining",
+        labels="gtLabelsTraining",
+        mask="roiMasksTraining",
+        weight_maps="weightedMapsForSamplingEachCategoryTrain",
+        needs_labels=True,
+    )
+    validation = ()
+    on_samples = file.get("performValidationOnSamplesThroughoutTraining", False)
+    if on_samples or file.get("performFullInferenceOnValidationImagesEveryFewEpochs", False):
+        validation = _read_cases(
+            file,
+            dataframe="dataframe_val",
+            channels="channelsValidation",
+            labels="gtLabelsValidation",
+            mask="roiMasksValidation",
+            weight_maps="weightedMapsForSamplingEachCategoryVal",
+            names="namesForPredictionsPerCaseVal",
+            needs_labels=on_samples,
+        )
+    return Session(
+        cases=cases,
+        validation_cases=validation,
+        saved=_read_saved(file, "Val"),
+        tensorboard=file.get("tensorboard_log", False),
+        sampling_processes=file.get("num_processes_sampling", 0),
+        **_common(file, "trainSession"),
+    )
+
+
+def _common(file: CfgFile, name: str) -> dict[str, object]:
+    file.require("folderForOutput")
+    return {
+        "name": file.get("sessionName", name),
+        "output_folder": file.resolve("folderForOutput"),
+        "weights": file.resolve("cnnModelFilePath"),
+        "check_inputs": file.get("run_input_checks", True),
+        "normalisation_verbosity": file.get("norm_verbosity_lvl", 0),
+    }
+
+
+def _read_saved(file: CfgFile, ending: str) -> Saved:
+    key = "suffixForSegmAndProbsDict" + ending
+    try:
+        suffixes = table_of({"segm": text, "prob": text})(file.get(key, {}))
+    except ValueError as mistake:
+        raise OptionError(f"{file.where(key)}: expected {mistake}") from None
+    ranges = ((), (), ())
+    if file.get("saveIndividualFms" + ending, False):
+        first, last = "minMaxIndicesOfFmsToSaveFromEachLayerOf", "Pathway" + ending
+        pathways = ("Normal", "Subsampled", "FullyConnected")
+        ranges = tuple(file.get(first + pathway + last, ()) for pathway in pathways)
+    return Saved(
+        labels=file.get("saveSegmentation" + ending, True),
+        probabilities=file.get("saveProbMapsForEachClass" + ending, ()),
+        label_suffix=suffixes.get("segm", "Segm"),
+        probability_suffix=suffixes.get("prob", "ProbMapClass"),
+        feature_ranges=ranges,
+    )
+
+
+def _read_cases(
+    file: CfgFile,
+    *,
+    dataframe: str,
+    channels: str,
+    labels: str,
+    mask: str,
+    names: str | None = None,
+    weight_maps: str | None = None,
+    needs_labels: bool = False,
+) -> tuple[CaseFiles, ...]:
+    """Read one subset's cases from a data frame or from the lists of a file."""
+    if dataframe in file.values:
+        return read_dataframe(file.resolve(dataframe))
+    if channels not in file.values:
+        raise OptionError(f"{file.path}: expected the key {channels} or {dataframe}")
+    if needs_labels:
+        file.require(labels)
+    channel_lists = [file.locate(name) for name in file.get(channels)]
+    columns = [_read_column(path, channel_lists[0]) for path in channel_lists]
+    reference = channel_lists[0]
+    label_files = _read_column(file.resolve(labels), reference)
+    mask_files = _read_column(file.resolve(mask), reference)
+    map_lists = file.get(weight_maps, ()) if weight_maps else ()
+    maps = [_read_column(file.locate(name), reference) for name in map_lists]
+    called = _read_column(file.resolve(names) if names else None, reference, paths=False)
+    return tuple(
+        CaseFiles(
+            channels=tuple(column[index] for column in columns),
+            labels=label_files[index],
+            mask=mask_files[index],
+            weight_maps=tuple(column[index] for column in maps),
+            name=strip_nifti_ending(called[index]),
+        )
+        for index in range(len(columns[0]))
+    )
+
+
+def _read_column(path: Path | None, reference: Path, *, paths: bool = True) -> Sequence:
+    """Read a list that must be as long as the first channel's; None: nothing for each case."""
+    expected = len(read_list(reference))
+    if path is None:
+        return (None,) * expected
+    column = read_path_list(path) if paths else read_list(path)
+    if len(column) != expected:
+        raise DataError(
+            f"{path}: expected {expected} entries as in {reference}, found {len(column)}"
+        )
+    return column
+
+
+def read_dataframe(path: Path) -> tuple[CaseFiles, ...]:
+    """Read a csv table of cases; its paths are relative to its folder."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    channels = sorted(name for name in (rows[0] if rows else {}) if name.startswith("channel_"))
+    if not channels:
+        raise DataError(f"{path}: expected rows with columns channel_..., found none")
+
+    def locate(entry: str | None) -> Path | None:
+        folder = path.absolute().parent
+        return absolute(folder, entry) if entry not in (None, "", "-") else None
+
+    return tuple(
+        CaseFiles(
+            channels=tuple(locate(row[name]) for name in channels),
+            labels=locate(row.get("ground_truth")),
+            mask=locate(row.get("roi_mask")),
+            name=strip_nifti_ending(row.get("prediction_filename") or None),
+        )
+        for row in rows
+    )
+
+
+def strip_nifti_ending(name: str | None) -> str | None:
+    """Return a result's name without `.nii` or `.nii.gz`."""
+    for ending in (".nii.gz", ".nii"):
+        if name is not None and name.endswith(ending):
+            return name.removesuffix(ending)
+    return name

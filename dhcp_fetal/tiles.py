@@ -1,0 +1,333 @@
+"""Tiles: padding a case, cutting segments with their contexts, predicting whole volumes.
+
+Arrays are (x, y, z, channels), x, y, z being the axes of the NIfTI file in its own order; labels
+and masks are (x, y, z). Corners and sizes are in voxels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.windows import window_corners
+from dhcp_fetal import geometry
+from dhcp_fetal.config import Config
+from dhcp_fetal.geometry import Triple
+from dhcp_fetal.normalisation import zscore
+
+if TYPE_CHECKING:
+    import keras
+
+Pads = tuple[tuple[int, int], ...]
+Apply = Callable[[list[np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class PaddedCase:
+    """One case as segments are cut from it."""
+
+    image: np.ndarray
+    """(x, y, z, channels) float32, padded and normalised."""
+    mask: np.ndarray | None
+    """(x, y, z) int16 padded region of interest, values other than 0 and 1 kept; or None."""
+    border: np.ndarray
+    """(channels,) float32: what lies outside the image."""
+    pads: Pads
+    """Voxels added (before, after) on each axis."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of a whole volume, in the grid of the image."""
+
+    labels: np.ndarray
+    """(x, y, z) int16 classes; 0 outside the mask."""
+    probabilities: np.ndarray
+    """(x, y, z, classes) float32. [G9] All classes, background too, are 0 outside the mask and in
+    tiles that were left out."""
+
+
+def pad_case(
+    image: np.ndarray, config: Config, *, segment: Triple, mask: np.ndarray | None = None
+) -> PaddedCase:
+    """Pad, normalise and find the border's intensity, as the engine does before it cuts.
+
+    Args:
+        image: (x, y, z, channels), any real dtype.
+        config: uses `pad_inputs` and the zscore fields.
+        segment: size of the segments to be cut.
+        mask: (x, y, z) region of interest, rounded to whole numbers; or None.
+    Returns:
+        `PaddedCase`.
+    Source: preprocessing.py of DeepMedic; specification 3.3.
+    """
+    pads = plan_padding(image.shape[:3], config, segment)
+    padded = reflect(image, pads)
+    padded_mask = None if mask is None else reflect(np.rint(mask).astype(np.int16), pads)
+    # [G29] After padding: mirrored voxels count twice in the mean and the deviation.
+    padded = zscore(padded, config, mask=padded_mask)
+    border = border_means(padded).astype(np.float32)
+    return PaddedCase(padded.astype(np.float32, copy=False), padded_mask, border, pads)
+
+
+def plan_padding(shape: Sequence[int], config: Config, segment: Triple) -> Pads:
+    """Return the voxels to add (before, after) on each axis.
+
+    [G26] Without `pad_inputs` none, so that a margin stays unpredicted. [D6] [G7] An image still
+    smaller than the segment grows at the far end; v0.8.4 fails there.
+    """
+    margins = geometry.margins(config, segment) if config.pad_inputs else ((0, 0),) * 3
+    pads = []
+    for voxels, length, (before, after) in zip(shape, segment, margins, strict=True):
+        pads.append((before, max(after, length - voxels - before)))
+    return tuple(pads)
+
+
+def reflect(array: np.ndarray, pads: Pads) -> np.ndarray:
+    """Reflect the first three axes at their borders, the edge voxels not repeated."""
+    if not any(map(any, pads)):
+        return array
+    return np.pad(array, (*pads, *((0, 0),) * (array.ndim - 3)), mode="reflect")
+
+
+def border_means(image: np.ndarray) -> np.ndarray:
+    """Return each channel's mean over the eight corner voxels, (channels,) float64."""
+    corners = [image[place] for place in product((0, -1), repeat=3)]
+    return np.mean(corners, axis=0, dtype=np.float64)
+
+
+def tile_corners(
+    shape: Sequence[int], segment: Triple, stride: Triple, *, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """Return where the engine puts its tiles, x fastest and z slowest.
+
+    Tiles lie a stride apart; the last of an axis is pushed back to end with the image. [G5] The
+    outcome depends on this grid.
+
+    Args:
+        shape: (x, y, z) of the padded image.
+        segment: size of a tile at the network's input.
+        stride: size of what the network predicts of a tile.
+        mask: (x, y, z); tiles whose whole input has no voxel other than 0 are left out.
+    Returns:
+        Integer array (tiles, 3) of low corners.
+    Source: sampling.py, `get_slice_coords_of_all_img_tiles`; specification 7.
+    """
+    corners = window_corners(shape, segment, stride, fastest="first")
+    if mask is None:
+        return corners
+    kept = [mask[_box(corner, segment)].any() for corner in corners]
+    return corners[np.asarray(kept, dtype=bool)]
+
+
+def fill_batches(corners: np.ndarray, batch_size: int) -> np.ndarray:
+    """Repeat the last tile until their number is a multiple of the batch."""
+    missing = -len(corners) % batch_size
+    return np.concatenate([corners, np.repeat(corners[-1:], missing, axis=0)])
+
+
+def cut_segment(
+    case: PaddedCase, corner: Sequence[int], segment: Triple, config: Config, *, sampled: bool
+) -> list[np.ndarray]:
+    """Cut a segment and its low-resolution contexts.
+
+    Args:
+        case: from `pad_case`.
+        corner: low corner of the segment in the padded image.
+        segment: its size.
+        config: uses the context's fields.
+        sampled: whether it is one for training or validation; [D5] [G27] v0.7.0 leaves the far end
+            of their contexts at the border's intensity.
+    Returns:
+        [segment (x, y, z, channels), one context per factor] float32.
+    """
+    field = geometry.receptive_field(config.kernels)
+    contexts = [
+        cut_context(
+            case.image,
+            corner,
+            segment,
+            field=field,
+            factor=factor,
+            border=case.border,
+            centred=config.centred_context,
+            aligned=config.align_context_at_border,
+            truncated=sampled and config.compat == "v0.7.0",
+        )
+        for factor in config.context_factors
+    ]
+    return [case.image[_box(corner, segment)], *contexts]
+
+
+def cut_context(
+    image: np.ndarray,
+    corner: Sequence[int],
+    segment: Triple,
+    *,
+    field: Triple,
+    factor: Triple,
+    border: np.ndarray,
+    centred: bool = False,
+    aligned: bool = False,
+    truncated: bool = False,
+) -> np.ndarray:
+    """Cut the low-resolution surroundings of one segment.
+
+    [G6] Voxels are taken every `factor` without smoothing. What lies outside the image has the
+    border's intensity.
+
+    Args:
+        image: (x, y, z, channels), padded.
+        corner: low corner of the segment at full resolution.
+        segment: its size.
+        field: receptive field of the normal pathway.
+        factor: voxels of the image per voxel of the context.
+        border: (channels,) intensity.
+        centred: see `Config.centred_context`.
+        aligned: see `Config.align_context_at_border`.
+        truncated: see `cut_segment`.
+    Returns:
+        (x', y', z', channels) of `geometry.context_size`, in the image's dtype.
+    Source: sampling.py, `sampl_subs_segm`; specification 3.4.
+    """
+    size = geometry.context_size(segment, field, factor)
+    context = np.empty((*size, image.shape[-1]), dtype=image.dtype)
+    context[...] = border
+    taken, placed = [], []
+    for axis in range(3):
+        source, target = _context_span(
+            corner[axis],
+            size[axis],
+            limit=image.shape[axis],
+            field=field[axis],
+            factor=factor[axis],
+            centred=centred,
+            aligned=aligned,
+            truncated=truncated,
+        )
+        taken.append(source)
+        placed.append(target)
+    context[tuple(placed)] = image[tuple(taken)]
+    return context
+
+
+def context_start(field: int, factor: int, *, centred: bool) -> int:
+    """Return where, on one axis, a context begins against the segment it belongs to."""
+    if factor % 2:
+        back = (factor - 1) // 2 * field - factor // 2
+    else:
+        back = (factor - 2) // 2 * field + field // 2 - (factor // 2 - 1)
+    return (factor - 1) // 2 * centred - back  # [G3]
+
+
+def _context_span(start, size, *, limit, field, factor, centred, aligned, truncated):
+    """Return, for one axis, what is read of the image and where it goes in the context."""
+    low = start + context_start(field, factor, centred=centred)
+    filled = size
+    if truncated:
+        filled = field - 1 + -(-(size - field + 1) // factor)  # [D5] [G27]
+    high = min(low + filled * factor, limit)
+    first, place = low, 0
+    if low < 0 and aligned:
+        place = -(low // factor)
+        first = low + place * factor
+    elif low < 0:
+        first, place = 0, -low // factor  # [G4] the grid starts anew at voxel 0
+    count = max(0, -(-(high - first) // factor))
+    return slice(first, max(first, high), factor), slice(place, place + count)
+
+
+def make_apply(model: "keras.Model") -> Apply:
+    """Return a function that runs a model on batches of one shape, compiled at its first call."""
+    import tensorflow as tf
+
+    @tf.function(reduce_retracing=True)
+    def run(inputs):
+        return model(inputs if len(inputs) > 1 else inputs[0], training=False)
+
+    def apply(batch):
+        found = run([tf.convert_to_tensor(part) for part in batch])
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), found)
+
+    return apply
+
+
+def predict_volume(
+    apply: Apply,
+    image: np.ndarray,
+    config: Config,
+    *,
+    mask: np.ndarray | None = None,
+    segment: Triple | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prediction:
+    """Segment a whole volume tile by tile.
+
+    Beside the padded image and the result, one batch is held. Later tiles overwrite earlier ones.
+
+    Args:
+        apply: from `make_apply`: list of batches as `cut_segment` orders them -> probabilities
+            (batch, x', y', z', classes).
+        image: (x, y, z, channels), any real dtype, normalised as the network was trained.
+        config: uses preparation, network and `inference_batch_size`.
+        mask: (x, y, z) region of interest; outside it all outputs are 0. None: the whole volume.
+        segment: size of a tile; None: `config.inference_segment`.
+        progress: called after every batch with the tiles done and the tiles in all.
+    Returns:
+        `Prediction` in the grid of the image.
+    Source: testing.py, `inference_on_whole_volumes`; specification 7.
+    """
+    segment = segment or config.inference_segment
+    case = pad_case(image, config, segment=segment, mask=mask)
+    predicted = geometry.output_size(config, segment)
+    probabilities = np.zeros((*image.shape[:3], config.classes), dtype=np.float32)
+    shift = [
+        margin[0] - pad[0]
+        for margin, pad in zip(geometry.margins(config, segment), case.pads, strict=True)
+    ]
+    corners = tile_corners(case.image.shape[:3], segment, predicted, mask=case.mask)
+    if case.mask is not None:
+        # The engine predicts these too, and multiplies all of it by 0.
+        margin = [low for low, _ in geometry.margins(config, segment)]
+        kept = [case.mask[_box(corner + margin, predicted)].any() for corner in corners]
+        corners = corners[np.asarray(kept, dtype=bool)]
+    size = config.inference_batch_size
+    for first in range(0, len(corners), size):
+        chosen = fill_batches(corners[first : first + size], size)
+        tiles = [cut_segment(case, corner, segment, config, sampled=False) for corner in chosen]
+        outputs = apply([np.stack(parts) for parts in zip(*tiles, strict=True)])
+        for corner, output in zip(chosen, outputs, strict=True):
+            target = probabilities[_box(corner + shift, predicted)]
+            # Voxels added beyond a small image's far end have no place in the result.
+            target[...] = output[_box((0, 0, 0), target.shape[:3])]
+        if progress is not None:
+            progress(min(first + size, len(corners)), len(corners))
+    weight = None
+    if case.mask is not None:
+        weight = case.mask[_box([before for before, _ in case.pads], image.shape[:3])]
+    return mask_outputs(probabilities, weight, config)
+
+
+def mask_outputs(
+    probabilities: np.ndarray, weight: np.ndarray | None, config: Config
+) -> Prediction:
+    """Return labels and probabilities, those outside a region of interest set to 0.
+
+    Args:
+        probabilities: (x, y, z, classes) float32; changed in place.
+        weight: (x, y, z) int16 mask, or None.
+        config: uses `multiply_by_mask`.
+    """
+    labels = np.argmax(probabilities, axis=-1).astype(np.int16)
+    if weight is not None:
+        if not config.multiply_by_mask:
+            weight = (weight > 0).astype(np.int16)  # [G8]
+        labels *= weight
+        probabilities *= weight[..., None]
+    return Prediction(labels, probabilities)
+
+
+def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(int(a), int(a) + int(b)) for a, b in zip(corner, size, strict=True))

@@ -1,0 +1,166 @@
+"""Train a network, from a table of cases or from the original's configuration files."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dhcp_fetal.config import Config, Preset
+
+if TYPE_CHECKING:
+    from dhcp_fetal.session import Session
+
+
+def train(
+    cases: Path | None = None,
+    run: Path | None = None,
+    *,
+    config: Config,
+    preset: Preset = "port",
+    model_cfg: Path | None = None,
+    train_cfg: Path | None = None,
+    load: Path | None = None,
+    reset_optimiser: bool = False,
+    device: str | None = None,
+    seed: int = 42,
+    overwrite: bool = False,
+    deterministic: bool | None = None,
+    mixed_precision: bool = False,
+) -> None:
+    """Train a network, from a table of cases or from the original's configuration files.
+
+    The same command again continues an unfinished run, to the bit when deterministic.
+
+    Args:
+        cases: csv table with the columns channel_..., ground_truth, roi_mask; its last rows are
+            held out.
+        run: run folder; default: <folderForOutput>/<sessionName> of the training cfg.
+        config: every number of the run.
+        preset: where the numbers come from that no file settles; options after it change single
+            ones.
+        model_cfg: the original's model cfg (-model).
+        train_cfg: the original's training cfg (-train); it names the cases.
+        load: run folder or checkpoint of the original to begin with (-load).
+        reset_optimiser: take the checkpoint's weights alone (-resetopt).
+        device: cpu, cuda or cuda0, cuda1, ...; default: what there is (-dev).
+        seed: of weights, sampling and augmentation.
+        overwrite: discard what an earlier run left in the folder.
+        deterministic: same bits at every repetition on the same machine; default: on a CPU.
+        mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
+    """
+    from common.runs import open_run
+    from common.training import configure_runtime
+    from dhcp_fetal.networks import choose_device, resolve_config
+
+    session = read_session(train_cfg)
+    config = resolve_config(config, preset, model=model_cfg, train=train_cfg)
+    split, options = find_split(cases, session, config), {
+        "preset": preset,
+        "cases": cases,
+        "model_cfg": model_cfg,
+        "train_cfg": train_cfg,
+        "load": load,
+        "reset_optimiser": reset_optimiser,
+        "deterministic": deterministic,
+        "mixed_precision": mixed_precision,
+    }  # fmt: skip
+    folder = choose_run(run, session)
+    choose_device(device)
+    with open_run(
+        folder, paper="dhcp_fetal", options=options, config=config, seed=seed, overwrite=overwrite
+    ) as record:
+        runtime = configure_runtime(
+            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
+        )
+        record.record(runtime=runtime)
+        write_split(record, split)
+        start = load or (session and session.weights)
+        carry_out(record, split, session, seed=seed, start=start, reset_optimiser=reset_optimiser)
+    print(f"Trained network: {folder / 'model.keras'}")
+
+
+def carry_out(record, split: dict, session, *, seed: int, start, reset_optimiser: bool) -> None:
+    """Train within an open run and save the network.
+
+    Args:
+        record: the run; its configuration says everything.
+        split: cases by subset.
+        session: of a training cfg, or None.
+        seed: of sampling.
+        start: where first weights come from, or None.
+        reset_optimiser: leave a checkpoint's optimiser state.
+    """
+    from common.training import fit
+    from dhcp_fetal.feeding import make_dataset, steps_per_epoch
+    from dhcp_fetal.training import build_training
+
+    config = record.config
+    xla = record.manifest["runtime"]["xla"]
+    work = build_training(record, split, config, session, seed=seed, xla=xla)
+    work.begin_with(start, reset_optimiser=reset_optimiser)
+    fit(
+        work.model,
+        lambda first_step: make_dataset(work.source, config, first_step=first_step),
+        run=record,
+        max_steps=config.epochs * steps_per_epoch(config),
+        steps_per_epoch=steps_per_epoch(config),
+        evaluate=work.evaluate,
+        pictures=work.pictures,
+        callbacks=work.callbacks,
+    )
+    record.record(sampling={"waited_s": round(work.source.waited_s, 3)})
+    # [D17] One network and one checkpoint to go on from are kept, not one per epoch.
+    work.finish(record.path / "model.keras")
+
+
+def read_session(train_cfg: Path | None) -> "Session | None":
+    """Return what a training cfg says of files, or None without one."""
+    from dhcp_fetal.session import read_train_session
+
+    return None if train_cfg is None else read_train_session(train_cfg)
+
+
+def choose_run(run: Path | None, session: "Session | None") -> Path:
+    """Return the run folder that the options mean.
+
+    Raises:
+        OptionError: neither a folder nor a training cfg is given.
+    """
+    from common.errors import OptionError
+
+    if run is not None:
+        return run
+    if session is None:
+        raise OptionError("--run is missing; expected the folder of the run")
+    return session.output_folder / session.name
+
+
+def find_split(cases: Path | None, session: "Session | None", config: Config) -> dict:
+    """Return the cases by subset: from the training cfg, or from a table.
+
+    Raises:
+        OptionError: none or both are given.
+        DataError: see `data.find_cases`; the table leaves no case to train with.
+    """
+    from common.errors import OptionError
+    from dhcp_fetal.data import find_cases, split_cases
+
+    if (cases is None) == (session is None):
+        raise OptionError("expected either --cases, a table, or -model and -train, cfg files")
+    if session is None:
+        return split_cases(find_cases(cases), config)
+    return {"training": session.cases, "validation": session.validation_cases, "test": ()}
+
+
+def write_split(record, split: dict) -> None:
+    """Write split.json and what the files hold, and warn of cases that are in two subsets."""
+    from dhcp_fetal.data import describe_files, is_phantom, paths_of
+
+    everyone = [files for subset in split.values() for files in subset]
+    record.record(phantom=is_phantom(everyone))
+    record.write_split({name: list(map(describe_files, part)) for name, part in split.items()})
+    record.record_files(paths_of(everyone))
+    training = {files.channels for files in split["training"]}
+    for name in ("validation", "test"):
+        again = [files for files in split[name] if files.channels in training]
+        if again:
+            print(f"note: {len(again)} {name} cases are trained on as well", file=sys.stderr)

@@ -1,0 +1,133 @@
+"""Everything around the loop of training: network, optimiser, what is looked at, what is kept."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+
+from common.runs import Run
+from dhcp_fetal.config import Config
+from dhcp_fetal.feeding import (
+    CaseCache,
+    SegmentSource,
+    training_way,
+    validation_way,
+)
+from dhcp_fetal.inference import make_apply
+from dhcp_fetal.losses import EngineCost
+from dhcp_fetal.model import build_model
+from dhcp_fetal.optimisers import freeze_layers, make_optimiser
+from dhcp_fetal.schedules import warn_of_rising_rate
+from dhcp_fetal.session import CaseFiles, Session
+from dhcp_fetal.validation import (
+    FollowSchedule,
+    KeepBest,
+    ValidateSamples,
+    make_pictures,
+    make_volume_validation,
+)
+
+BEST = "best.keras"
+
+
+@dataclass
+class Training:
+    """What `fit` needs, and what is done before and after it."""
+
+    model: keras.Model
+    source: SegmentSource
+    config: Config
+    evaluate: Callable[[], Mapping[str, float]] | None
+    pictures: Callable[[], Mapping] | None
+    callbacks: list[keras.callbacks.Callback] = field(default_factory=list)
+    best: Path | None = None
+    """[G30] Network of the best epoch, where that is kept."""
+
+    def begin_with(self, source: Path | None, *, reset_optimiser: bool) -> None:
+        """Take weights, and a checkpoint's optimiser state, from elsewhere; None: fresh ones."""
+        from dhcp_fetal.convert import assign_slots
+        from dhcp_fetal.networks import load_weights
+
+        if source is None:
+            return
+        tensors = load_weights(self.model, source)
+        if tensors is not None and not reset_optimiser:
+            assign_slots(self.model, tensors, compat=self.config.compat)
+
+    def finish(self, path: Path) -> None:
+        """Save the trained network: the last one, or [G30] that of the best epoch."""
+        model = self.model
+        if self.best is not None and self.best.is_file():
+            model = keras.models.load_model(self.best, compile=False)
+        model.save(path)
+
+
+def build_training(
+    record: Run,
+    split: Mapping[str, tuple[CaseFiles, ...]],
+    config: Config,
+    session: Session | None,
+    *,
+    seed: int,
+    xla: bool,
+) -> Training:
+    """Build and compile the network and all that accompanies its training.
+
+    Args:
+        record: the run.
+        split: cases by subset.
+        config: everything.
+        session: of a training cfg, or None.
+        seed: of sampling.
+        xla: compile with it.
+    """
+    # [D16] Every step reads one state of the weights: two runs of one seed are equal to the bit.
+    check = session is None or session.check_inputs
+    model = build_model(config)
+    freeze_layers(model, config)
+    optimiser = make_optimiser(config)
+    optimiser.build(model.trainable_variables)
+    cost = EngineCost(model, config)
+    accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    model.compile(optimizer=optimiser, loss=cost, metrics=[accuracy], jit_compile=xla)
+    warning = warn_of_rising_rate(config)  # [G13]
+    if warning:
+        print(f"note: {warning}")
+    subepochs = config.epochs * config.subepochs
+    source = SegmentSource(
+        CaseCache(split["training"], config, check_labels=check),
+        training_way(config),
+        seed=seed,
+        batch_size=config.batch_size,
+        subepochs=subepochs,
+    )
+    work = Training(model, source, config, None, None)
+    watched = split["validation"]
+    if config.validate_on_samples and watched:
+        samples = SegmentSource(
+            CaseCache(watched, config, check_labels=check),
+            validation_way(config),
+            seed=seed,
+            batch_size=config.validation_batch_size,
+            subepochs=subepochs,
+        )
+        work.callbacks.append(ValidateSamples(samples, config))
+    if config.validate_on_volumes and watched:
+        _watch_volumes(work, record, watched, session)
+    # Last, since the schedule "auto" reads the accuracy on samples.
+    work.callbacks.append(FollowSchedule(config, cost))
+    return work
+
+
+def _watch_volumes(work: Training, record: Run, watched, session: Session | None) -> None:
+    config, apply = work.config, make_apply(work.model)
+    out = saved = None
+    if session is not None and all(files.name for files in watched):
+        out, saved = record.path / "predictions", session.saved
+    work.evaluate = make_volume_validation(work.model, apply, watched, config, out=out, saved=saved)
+    if watched[0].labels is not None:
+        work.pictures = make_pictures(apply, watched[0], config)
+    if config.select_best_epoch:
+        work.best = record.checkpoints / BEST
+        work.callbacks.append(KeepBest(work.best))

@@ -1,0 +1,189 @@
+"""What is looked at while training: samples before each subepoch, whole volumes after an epoch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from common.report import picture_of_overlay
+from dhcp_fetal.config import Config
+from dhcp_fetal.data import load_case, prepare_case
+from dhcp_fetal.feeding import SegmentSource, steps_per_epoch
+from dhcp_fetal.inference import segment_volume
+from dhcp_fetal.losses import EngineCost
+from dhcp_fetal.measures import average_measures, count_classes, engine_dice, measure_samples
+from dhcp_fetal.outputs import write_results
+from dhcp_fetal.schedules import AutoState, advance_auto, learning_rate_at, momentum_at
+from dhcp_fetal.session import CaseFiles, Saved
+
+NOTHING_SEEN = -1.0
+
+
+class FollowSchedule(keras.callbacks.Callback):
+    """Sets learning rate, momentum and the cost's epoch at the end of every epoch.
+
+    Args:
+        config: uses the schedule.
+        cost: whose class weights follow the epochs.
+    """
+
+    def __init__(self, config: Config, cost: EngineCost):
+        super().__init__()
+        self.config = config
+        self.cost = cost
+        self.auto = keras.Variable(np.zeros(3, np.float32), trainable=False, name="auto_schedule")
+        self.variables = [self.auto, cost.epochs_trained]
+
+    def on_train_begin(self, logs=None):
+        if int(self.model.optimizer.iterations) == 0:
+            self._apply(0, self.config.learning_rate)
+
+    def on_epoch_end(self, epoch, logs=None):
+        config, optimiser = self.config, self.model.optimizer
+        if config.schedule == "auto":  # [G11]
+            best, best_epoch, lowered = self.auto.numpy().tolist()
+            state, rate = advance_auto(
+                config,
+                AutoState(best, int(best_epoch), int(lowered)),
+                epochs=epoch,
+                accuracy=(logs or {})["val_accuracy"],
+                rate=float(optimiser.learning_rate),
+            )
+            self.auto.assign([state.best, state.best_epoch, state.lowered_epoch])
+        else:
+            rate = learning_rate_at(config, epoch + 1)
+        self._apply(epoch + 1, rate)
+
+    def _apply(self, epochs: int, rate: float) -> None:
+        optimiser = self.model.optimizer
+        optimiser.learning_rate = rate
+        self.cost.epochs_trained.assign(epochs)
+        if hasattr(optimiser, "momentum"):
+            optimiser.momentum.assign(momentum_at(self.config, epochs))
+
+
+class ValidateSamples(keras.callbacks.Callback):
+    """Measures the network on samples before every subepoch, with the weights of that moment.
+
+    Args:
+        source: of validation segments.
+        config: uses `validation_batch_size`, `subepochs`, `classes`.
+    """
+
+    def __init__(self, source: SegmentSource, config: Config):
+        super().__init__()
+        self.source = source
+        self.config = config
+        shape = (config.subepochs, config.classes, 4)
+        self.counts = keras.Variable(np.full(shape, NOTHING_SEEN, np.float32), trainable=False)
+        self.variables = [self.counts]
+
+    def on_train_batch_begin(self, batch, logs=None):
+        per_epoch = steps_per_epoch(self.config)
+        per_subepoch = per_epoch // self.config.subepochs
+        step = int(self.model.optimizer.iterations)
+        if step % per_subepoch == 0:
+            epoch, done = divmod(step, per_epoch)
+            place = done // per_subepoch
+            counts = self._count(epoch * self.config.subepochs + place)
+            rows = self.counts.numpy()
+            rows[place] = counts
+            self.counts.assign(rows)
+
+    def on_epoch_end(self, epoch, logs=None):
+        rows = [measure_samples(c) for c in self.counts.numpy() if c.min() > NOTHING_SEEN]
+        chosen = average_measures(rows)
+        logs.update({f"val_{name}": value for name, value in chosen.items()})
+
+    def _count(self, subepoch: int) -> np.ndarray:
+        inputs, labels = self.source.subepoch(subepoch)
+        size = self.config.validation_batch_size
+        counts = np.zeros((self.config.classes, 4), np.int64)
+        for first in range(0, len(labels) // size * size, size):
+            batch = [array[first : first + size] for array in inputs]
+            found = self.model.predict_on_batch(batch if len(batch) > 1 else batch[0])
+            predicted = found.argmax(axis=-1)
+            counts += count_classes(labels[first : first + size], predicted, self.config.classes)
+        return counts
+
+
+class KeepBest(keras.callbacks.Callback):
+    """[G30] Keeps the network of the epoch with the best whole-volume Dice of the foreground.
+
+    Args:
+        path: .keras file.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.best = keras.Variable(NOTHING_SEEN, trainable=False, name="best_dice")
+        self.variables = [self.best]
+
+    def on_epoch_end(self, epoch, logs=None):
+        dice = (logs or {}).get("val_volume_dice_foreground", np.nan)
+        if dice > float(self.best.numpy()):
+            temporary = self.path.with_name(f".{self.path.name}")
+            self.model.save(temporary.with_suffix(".keras"))
+            temporary.replace(self.path)
+            self.best.assign(dice)
+
+
+def make_volume_validation(
+    model: keras.Model,
+    apply: Callable,
+    cases: Sequence[CaseFiles],
+    config: Config,
+    *,
+    out: Path | None = None,
+    saved: Saved | None = None,
+) -> Callable[[], Mapping[str, float]]:
+    """Return the function that segments validation cases whole and gives the mean DICE1 per class.
+
+    Every `epochs_between_volumes` epochs it does, else it returns nothing.
+
+    Args:
+        model: in training.
+        apply: from `inference.make_apply`.
+        cases: with labels, else only segmented.
+        config: uses inference and `epochs_between_volumes`.
+        out: folder of results; None: none are written.
+        saved: which results.
+    """
+
+    def measure() -> dict[str, float]:
+        epoch = int(model.optimizer.iterations) // steps_per_epoch(config)
+        if epoch % config.epochs_between_volumes:
+            return {}
+        rows = []
+        for files in cases:
+            case = load_case(files, config)
+            found = segment_volume(apply, prepare_case(case, config), config, mask=case.mask)
+            if out is not None:
+                write_results(out, case.name, found, case.scan, config, saved=saved)
+            if case.labels is not None:
+                scores = engine_dice(found.labels, case.labels, case.mask, config.classes)
+                rows.append({f"val_volume_dice_{n}": dice[0] for n, dice in scores.items()})
+        return average_measures(rows)
+
+    return measure
+
+
+def make_pictures(apply: Callable, files: CaseFiles, config: Config) -> Callable[[], Mapping]:
+    """Return the function that draws the first validation case for TensorBoard.
+
+    Only tiles that touch the plane with most foreground are segmented.
+    """
+    case = load_case(files, config)
+    plane = int((case.labels > 0).sum(axis=(0, 1)).argmax())
+    chosen = np.zeros(case.labels.shape, np.int16)
+    chosen[:, :, plane] = 1 if case.mask is None else case.mask[:, :, plane] > 0
+    image = prepare_case(case, config)
+
+    def draw() -> dict[str, np.ndarray]:
+        found = segment_volume(apply, image, config, mask=chosen).labels[:, :, plane]
+        truth = case.labels[:, :, plane]
+        return {"validation": picture_of_overlay(image[:, :, plane, 0].T, truth.T, found.T)}
+
+    return draw

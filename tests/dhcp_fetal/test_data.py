@@ -1,0 +1,148 @@
+"""Cases: finding, loading, refusing and normalising them."""
+
+import warnings
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+
+from common.errors import DataError
+from dhcp_fetal import data
+from dhcp_fetal.config import PORT
+from dhcp_fetal.session import CaseFiles
+
+SHAPE = (6, 7, 8)
+TWO = replace(PORT, input_channels=2)
+
+
+def save(path, array, affine=None):
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+@pytest.fixture
+def scan(tmp_path):
+    array = np.random.default_rng(0).normal(200, 30, SHAPE).astype(np.float32)
+    return save(tmp_path / "scan.nii.gz", array)
+
+
+@pytest.fixture
+def mask(tmp_path):
+    array = np.zeros(SHAPE)
+    array[2:5, 2:5, 2:6] = 0.99999997
+    return save(tmp_path / "mask.nii.gz", array)
+
+
+def test_cases_of_a_folder_a_list_and_a_table(tmp_path, scan):
+    other = save(tmp_path / "other.nii", np.zeros(SHAPE, np.uint8))
+    found = data.find_cases(tmp_path)
+    assert [data.name_of(files) for files in found] == ["other", "scan"]
+    listing = tmp_path / "list.cfg"
+    listing.write_text("# scans\nscan.nii.gz\n\n./other.nii\n")
+    assert [files.channels for files in data.find_cases(listing)] == [(scan,), (other,)]
+    table = tmp_path / "cases.csv"
+    table.write_text(
+        "channel_b,channel_a,ground_truth,prediction_filename\nscan.nii.gz,other.nii,,x.nii.gz\n"
+    )
+    (files,) = data.find_cases(table)
+    assert files == CaseFiles((other, scan), name="x")
+
+
+def test_nothing_and_double_names_are_refused(tmp_path, scan):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="found no case"):
+        data.find_cases(tmp_path / "empty")
+    listing = tmp_path / "list.cfg"
+    listing.write_text("a/scan.nii.gz\nb/scan.nii.gz\n")
+    with pytest.raises(DataError, match="'scan'"):
+        data.find_cases(listing)
+
+
+def test_absent_channels(scan):
+    """[D7] -4 in v0.7.0, 0 in v0.8.4. [G16] Also the first one, where the engine fails."""
+    for compat, value in (("v0.7.0", -4.0), ("v0.8.4", 0.0)):
+        case = data.load_case(CaseFiles((None, scan)), replace(TWO, compat=compat))
+        assert case.image.shape == (*SHAPE, 2)
+        assert np.unique(case.image[..., 0]).tolist() == [value]
+        assert case.image[..., 1].mean() == pytest.approx(200, abs=10)
+    with pytest.raises(DataError, match="every channel"):
+        data.load_case(CaseFiles((None, None)), TWO)
+
+
+def test_labels_are_rounded_and_checked(tmp_path, scan):
+    labels = save(tmp_path / "labels.nii.gz", np.full(SHAPE, 1.99999))
+    case = data.load_case(CaseFiles((scan,), labels=labels), replace(PORT, classes=3))
+    assert np.unique(case.labels).tolist() == [2]
+    with pytest.raises(DataError, match=r"labels\.nii\.gz: found the class 2, expected 0 to 1"):
+        data.load_case(CaseFiles((scan,), labels=labels), PORT)
+    unchecked = data.load_case(CaseFiles((scan,), labels=labels), PORT, check_labels=False)
+    assert unchecked.labels.max() == 2
+    negative = save(tmp_path / "negative.nii.gz", np.full(SHAPE, -1, np.int16))
+    with pytest.raises(DataError, match="negative"):
+        data.load_case(CaseFiles((scan,), labels=negative), PORT)
+
+
+def test_a_region_of_another_shape_is_refused(tmp_path, scan):
+    """Names both files and both shapes."""
+    other = save(tmp_path / "roi.nii.gz", np.ones((6, 7, 9), np.uint8))
+    with pytest.raises(DataError, match=r"scan\.nii.* and .*roi\.nii.*\(6, 7, 8\).*\(6, 7, 9"):
+        data.load_case(CaseFiles((scan,), mask=other), PORT)
+    moved = np.eye(4)
+    moved[0, 3] = 2.0
+    aside = save(tmp_path / "aside.nii.gz", np.ones(SHAPE, np.uint8), moved)
+    with pytest.raises(DataError, match="2 mm"):
+        data.load_case(CaseFiles((scan,), mask=aside), PORT)
+
+
+def test_another_number_of_channels_is_refused(scan):
+    with pytest.raises(DataError, match="found 1 channels, expected 2"):
+        data.load_case(CaseFiles((scan,)), TWO)
+
+
+def test_weight_maps_are_stacked_and_not_negative(tmp_path, scan):
+    weights = save(tmp_path / "w.nii.gz", np.full(SHAPE, 0.5, np.float32))
+    case = data.load_case(CaseFiles((scan,), weight_maps=(weights, weights)), PORT)
+    assert case.weight_maps.shape == (2, *SHAPE)
+    bad = save(tmp_path / "bad.nii.gz", np.full(SHAPE, -0.5, np.float32))
+    with pytest.raises(DataError, match="bad"):
+        data.load_case(CaseFiles((scan,), weight_maps=(bad,)), PORT)
+
+
+def test_normalisation_over_the_volume_or_the_brain(scan, mask):
+    """[G25] The mask holds 0.99999997, as those of BraTS do."""
+    case = data.load_case(CaseFiles((scan,), mask=mask), PORT)
+    assert np.unique(case.mask).tolist() == [0, 1]
+    brain = data.prepare_case(case, PORT)
+    inside = case.mask > 0
+    assert brain[inside].mean() == pytest.approx(0, abs=1e-5)
+    assert brain[inside].std() == pytest.approx(1, abs=1e-5)
+    volume = data.prepare_case(case, replace(PORT, normalisation="volume"))
+    assert volume.mean() == pytest.approx(0, abs=1e-5)
+    assert volume.std() == pytest.approx(1, abs=1e-5)
+    assert abs(volume[inside].mean()) > 1e-3
+    again = data.normalise(volume, "volume")
+    np.testing.assert_allclose(again, volume, atol=1e-5)
+
+
+def test_a_constant_scan_becomes_0():
+    assert not data.normalise(np.full((4, 4, 4, 1), 7.0, np.float32), "volume").any()
+
+
+def test_raw_numbers_are_warned_of(scan):
+    case = data.load_case(CaseFiles((scan,)), PORT)
+    with pytest.warns(UserWarning, match="expects scans of mean 0"):
+        data.prepare_case(case, replace(PORT, normalisation="none"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.normalise(data.prepare_case(case, PORT), "none")
+
+
+def test_the_last_rows_are_held_out(tmp_path):
+    cases = tuple(CaseFiles((tmp_path / f"{n}.nii",)) for n in range(6))
+    split = data.split_cases(cases, replace(PORT, held_out_cases=2, validation_cases=1))
+    assert split == {"training": cases[:3], "validation": cases[3:4], "test": cases[4:]}
+    again = [data.files_from(data.describe_files(files)) for files in cases]
+    assert [a.channels for a in again] == [files.channels for files in cases]
+    with pytest.raises(DataError, match="found 6 cases"):
+        data.split_cases(cases, replace(PORT, held_out_cases=6))
