@@ -1,0 +1,81 @@
+"""Take the statistics of every site of a network from given scans and store them with it."""
+
+from pathlib import Path
+from typing import Literal
+
+from vertebra.config import Config
+
+
+def calibrate(
+    run: Path,
+    dataset: Path,
+    *,
+    subset: Literal["train", "test"] = "train",
+    patches: int | None = None,
+    seed: int = 1,
+) -> None:
+    """Take the statistics of every site of a network from given scans and store them with it.
+
+    For converted weights, which have none, or to adapt a network to other scans. Patches are drawn
+    as in training, unchanged, a part of them with nothing left to find.
+
+    Args:
+        run: run folder whose network is given the statistics.
+        dataset: cropped tree that `prepare` wrote.
+        subset: which of its cases to use.
+        patches: number of patches; default: calibration_patches of the run.
+        seed: of the patches.
+
+    Raises:
+        OptionError: fewer than one patch.
+        DataError: a case cannot be used.
+        RunError: the run has no network.
+    """
+    import tempfile
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from common.errors import OptionError
+    from common.runs import load_config, write_json
+    from common.training import configure_runtime
+    from vertebra.calibration import calibrate_sites
+    from vertebra.data import find_prepared_cases
+    from vertebra.inference import load_network
+    from vertebra.learning import calibration_patches
+    from vertebra.store import store_cases
+
+    config = replace(load_config(run, Config), inference_statistics="batch")
+    if patches is not None:
+        config = replace(config, calibration_patches=patches)
+    if config.calibration_patches < 1:
+        raise OptionError(f"--patches: found {config.calibration_patches}; expected 1 or more")
+    # Windows of the released sampler may leave a scan [V7]; here they never do.
+    config = replace(config, window_limits="per_axis", keep_geometry=False)
+    cases = find_prepared_cases(dataset, subset)
+    configure_runtime(seed=seed)
+    model = load_network(run, config)
+    with tempfile.TemporaryDirectory() as scratch:
+        stored = store_cases(cases, Path(scratch), config)
+        drawn = calibration_patches(stored, config, seed)
+        shown = tqdm(drawn, total=config.calibration_patches, desc="calibrate", unit="patch")
+        count = calibrate_sites(model, shown)
+    replace_network(model, run / "model.keras")
+    (run / "checkpoints").mkdir(exist_ok=True)
+    write_json(
+        run / "checkpoints" / "calibration.json",
+        {"dataset": dataset, "cases": [case.id for case in cases], "patches": count, "seed": seed},
+    )
+    print(f"Statistics of {len(cases)} cases, {count} patches: {run / 'model.keras'}")
+
+
+def replace_network(model, path: Path) -> None:
+    """Save a model in place of the one at a path, in one step."""
+    import os
+
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.keras")
+    try:
+        model.save(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

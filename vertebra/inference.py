@@ -1,0 +1,103 @@
+"""The network as the search sees it: a window and its memory in, probabilities out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from common.errors import DataError, OptionError
+from common.networks import load_trained
+from vertebra.config import Config
+from vertebra.model import MULTIPLE, build_model, set_statistics
+
+
+def make_ask(model: keras.Model, config: Config) -> Callable:
+    """Return the function that the search asks.
+
+    Compiled once per window shape, with XLA only where there is a GPU; later changes of the
+    weights are seen.
+
+    Args:
+        model: of `build_model(config)` or of any larger size.
+        config: uses `inference_statistics`, `patch_size`.
+
+    Returns:
+        image, memory (z, y, x) float32 -> probabilities (z, y, x) float32, completeness. It raises
+        `DataError` for a window that the network cannot take.
+    """
+    set_statistics(model, config.inference_statistics)
+
+    @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")))
+    def run(patch):
+        found = model(patch, training=False)
+        return found["mask"][0, ..., 0], found["completeness"][0, 0]
+
+    def ask(image: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, float]:
+        edge = config.patch_size
+        if any(size % MULTIPLE or not edge <= size < 2 * edge for size in image.shape):
+            raise DataError(
+                f"a window of {image.shape} voxels, which the network cannot take: the released"
+                " search breaks down here; expected --traversal port"
+            )
+        patch = np.stack([image, memory], axis=-1)[None].astype(np.float32)
+        mask, completeness = run(tf.constant(patch))
+        return mask.numpy(), float(completeness)
+
+    return ask
+
+
+def build_for_any_size(config: Config) -> keras.Model:
+    """Build the network for any legal patch; `make_ask` traces it for each shape."""
+    return build_model(config, (None, None, None, 2))
+
+
+def load_network(run: Path, config: Config) -> keras.Model:
+    """Load the trained network of a run and hold it to the run's configuration.
+
+    Args:
+        run: run folder with `model.keras`.
+        config: the run's configuration.
+
+    Raises:
+        RunError: there is no trained network, it cannot be read, or it is another architecture.
+        OptionError: per-site statistics are asked for and were never taken.
+    """
+    from vertebra.calibration import is_calibrated
+
+    network = load_trained(build_for_any_size(config), run)
+    if config.inference_statistics == "per_site" and not is_calibrated(network):
+        raise OptionError(
+            f"--inference_statistics per_site: {run} has no statistics of its sites; expected"
+            f" `calibrate --run {run}` first, or --inference_statistics batch"
+        )
+    return network
+
+
+def load_original(weights: Path, config: Config) -> tuple[keras.Model, Config]:
+    """Build the network of a .pth file of the original.
+
+    Args:
+        weights: .pth file.
+        config: the way of inference; `channels` is taken from the file.
+
+    Returns:
+        The network and the configuration that describes it.
+
+    Raises:
+        DataError: see `vertebra.convert.read_original`.
+        OptionError: per-site statistics are asked for, which no .pth file holds.
+    """
+    from vertebra.convert import assign_original, read_original, with_channels_of
+
+    if config.inference_statistics == "per_site":
+        raise OptionError(
+            f"--inference_statistics per_site: {weights} holds no statistics of sites; expected"
+            " `convert` and `calibrate` first, or --inference_statistics batch"
+        )
+    tensors = read_original(weights)
+    config = with_channels_of(tensors, config, source=str(weights))
+    network = build_for_any_size(config)
+    assign_original(network, tensors, source=str(weights))
+    return network, config

@@ -1,0 +1,133 @@
+"""How the network learns: its losses and measures, and the patches its statistics come from."""
+
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from common.losses import stable_sum
+from common.pipeline import PreparedCase
+from vertebra.config import Config
+from vertebra.losses import completeness_loss, mask_loss
+from vertebra.model import make_optimizer, normalisations
+from vertebra.sampling import CALIBRATION, TrainingSampler
+
+
+def compile_model(model: keras.Model, config: Config, *, xla: bool) -> None:
+    """Give the network its optimiser, losses and the measures shown while training.
+
+    The target of `mask` has two channels: the mask and the weights of its voxels.
+
+    Source: train.py; utils/metrics.py.
+    """
+
+    def loss_of_mask(y_true, y_pred):
+        return mask_loss(
+            y_true[..., :1],
+            y_pred,
+            y_true[..., 1:],
+            false_positive_weight=config.false_positive_weight,
+        )
+
+    model.compile(
+        optimizer=make_optimizer(config),
+        loss={"mask": loss_of_mask, "completeness": completeness_loss},
+        # [V35] Two unlike terms are added: 1e4 to 2.5e5, and about 1.
+        loss_weights={"mask": 1.0, "completeness": config.completeness_weight},
+        metrics={"mask": [patch_dice], "completeness": [agreement]},
+        jit_compile=xla,
+    )
+
+
+def choose_begin(model: keras.Model, config: Config) -> None:
+    """Change fresh weights so that training begins nearer to its end [V38].
+
+    The first kernels for the memory are multiplied by `memory_gain`. With `sparse_begin` the last
+    normalisation begins with the scale and shift of a mask of few voxels, and the convolution of
+    one channel before it as the identity: with random weights it may be 0 everywhere, for good.
+    """
+    if config.sparse_begin:
+        conv, last = model.get_layer("conv_final").conv_3, model.get_layer("conv_final").norm_5
+        identity = np.zeros(conv.kernel.shape, np.float32)
+        identity[1, 1, 1] = 1.0
+        conv.kernel.assign(identity)
+        conv.bias.assign([0.0])
+        last.gamma.assign([4.0])
+        last.beta.assign([-4.0])
+    kernel = model.get_layer("conv_initial").conv_0.kernel
+    gain = np.array([1.0, config.memory_gain], np.float32)[:, None]
+    kernel.assign(np.asarray(kernel) * gain)
+
+
+class FixStatistics(keras.callbacks.Callback):
+    """Lets the statistics of the sites take the place of the patch's, little by little [V2].
+
+    Suddenly done, it kills the single channel of the last block. The share depends on the step
+    alone, so that a resumed run goes on alike.
+
+    Args:
+        config: uses `fix_statistics_after`, `fix_statistics_over`.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self._after, self._over = config.fix_statistics_after, config.fix_statistics_over
+        self._share = None
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Set the share of the coming step."""
+        if self._after is None:
+            return
+        share = fixed_share(int(self.model.optimizer.iterations), self._after, self._over)
+        if share != self._share:
+            self._share = share
+            for _, layer in normalisations(self.model):
+                layer.fixed.assign(share)
+
+
+def fixed_share(step: int, after: int, over: int) -> float:
+    """Return 0 until `after`, then rising to 1 within `over` steps."""
+    return min(max((step - after) / max(over, 1), 0.0), 1.0)
+
+
+def is_fixed(model: keras.Model) -> bool:
+    """Say whether a model is trained with the statistics of its sites."""
+    return all(float(layer.fixed) >= 1 for _, layer in normalisations(model))
+
+
+def patch_dice(y_true, y_pred):
+    """Dice of a patch after thresholding; a patch with nothing to find is turned inside out.
+
+    Args:
+        y_true: (batch, z, y, x, 2): target and weight.
+        y_pred: probabilities (batch, z, y, x, 1).
+    Source: utils/metrics.py, DiceCoeff, which inverts both masks where the target is empty; both
+        empty is 1.
+    """
+    target = ops.cast(y_true[..., :1] > 0.5, "float32")
+    found = ops.cast(y_pred > 0.5, "float32")
+    empty = ops.equal(stable_sum(target), 0.0)
+    target = ops.where(empty, 1.0 - target, target)
+    found = ops.where(empty, 1.0 - found, found)
+    return 2.0 * stable_sum(target * found) / (stable_sum(target) + stable_sum(found))
+
+
+def agreement(y_true, y_pred):
+    """Return whether the completeness, rounded, is right."""
+    return ops.cast(ops.equal(y_true > 0.5, y_pred > 0.5), "float32")
+
+
+def calibration_patches(
+    cases: Sequence[PreparedCase], config: Config, seed: int
+) -> Iterator[np.ndarray]:
+    """Yield the unchanged training patches that the statistics of the sites are taken from [V2].
+
+    Args:
+        cases: prepared training cases.
+        config: uses `calibration_patches` and what sampling uses.
+        seed: of the draws.
+    """
+    sampler = TrainingSampler(cases, config, seed=seed, augment=False, stream=CALIBRATION)
+    for index in range(config.calibration_patches):
+        yield sampler(index)[0]

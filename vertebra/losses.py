@@ -1,0 +1,54 @@
+"""The loss of the iterative network, written with `keras.ops` alone.
+
+Sums over a patch of two million voxels are taken axis by axis: one float32 reduction is off by up
+to 6e-5 of its value on a CPU.
+"""
+
+from keras import ops
+
+from common.losses import stable_sum
+
+LOG_FLOOR = -100.0
+"""Logarithms in the cross-entropy are not smaller than this (the original framework's rule)."""
+
+
+def mask_errors(target, predicted, weight):
+    """Weighted false positives and false negatives of a patch, summed over all voxels.
+
+    Args:
+        target: mask (batch, z, y, x, 1), 0 or 1.
+        predicted: probabilities of the same shape.
+        weight: weights of the same shape.
+    Returns:
+        Two scalars: sum of weight (1 - t) p, and of weight (1 - p) t.
+    Source: utils/metrics.py.
+    """
+    target, weight = (ops.cast(x, predicted.dtype) for x in (target, weight))
+    return (
+        stable_sum(weight * (1.0 - target) * predicted),
+        stable_sum(weight * (1.0 - predicted) * target),
+    )
+
+
+def mask_loss(target, predicted, weight, *, false_positive_weight: float):
+    """Return false_positive_weight FP + FN of `mask_errors`."""
+    false_positives, false_negatives = mask_errors(target, predicted, weight)
+    return false_positive_weight * false_positives + false_negatives
+
+
+def completeness_loss(target, predicted):
+    """Binary cross-entropy of probabilities, mean over the batch; logarithms end at -100.
+
+    Args:
+        target: (batch, 1), 0 or 1.
+        predicted: probabilities of the same shape.
+    """
+    target = ops.cast(target, predicted.dtype)
+    # A probability of exactly 0 or 1 has an infinite slope times zero: the floor is set before.
+    tiny = 1e-37
+    log_p = ops.maximum(ops.log(ops.maximum(predicted, tiny)), LOG_FLOOR)
+    log_q = ops.maximum(ops.log(ops.maximum(1.0 - predicted, tiny)), LOG_FLOOR)
+    floor = ops.cast(LOG_FLOOR, predicted.dtype)
+    log_p = ops.where(predicted <= tiny, floor, log_p)
+    log_q = ops.where(1.0 - predicted <= tiny, floor, log_q)
+    return -ops.mean(target * log_p + (1.0 - target) * log_q)

@@ -1,0 +1,142 @@
+"""The released sampler, draw by draw: the oracle of `sampling` and `augmentation`.
+
+It reads Python's unseeded `random` and numpy's global generator in turn, and a third one for the
+deformation [V23]; here all three are arguments. Training does not use it.
+"""
+
+import random as python_random
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from vertebra.augmentation import stretch_linear, stretch_nearest
+from vertebra.config import CODE
+from vertebra.sampling import Changes, is_complete, place_window
+
+ALPHA, SIGMA = CODE.elastic_alpha, CODE.elastic_sigma
+KEPT = CODE.crop_slices
+
+
+class OriginalPatch(NamedTuple):
+    """What the released data set returns, and what was drawn on the way."""
+
+    image: np.ndarray
+    memory: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    complete: bool
+    chosen: int
+    centre: tuple[int, int, int]
+    window: tuple
+    changes: Changes
+    crop_start: int
+
+
+def extract_patch(
+    arrays: Mapping[str, np.ndarray],
+    index: int,
+    *,
+    choose: python_random.Random,
+    numbers: np.random.RandomState,
+    elastic: np.random.RandomState | None,
+) -> OriginalPatch:
+    """Draw a patch exactly as the released code does.
+
+    Args:
+        arrays: image, label, weight (Z, Y, X) in the files' dtypes.
+        index: running number of the sample, from 1.
+        choose: Python's generator: vertebra, centre, start of the crop.
+        numbers: numpy's global generator: centre of empty samples, changes, noise.
+        elastic: generator of the deformation; None: the test subset, nothing is changed.
+
+    Source: data/dataset.py, extract_random_patch; data/data_augmentation.py.
+    """
+    labels = arrays["label"]
+    values = np.unique(labels)
+    chosen = int(values[choose.randint(1, len(values) - 1)])
+    empty = index % CODE.empty_every == 0
+    if empty:
+        centre = tuple(int(numbers.randint(0, size)) for size in labels.shape)
+    else:
+        # x is drawn first, z last.
+        inside = [np.flatnonzero((labels == chosen).any(axis=other))
+                  for other in ((1, 2), (0, 2), (0, 1))]  # fmt: skip
+        x, y, z = (choose.randint(int(line[0]), int(line[-1])) for line in inside[::-1])
+        centre = (z, y, x)
+    window = place_window(centre, labels.shape, CODE)
+    box = tuple(slice(low, high) for low, high in zip(*window, strict=True))
+    image, labels_cut, weight = (arrays[name][box] for name in ("image", "label", "weight"))
+    memory, target = (
+        (labels_cut > chosen).astype(labels.dtype),
+        (labels_cut == chosen).astype(labels.dtype),
+    )
+    whole = np.count_nonzero(labels == (1 if empty else chosen))
+    if empty:
+        memory, target = (labels_cut > 0).astype(labels.dtype), np.zeros_like(target)
+        weight = np.ones_like(target)
+    patch, changes, start = (image, memory, target, weight), Changes(*[False] * 4), -1
+    if elastic is not None:
+        patch, changes, start = change(patch, choose=choose, numbers=numbers, elastic=elastic)
+    complete = not empty and is_complete(int((patch[2] == 1).sum()), whole, CODE)
+    return OriginalPatch(*patch, complete, chosen, centre, window, changes, start)
+
+
+def change(patch, *, choose, numbers, elastic):
+    """Deform, blur, add noise and crop, each if the next number says so."""
+    image, memory, target, weight = patch
+    start = -1
+    if deformed := numbers.rand() > 0.5:
+        image, target, memory, weight = deform_originally(
+            (image, target, memory, weight), random=elastic, alpha=ALPHA
+        )
+    if blurred := numbers.rand() > 0.5:
+        image = blur_originally(image)
+    if noisy := numbers.rand() > 0.5:
+        image = add_noise(image, numbers)
+    if cropped := numbers.rand() > 0.5:
+        start = choose.randint(0, len(image) - KEPT - 1)
+        image, memory, target, weight = crop_z_originally((image, memory, target, weight), start)
+    return (image, memory, target, weight), Changes(deformed, blurred, noisy, cropped), start
+
+
+def deform_originally(arrays, *, random: np.random.RandomState, alpha: float):
+    """Deform arrays of one shape with scipy; the first two axes are of equal length.
+
+    Integer arrays stay integer, halves rounded away from zero.
+    """
+    from scipy.ndimage import gaussian_filter, map_coordinates
+
+    shape = arrays[0].shape
+    first, second, third = (
+        gaussian_filter(random.rand(*shape) * 2 - 1, SIGMA, mode="constant", cval=0) * alpha
+        for _ in range(3)
+    )
+    # The field drawn first moves along the second axis.
+    grid = np.indices(shape, sparse=True)
+    places = [index + field for index, field in zip(grid, (second, first, third), strict=True)]
+    return [map_coordinates(array, places, order=1, mode="reflect") for array in arrays]
+
+
+def blur_originally(image: np.ndarray) -> np.ndarray:
+    """Blur by one voxel; integers are cut after each axis [V27]."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(image, sigma=1)
+
+
+def add_noise(image: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Add noise of 15.8 (50 times the root of 0.1); the result is float64."""
+    return image + 50 * random.normal(0, 0.1**0.5, image.shape)
+
+
+def crop_z_originally(arrays, start: int):
+    """Keep 80 slices and stretch them to the former number: image, memory, target, weight."""
+    size = len(arrays[0])
+    image, memory, target, weight = (array[start : start + KEPT] for array in arrays)
+    return (
+        stretch_linear(image, size),
+        stretch_nearest(memory, size),
+        stretch_nearest(target, size),
+        stretch_linear(weight, size),
+    )

@@ -1,0 +1,285 @@
+"""From a scanner's grid to the isotropic one: resampling, distance weights, cropping, splitting.
+
+Arrays are (Z, Y, X), z grows cranially; the geometry is ordered (x, y, z).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from common.errors import DataError
+from common.volumes import Geometry, Volume
+from vertebra.config import Config
+
+HOUNSFIELD_LIMIT = -200
+"""A scan with lower values cannot be on the unsigned scale."""
+HOUNSFIELD_OFFSET = 1024
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def isotropic_size(size: int, spacing_mm: float, target_mm: float) -> int:
+    """Return the voxels that cover an axis at another spacing, rounded up as the original does."""
+    return math.ceil(size * spacing_mm / target_mm)
+
+
+def nearest_index(count: int, size: int, step: float) -> np.ndarray:
+    """Return which voxel of an axis each voxel of the new axis is copied from.
+
+    Args:
+        count: voxels of the new axis.
+        size: voxels of the old axis.
+        step: new spacing in old voxels.
+
+    Returns:
+        (count,) int64: the nearest, the higher one of two; -1 beyond the last voxel's edge.
+
+    Source: SimpleITK's nearest-neighbour resampling, as data/preprocessing.py calls it.
+    """
+    position = np.arange(count) * step
+    index = np.floor(position + 0.5).astype(np.int64)
+    return np.where(position < size - 0.5, index, -1)
+
+
+def resample_nearest(volume: Volume, spacing_mm: float, outside: float) -> Volume:
+    """Resample to isotropic voxels by nearest neighbour.
+
+    Args:
+        volume: (Z, Y, X) any dtype.
+        spacing_mm: edge of the new voxels.
+        outside: value beyond the last voxel's edge.
+
+    Returns:
+        Volume of the same dtype, origin and direction.
+    """
+    indices = [
+        nearest_index(isotropic_size(size, spacing, spacing_mm), size, spacing_mm / spacing)
+        for size, spacing in zip(volume.array.shape, volume.spacing_zyx_mm, strict=True)
+    ]
+    array = volume.array[np.ix_(*indices)]
+    for axis, index in enumerate(indices):
+        array[(slice(None),) * axis + (index < 0,)] = outside
+    return Volume(array, replace(volume.geometry, spacing_mm=(spacing_mm,) * 3))
+
+
+def resample_smoothly(volume: Volume, spacing_mm: float, outside: float, order: str) -> Volume:
+    """Resample to isotropic voxels by "linear" or "bspline" interpolation [V24].
+
+    The grid is that of `resample_nearest`; integer images are rounded and stay within their type.
+    """
+    import SimpleITK
+
+    size = [
+        isotropic_size(n, spacing, spacing_mm)
+        for n, spacing in zip(volume.array.shape[::-1], volume.geometry.spacing_mm, strict=True)
+    ]
+    kind = SimpleITK.sitkLinear if order == "linear" else SimpleITK.sitkBSpline
+    resampled = SimpleITK.Resample(
+        to_itk(Volume(volume.array.astype(np.float32), volume.geometry)), size,
+        SimpleITK.Transform(), kind, volume.geometry.origin_mm, (spacing_mm,) * 3,
+        volume.geometry.direction, float(outside),
+    )  # fmt: skip
+    array = SimpleITK.GetArrayFromImage(resampled)
+    dtype = volume.array.dtype
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        array = np.clip(np.rint(array), limits.min, limits.max)
+    return Volume(
+        array.astype(dtype), replace(volume.geometry, spacing_mm=(float(spacing_mm),) * 3)
+    )
+
+
+def make_isotropic(volume: Volume, config: Config) -> Volume:
+    """Resample a scan to the grid that everything works on.
+
+    Args:
+        volume: a scan.
+        config: uses `spacing_mm`, `image_interpolation`, `outside` [V24].
+    """
+    outside = 0 if config.outside == "zero" else volume.array.min()
+    same = all(abs(s - config.spacing_mm) < 1e-6 for s in volume.geometry.spacing_mm)
+    if config.image_interpolation == "nearest" or same:
+        return resample_nearest(volume, config.spacing_mm, outside)
+    return resample_smoothly(volume, config.spacing_mm, outside, config.image_interpolation)
+
+
+def make_isotropic_mask(volume: Volume, config: Config) -> Volume:
+    """Resample labels: always the nearest voxel's, background outside."""
+    return resample_nearest(volume, config.spacing_mm, 0)
+
+
+def upright(volume: Volume) -> Volume:
+    """Reorder the axes so that x, y, z grow to the left, to the back and cranially [V37]."""
+    import SimpleITK
+
+    direction = np.reshape(volume.geometry.direction, (3, 3))
+    if (
+        np.array_equal(np.abs(direction).argmax(axis=0), (0, 1, 2))
+        and (direction.diagonal() > 0).all()
+    ):
+        return volume
+    return from_itk(SimpleITK.DICOMOrient(to_itk(volume), "LPS"))
+
+
+def back_to_source(mask: Volume, source: tuple[tuple[int, int, int], Geometry]) -> Volume:
+    """Resample a mask onto the grid of the scan it was made from, by nearest neighbour."""
+    import SimpleITK
+
+    shape, geometry = source
+    reference = SimpleITK.Image(list(map(int, shape[::-1])), SimpleITK.sitkUInt8)
+    reference.SetSpacing(geometry.spacing_mm)
+    reference.SetOrigin(geometry.origin_mm)
+    reference.SetDirection(geometry.direction)
+    resampled = SimpleITK.Resample(
+        to_itk(mask), reference, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0
+    )
+    return Volume(SimpleITK.GetArrayFromImage(resampled), geometry)
+
+
+def to_itk(volume: Volume):
+    """Return a volume as a SimpleITK image."""
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(volume.array)
+    image.SetSpacing(volume.geometry.spacing_mm)
+    image.SetOrigin(volume.geometry.origin_mm)
+    image.SetDirection(volume.geometry.direction)
+    return image
+
+
+def from_itk(image) -> Volume:
+    """Return a SimpleITK image as a volume."""
+    import SimpleITK
+
+    geometry = Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    return Volume(SimpleITK.GetArrayFromImage(image), geometry)
+
+
+def to_raw_scale(image: np.ndarray, config: Config) -> tuple[np.ndarray, str]:
+    """Bring a scan to the unsigned scale that the network knows: air near 0, water near 1024.
+
+    Args:
+        image: any shape, integer or float.
+        config: uses `intensity` [V34].
+
+    Returns:
+        The image (a new one where something changed) and what was done, in words, or "".
+    """
+    if config.intensity == "as_is" or image.min() >= 0:
+        return image, ""
+    if image.min() >= HOUNSFIELD_LIMIT:
+        return np.maximum(image, 0), "negative values became 0"
+    wide = image.astype(np.int32 if np.issubdtype(image.dtype, np.integer) else np.float32)
+    shifted = np.maximum(wide + HOUNSFIELD_OFFSET, 0)
+    if np.issubdtype(image.dtype, np.integer) and shifted.max() <= np.iinfo(np.int16).max:
+        shifted = shifted.astype(np.int16)
+    return shifted, f"Hounsfield units: {HOUNSFIELD_OFFSET} was added"
+
+
+def weight_of_distance(distance: np.ndarray, config: Config) -> np.ndarray:
+    """Return alpha + beta exp(-d^2 / omega^2) as float32."""
+    decay = np.exp(-np.square(distance, dtype=np.float64) / config.weight_omega**2)
+    return (config.weight_alpha + config.weight_beta * decay).astype(np.float32)
+
+
+def weight_map(mask: np.ndarray, config: Config) -> np.ndarray:
+    """Return the weights of voxels by their distance to the surface of a mask.
+
+    The distance of a voxel is that to the nearest voxel of the other kind, at least 1.
+
+    Args:
+        mask: (Z, Y, X); every non-zero voxel belongs to it [V26].
+        config: uses `weight_alpha`, `weight_beta`, `weight_omega`.
+
+    Returns:
+        float32 of the same shape; all ones where the mask is empty or full, for which the original
+        has arbitrary values.
+
+    Source: data/preprocessing.py.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    inside = np.asarray(mask) > 0
+    if not inside.any() or inside.all():
+        return np.ones(inside.shape, np.float32)
+    distance = np.where(inside, distance_transform_edt(inside), distance_transform_edt(~inside))
+    return weight_of_distance(distance, config)
+
+
+def crop_range(labels: np.ndarray, *, name: str) -> tuple[int, int]:
+    """Return the slices from the middle of the lowest vertebra to that of the highest [V28].
+
+    The first and the last vertebra are cut in half on purpose: the network must see partial ones.
+
+    Args:
+        labels: (Z, Y, X), larger labels further up.
+        name: what a message calls the volume.
+
+    Returns:
+        First slice and the one after the last.
+
+    Raises:
+        DataError: no vertebra, only one, or labels that run against z.
+
+    Source: data/preprocessing.py.
+    """
+    present = np.unique(labels)
+    present = present[present > 0]
+    if present.size == 0:
+        raise DataError(f"{name}: no vertebra is labelled; expected labels above 0")
+    low, high = (middle_slice(labels, value) for value in (present[0], present[-1]))
+    if high <= low:
+        found = "a single vertebra" if present.size == 1 else "labels that grow downwards"
+        raise DataError(
+            f"{name}: found {found}; expected two vertebrae or more, larger labels further up"
+        )
+    return low, high
+
+
+def middle_slice(labels: np.ndarray, value: int) -> int:
+    """Return the slice half-way between a label's lowest and highest slice, rounded down."""
+    slices = np.flatnonzero((labels == value).any(axis=(1, 2)))
+    return int((slices[0] + slices[-1]) / 2)
+
+
+def crop_z(volume: Volume, low: int, high: int, *, keep_geometry: bool) -> Volume:
+    """Cut slices out of a volume.
+
+    Args:
+        volume: any volume.
+        low: first slice that is kept.
+        high: the slice after the last.
+        keep_geometry: the new origin is where the first slice was; else the geometry is dropped:
+            spacing 1, origin 0, no rotation [V21].
+    """
+    geometry = Geometry((1.0, 1.0, 1.0))
+    if keep_geometry:
+        direction = np.reshape(volume.geometry.direction, (3, 3))
+        shift = direction[:, 2] * (low * volume.geometry.spacing_mm[2])
+        origin = tuple(float(c) for c in volume.geometry.origin_mm + shift)
+        geometry = replace(volume.geometry, origin_mm=origin)
+    return Volume(volume.array[low:high], geometry)
+
+
+def split_ids(ids: Sequence[int], config: Config) -> dict[str, list[int]]:
+    """Divide case numbers into those to train on and those to test on [V25].
+
+    Args:
+        ids: numbers of the cases.
+        config: uses `split_by_id`, `split_ratio`.
+
+    Returns:
+        {"train": ..., "test": ...}, ascending. By id: train below int(cases * ratio), so that ids
+        from 1 give one case less than the ratio says. Else the first int(cases * ratio) cases,
+        at least one on either side.
+    """
+    ids = sorted(ids)
+    limit = int(len(ids) * config.split_ratio)
+    if config.split_by_id:
+        return {
+            "train": [number for number in ids if number < limit],
+            "test": [number for number in ids if number >= limit],
+        }
+    limit = min(max(limit, 1), max(len(ids) - 1, 1))
+    return {"train": ids[:limit], "test": ids[limit:]}

@@ -1,0 +1,94 @@
+"""Train the network on a prepared data set and keep the run in a folder."""
+
+from pathlib import Path
+
+from vertebra.config import Config, Preset
+
+
+def train(
+    dataset: Path = Path("crop_isotropic_dataset"),
+    run: Path = Path("weights"),
+    *,
+    config: Config,
+    preset: Preset = "port",
+    seed: int = 1,
+    original: Path | None = None,
+    run_validation: bool = True,
+    overwrite: bool = False,
+    deterministic: bool = True,
+    mixed_precision: bool = False,
+) -> None:
+    """Train the network on a prepared data set and keep the run in a folder.
+
+    The same command again continues an unfinished run, to the bit when deterministic [V31]. Then
+    the statistics of the sites are taken from training patches.
+
+    Args:
+        dataset: cropped tree that `prepare` wrote.
+        run: run folder; the original's --weight and --checkpoints.
+        config: every number of the run.
+        preset: where the numbers come from; options after it change single ones.
+        seed: of weights, sampling and augmentation.
+        original: .pth file to go on from; a snapshot also brings Adam's moments and step.
+        run_validation: look at patches of the test cases while training.
+        overwrite: discard what an earlier run left in the folder.
+        deterministic: same bits at every repetition on the same machine.
+        mixed_precision: bfloat16 arithmetic, float32 weights, statistics and outputs.
+    """
+    from common.export import save_network
+    from common.runs import open_run
+    from common.training import configure_runtime, fit
+    from vertebra.calibration import calibrate_sites
+    from vertebra.data import SUBSETS, describe_cases, find_prepared_cases, is_phantom
+    from vertebra.learning import FixStatistics, calibration_patches, compile_model, is_fixed
+    from vertebra.model import build_model
+    from vertebra.sampling import make_dataset
+    from vertebra.store import store_cases
+    from vertebra.validation import make_overlay_pictures, make_validation
+
+    cases = {subset: find_prepared_cases(dataset, subset) for subset in SUBSETS}
+    options = {"dataset": dataset, "preset": preset, "seed": seed, "original": original}
+    with open_run(
+        run, paper="vertebra", options=options, config=config, seed=seed, overwrite=overwrite
+    ) as record:
+        runtime = configure_runtime(
+            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
+        )
+        record.record(runtime=runtime, phantom=is_phantom(dataset))
+        record.write_split({name: describe_cases(part) for name, part in cases.items()})
+        folder, tested = record.path / "prepared", cases["test"] if run_validation else []
+        training, watched = (store_cases(part, folder, config) for part in (cases["train"], tested))
+
+        model = build_model(config)
+        compile_model(model, config, xla=runtime["xla"])
+        begin_from(original, model, config)
+        fit(
+            model,
+            lambda first_step: make_dataset(training, config, seed, first_step=first_step),
+            run=record,
+            max_steps=config.max_steps,
+            steps_per_epoch=config.steps_per_evaluation,
+            evaluate=make_validation(model, watched, config, seed),
+            pictures=make_overlay_pictures(model, watched, config, seed),
+            callbacks=[FixStatistics(config)],
+        )
+        if not is_fixed(model):
+            calibrate_sites(model, calibration_patches(training, config, seed))
+        save_network(model, record.path / "model.keras")
+    print(f"Trained network: {record.path / 'model.keras'}")
+
+
+def begin_from(original: Path | None, model, config: Config) -> None:
+    """Give the compiled model its first weights: fresh ones, or the original's.
+
+    A snapshot of the original also brings Adam's moments and step.
+    """
+    from vertebra.convert import assign_optimizer, assign_original, is_snapshot, read_original
+    from vertebra.learning import choose_begin
+
+    if original is None:
+        choose_begin(model, config)
+        return
+    assign_original(model, read_original(original), source=str(original))
+    if is_snapshot(original):
+        assign_optimizer(model.optimizer, model, original)
