@@ -53,11 +53,12 @@ def show_tables(tables: Mapping[str, Sequence[Mapping]], out: Path | None) -> No
     """
     from common.files import write_json
 
+    if out is not None:  # first, so that a file that cannot be written is all that is said
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, tables)
     for name, rows in tables.items():
         print(f"{name}\n{format_table(rows)}\n")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, tables)
         print(f"JSON: {out}")
 
 
