@@ -206,6 +206,29 @@ def run_saved_model(folder: Path, inputs: Path, outputs: Path) -> None:
     np.savez(outputs, **results)
 
 
+def version_folder(to: Path, name: str, version: int | None) -> Path:
+    """Return where a version of a model goes: <to>/<name>/<version>, as TensorFlow Serving looks.
+
+    Args:
+        to: folder of models.
+        name: of the model.
+        version: its number; None: the next one.
+
+    Raises:
+        OptionError: the number is below 1.
+    """
+    if version is not None and version < 1:
+        raise OptionError(f"--version: found {version}; expected 1 or more")
+    return to / name / str(version or next_version(to / name))
+
+
+def report_export(folder: Path, differences: Mapping[str, float]) -> None:
+    """Print what `export_saved_model` measured, and where the model lies."""
+    for name, value in differences.items():
+        print(f"{name}: differs from Keras by {value:.1e} when served without it")
+    print(f"SavedModel: {folder}")
+
+
 def next_version(folder: Path) -> int:
     """Return the number after the largest version folder of a model, 1 for the first."""
     versions = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]

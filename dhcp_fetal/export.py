@@ -26,17 +26,14 @@ def export(
         name: of the model.
         version: its number; default: the next one.
     """
-    from common.errors import OptionError
-    from common.export import export_saved_model, next_version
+    from common.export import export_saved_model, report_export, version_folder
     from common.training import configure_runtime
     from dhcp_fetal.networks import load_run_network
     from dhcp_fetal.serving import make_endpoints, make_examples
 
-    if version is not None and version < 1:
-        raise OptionError(f"--version: found {version}; expected 1 or more")
+    folder = version_folder(to, name, version)
     configure_runtime(seed=0)
     network, config = load_run_network(run)
-    folder = to / name / str(version or next_version(to / name))
     differences = export_saved_model(
         folder,
         model=network,
@@ -45,6 +42,4 @@ def export(
         tolerance=TOLERANCE,
         beside={"model.keras": run / "model.keras"},
     )
-    for output, value in differences.items():
-        print(f"{output}: differs from Keras by {value:.1e} when served without it")
-    print(f"SavedModel: {folder}")
+    report_export(folder, differences)

@@ -26,21 +26,18 @@ def export(
         to: folder of models; the model goes to fetal_brain/<version> in it.
         version: number of the version; default: the next one.
     """
-    from common.errors import OptionError
-    from common.export import export_saved_model, next_version
+    from common.export import export_saved_model, report_export, version_folder
     from common.runs import load_config, load_run
     from common.training import configure_runtime
     from fetal_brain.inference import load_network
     from fetal_brain.serving import make_endpoints, make_examples
 
-    if version is not None and version < 1:
-        raise OptionError(f"--version: found {version}; expected 1 or more")
+    folder = version_folder(to, "fetal_brain", version)
     record = load_run(run)
     config = load_config(run, Config)
     configure_runtime(seed=0)
     # [F22] Only a finished run has a network; the original exported after an error as well.
     network = load_network(run, config)
-    folder = to / "fetal_brain" / str(version or next_version(to / "fetal_brain"))
     differences = export_saved_model(
         folder,
         model=network,
@@ -49,6 +46,4 @@ def export(
         tolerance=TOLERANCE,
         beside={"model.keras": record.path / "model.keras"},
     )
-    for name, value in differences.items():
-        print(f"{name}: differs from Keras by {value:.1e} when served without it")
-    print(f"SavedModel: {folder}")
+    report_export(folder, differences)

@@ -25,20 +25,17 @@ def export(
         to: folder of models; the model goes to sarcoma/<version> in it.
         version: number of the version; default: the next one.
     """
-    from common.errors import OptionError
-    from common.export import export_saved_model, next_version
+    from common.export import export_saved_model, report_export, version_folder
     from common.runs import load_config, load_run
     from common.training import configure_runtime
     from sarcoma.inference import load_network
     from sarcoma.serving import make_endpoints, make_examples
 
-    if version is not None and version < 1:
-        raise OptionError(f"--version: found {version}; expected 1 or more")
+    folder = version_folder(to, "sarcoma", version)
     record = load_run(run)
     config = load_config(run, Config)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    folder = to / "sarcoma" / str(version or next_version(to / "sarcoma"))
     differences = export_saved_model(
         folder,
         model=network,
@@ -47,6 +44,4 @@ def export(
         tolerance=TOLERANCE,
         beside={"model.keras": record.path / "model.keras"},
     )
-    for name, value in differences.items():
-        print(f"{name}: differs from Keras by {value:.1e} when served without it")
-    print(f"SavedModel: {folder}")
+    report_export(folder, differences)

@@ -26,17 +26,17 @@ def export(
         to: folder of models; the model goes to vertebra/<version> in it.
         version: number of the version; default: the next one.
     """
-    from common.export import export_saved_model, next_version
+    from common.export import export_saved_model, report_export, version_folder
     from common.runs import load_config, load_run
     from common.training import configure_runtime
     from vertebra.inference import load_network
     from vertebra.serving import make_endpoints, make_examples
 
+    folder = version_folder(to, "vertebra", version)
     record = load_run(run)
     config = load_config(run, Config)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    folder = to / "vertebra" / str(version or next_version(to / "vertebra"))
     differences = export_saved_model(
         folder,
         model=network,
@@ -45,6 +45,4 @@ def export(
         tolerance=TOLERANCE,
         beside={"model.keras": record.path / "model.keras"},
     )
-    for name, value in differences.items():
-        print(f"{name}: differs from Keras by {value:.1e} when served without it")
-    print(f"SavedModel: {folder}")
+    report_export(folder, differences)

@@ -22,6 +22,7 @@ from common.export import (
     next_version,
     run_elsewhere,
     save_network,
+    version_folder,
 )
 from common.losses import sparse_cross_entropy
 from common.meters import LabelDice
@@ -204,3 +205,14 @@ class TestSaveNetwork:
         assert str(refusal.value) == f"{path} cannot be written: File too large"
         assert path.read_bytes() == b"the one before"
         assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_folder_of_a_version(tmp_path):
+    """The next number after the largest, the number asked for, never one below 1."""
+    assert version_folder(tmp_path, "model", None) == tmp_path / "model" / "1"
+    (tmp_path / "model" / "9").mkdir(parents=True)
+    (tmp_path / "model" / "10").mkdir()
+    assert version_folder(tmp_path, "model", None) == tmp_path / "model" / "11"
+    assert version_folder(tmp_path, "model", 4) == tmp_path / "model" / "4"
+    with pytest.raises(OptionError, match="--version: found 0"):
+        version_folder(tmp_path, "model", 0)
