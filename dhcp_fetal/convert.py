@@ -209,6 +209,7 @@ def convert(
         model_cfg: the original's model cfg (-model); without it the preset's network.
         overwrite: replace what an earlier run left in the folder.
     """
+    from common.export import save_network
     from common.runs import open_run
     from dhcp_fetal.model import build_model
     from dhcp_fetal.networks import resolve_config
@@ -225,7 +226,7 @@ def convert(
     ) as record:
         record.write_split({"training": (), "validation": (), "test": ()})
         record.record_files(files_of(original))
-        model.save(record.path / "model.keras")
+        save_network(model, record.path / "model.keras")
     print(f"Converted network: {Path(run) / 'model.keras'} ({model.count_params()} values)")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 
+from common.export import save_network
 from common.runs import Run
 from dhcp_fetal.config import Config
 from dhcp_fetal.feeding import (
@@ -60,7 +61,7 @@ class Training:
         model = self.model
         if self.best is not None and self.best.is_file():
             model = keras.models.load_model(self.best, compile=False)
-        model.save(path)
+        save_network(model, path)
 
 
 def build_training(

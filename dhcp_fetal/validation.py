@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from common.export import save_network
 from common.report import picture_of_overlay
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import load_case, prepare_case
@@ -124,9 +125,7 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         dice = (logs or {}).get("val_volume_dice_foreground", np.nan)
         if dice > float(self.best.numpy()):
-            temporary = self.path.with_name(f".{self.path.name}")
-            self.model.save(temporary.with_suffix(".keras"))
-            temporary.replace(self.path)
+            save_network(self.model, self.path)
             self.best.assign(dice)
 
 

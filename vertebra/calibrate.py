@@ -37,6 +37,7 @@ def calibrate(
     from tqdm import tqdm
 
     from common.errors import OptionError
+    from common.export import save_network
     from common.runs import load_config, write_json
     from common.training import configure_runtime
     from vertebra.calibration import calibrate_sites
@@ -60,22 +61,10 @@ def calibrate(
         drawn = calibration_patches(stored, config, seed)
         shown = tqdm(drawn, total=config.calibration_patches, desc="calibrate", unit="patch")
         count = calibrate_sites(model, shown)
-    replace_network(model, run / "model.keras")
+    save_network(model, run / "model.keras")
     (run / "checkpoints").mkdir(exist_ok=True)
     write_json(
         run / "checkpoints" / "calibration.json",
         {"dataset": dataset, "cases": [case.id for case in cases], "patches": count, "seed": seed},
     )
     print(f"Statistics of {len(cases)} cases, {count} patches: {run / 'model.keras'}")
-
-
-def replace_network(model, path: Path) -> None:
-    """Save a model in place of the one at a path, in one step."""
-    import os
-
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.keras")
-    try:
-        model.save(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
