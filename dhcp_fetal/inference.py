@@ -17,20 +17,28 @@ from common.errors import OptionError
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple
+from dhcp_fetal.piece_network import PieceNetwork
+from dhcp_fetal.pieces import (
+    TILES_PER_BLOCK,
+    Piece,
+    bounding_box,
+    compute_pieces,
+    compute_tiles,
+    is_divisible,
+    predict_in_pieces,
+)
 from dhcp_fetal.tiles import (
     Apply,
     PaddedCase,
     Prediction,
     border_means,
-    cut_segment,
-    fill_batches,
     make_apply,
     mask_outputs,
     pad_case,
     predict_volume,
 )
 
-__all__ = ["lattice_step", "make_apply", "segment_volume"]
+__all__ = ["PieceNetwork", "lattice_step", "make_apply", "segment_volume"]
 
 Progress = Callable[[int, int], None]
 
@@ -46,7 +54,7 @@ def segment_volume(
     """Segment a whole volume as `Config.tiling` says.
 
     Args:
-        apply: from `make_apply`.
+        apply: a `PieceNetwork`, or what `tiles.make_apply` returns, which computes whole tiles.
         image: (x, y, z, channels), normalised as the network was trained.
         config: uses preparation, network and inference.
         mask: (x, y, z) region of interest; outside it all outputs are 0. None: the whole volume.
@@ -54,8 +62,10 @@ def segment_volume(
     Returns:
         `Prediction` in the grid of the image.
     """
+    divided = isinstance(apply, PieceNetwork) and is_divisible(config)
     if config.tiling == "engine":
-        return predict_volume(apply, image, config, mask=mask, progress=progress)
+        predict = predict_in_pieces if divided else predict_volume
+        return predict(apply, image, config, mask=mask, progress=progress)
     return predict_on_lattice(apply, image, config, mask=mask, progress=progress)
 
 
@@ -128,29 +138,25 @@ def predict_on_lattice(
     if case.mask is not None:
         wanted = case.mask[_box(before, image.shape[:3])] != 0
     sums = np.zeros((*image.shape[:3], config.classes), np.float32)
-    jobs = [
-        corner
-        for shift in _shifts(config)
-        for corner in _corners(image.shape[:3], stride, shift)
-        if wanted is None or wanted[_clipped(corner, stride, image.shape[:3])].any()
-    ]
     margin = [low for low, _ in geometry.margins(config, segment)]
     case, extra = _widen(case, segment, stride)
-    size = config.inference_batch_size
-    for first in range(0, len(jobs), size):
-        chosen = fill_batches(np.array(jobs[first : first + size]), size)
-        starts = chosen + np.subtract(np.add(before, extra), np.add(margin, spoilt))
-        tiles = [cut_segment(case, corner, segment, config, sampled=False) for corner in starts]
-        outputs = apply([np.stack(parts) for parts in zip(*tiles, strict=True)])
-        for corner, output in zip(jobs[first : first + size], outputs, strict=False):
-            place = _clipped(corner, stride, image.shape[:3])
-            source = tuple(
-                slice(p.start - c + s, p.stop - c + s)
-                for p, c, s in zip(place, corner, spoilt, strict=True)
-            )
-            sums[place] += output[source]
+    # From a voxel of the image to the corner of the tile that predicts it first.
+    back = np.add(before, extra) - margin
+    pieces = [
+        piece
+        for shift in _shifts(config)
+        for piece in _plan_pieces(image.shape[:3], stride, shift, wanted, back, spoilt)
+    ]
+    divided = isinstance(apply, PieceNetwork) and is_divisible(config)
+    compute = compute_pieces if divided else compute_tiles
+    computed = compute(apply, case, pieces, config, segment=segment)
+    for done, (piece, found) in enumerate(computed, start=1):
+        low = [
+            c - b + first for c, b, (first, _) in zip(piece.corner, back, piece.seen, strict=True)
+        ]
+        sums[_box(low, found.shape[:3])] += found
         if progress is not None:
-            progress(min(first + size, len(jobs)), len(jobs))
+            progress(done, len(pieces))
     sums /= config.lattice_shifts
     return mask_outputs(sums, None if mask is None else np.rint(mask).astype(np.int16), config)
 
@@ -161,11 +167,37 @@ def _shifts(config: Config) -> list[Triple]:
     return [tuple(edge * number // count for edge in step) for number in range(count)]
 
 
-def _corners(shape: Sequence[int], stride: Triple, shift: Triple) -> list[Triple]:
-    """Return where, in the image, the used parts of tiles begin; the first may lie before it."""
-    starts = [range(-move, size, edge)
-              for size, edge, move in zip(shape, stride, shift, strict=True)]  # fmt: skip
-    return [(x, y, z) for z, y, x in product(*starts[::-1])]
+def _plan_pieces(shape, stride: Triple, shift: Triple, wanted, back, spoilt) -> list[Piece]:
+    """Return what is used of each tile of one lattice, those of a block one after the other.
+
+    Args:
+        shape: (x, y, z) of the image.
+        stride: voxels used of a tile.
+        shift: how far the lattice is moved towards low indices.
+        wanted: (x, y, z) bool, voxels that are looked at; None: all.
+        back: what leads from a voxel of the image to the corner of the tile that predicts it first.
+        spoilt: voxels of a tile's output before those that are used.
+    """
+    axes = [enumerate(range(-move, size, edge))
+            for size, edge, move in zip(shape, stride, shift, strict=True)]  # fmt: skip
+    pieces = []
+    for tile in product(*axes):
+        numbers, starts = zip(*tile, strict=True)
+        place = _clipped(starts, stride, shape)
+        box = tuple((0, part.stop - part.start) for part in place)
+        if wanted is not None:
+            box = bounding_box(wanted[place])
+        if box is None:
+            continue
+        # The first tile of an axis may begin before the image.
+        first = [
+            part.start - start + s for part, start, s in zip(place, starts, spoilt, strict=True)
+        ]
+        seen = tuple((a + f, b + f) for (a, b), f in zip(box, first, strict=True))
+        corner = tuple(int(n) for n in np.add(starts, back) - spoilt)
+        block = (*shift, *(number // TILES_PER_BLOCK for number in numbers))
+        pieces.append(Piece(corner, seen, block))
+    return sorted(pieces, key=lambda piece: piece.block)
 
 
 def _clipped(corner: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:

@@ -76,8 +76,9 @@ class RollingBatchNormalisation(keras.layers.Layer):
 
     def _remember(self, mean, variance):
         here = ops.expand_dims(ops.equal(ops.arange(self.rolling_batches), self.row), axis=1)
-        self.rolling_mean.assign(ops.where(here, mean, self.rolling_mean))
-        self.rolling_variance.assign(ops.where(here, variance, self.rolling_variance))
+        for rows, new in ((self.rolling_mean, mean), (self.rolling_variance, variance)):
+            # JAX takes no variable for an array here.
+            rows.assign(ops.where(here, new, ops.convert_to_tensor(rows)))
         self.row.assign(ops.mod(self.row + 1, self.rolling_batches))
 
     def compute_output_shape(self, input_shape):
@@ -90,7 +91,11 @@ class RollingBatchNormalisation(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("dhcp_fetal")
 class ChannelPReLU(keras.layers.Layer):
-    """max(0, x) + a (x - |x|) / 2 with one trainable a per channel, initially 0.01."""
+    """max(0, x) + a min(0, x) with one trainable a per channel, initially 0.01.
+
+    Written for the fewest passes over the data. The engine's max(0, x) + a (x - |x|) / 2 is the
+    same to the bit; at exactly 0 its gradient is a / 2 where this one's is a.
+    """
 
     def build(self, input_shape):
         self.alpha = self.add_weight(
@@ -98,7 +103,8 @@ class ChannelPReLU(keras.layers.Layer):
         )
 
     def call(self, x):
-        return ops.maximum(0.0, x) + self.alpha * (x - ops.abs(x)) * 0.5
+        positive = ops.relu(x)
+        return positive + self.alpha * (x - positive)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -143,7 +149,16 @@ class MirrorPadding(keras.layers.Layer):
 
     def call(self, x):
         around = [((edge - 1) // 2, edge // 2) for edge in self.kernel]
-        return ops.pad(x, [(0, 0), *around, (0, 0)], mode="symmetric")
+        if keras.config.backend() != "torch":
+            return ops.pad(x, [(0, 0), *around, (0, 0)], mode="symmetric")
+        # PyTorch pads no more than three axes, and none with the edge voxel included.
+        for axis, (before, after) in enumerate(around, start=1):
+            front = (slice(None),) * axis
+            size = x.shape[axis]
+            first = ops.flip(x[(*front, slice(0, before))], axis=axis)
+            last = ops.flip(x[(*front, slice(size - after, size))], axis=axis)
+            x = ops.concatenate([first, x, last], axis=axis)
+        return x
 
     def compute_output_shape(self, input_shape):
         batch, *size, channels = input_shape
@@ -165,13 +180,11 @@ class AddCentre(keras.layers.Layer):
     def call(self, inputs):
         later, earlier = inputs
         size, whole = ops.shape(later), ops.shape(earlier)
-        window = []
-        for axis in (1, 2, 3):
-            start = (whole[axis] - 1) // 2 - (size[axis] - 1) // 2
-            window.append(slice(start, start + size[axis]))
+        start = [(whole[axis] - 1) // 2 - (size[axis] - 1) // 2 for axis in (1, 2, 3)]
         channels = later.shape[-1]
-        centre = earlier[(slice(None), *window, slice(channels))]
-        missing = max(channels - earlier.shape[-1], 0)
+        kept = min(channels, earlier.shape[-1])
+        centre = ops.slice(earlier, (0, *start, 0), (size[0], *size[1:4], kept))
+        missing = channels - kept
         if missing:
             centre = ops.pad(centre, [(0, 0)] * 4 + [(0, missing)])
         return later + centre
@@ -197,7 +210,7 @@ class RepeatToSize(keras.layers.Layer):
         for axis, times in enumerate(self.factor, start=1):
             x = ops.repeat(x, times, axis=axis)
         size = ops.shape(like)
-        return x[:, : size[1], : size[2], : size[3]]
+        return ops.slice(x, (0,) * 5, (*size[:4], x.shape[-1]))
 
     def compute_output_shape(self, input_shape):
         x, like = input_shape

@@ -64,7 +64,7 @@ def build_model(config: Config, input_shape: tuple[int | None, ...] | None = Non
         enlarge = layers.RepeatToSize(factor, name=f"context_{number}_repeat")
         features.append(enlarge([x, features[0]]))
     x = keras.layers.Concatenate(name="scales")(features) if len(features) > 1 else features[0]
-    x = _pathway(x, _plan_fc(config), config)
+    x = _pathway(x, plan_fc(config), config)
     x = layers.ChannelBias(name="softmax_bias")(x)
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(x)
     return keras.Model(inputs if len(inputs) > 1 else inputs[0], probabilities, name="deepmedic")
@@ -145,7 +145,8 @@ def _plan_context(config: Config, number: int) -> list[Block]:
     )
 
 
-def _plan_fc(config: Config) -> list[Block]:
+def plan_fc(config: Config) -> list[Block]:
+    """List the fully connected layers, the last one of which gives the classes."""
     return _plan_pathway(
         "fc",
         config,

@@ -114,7 +114,7 @@ def load_stages(
     """
     from common.errors import OptionError
     from dhcp_fetal.chain import Stage
-    from dhcp_fetal.inference import make_apply
+    from dhcp_fetal.inference import PieceNetwork
     from dhcp_fetal.networks import load_run_network
 
     folders = [("brain", brain), ("cortex", cortex), ("labels", run)]
@@ -123,16 +123,15 @@ def load_stages(
         if named:
             raise OptionError("-model names a network of its own; expected no run folder beside it")
         network, config = load_original(model_cfg, test_cfg, load, preset)
-        return [
-            Stage("labels", make_apply(network), _adapted(config, None, normalisation), network)
-        ]
+        config = _adapted(config, None, normalisation)
+        return [Stage("labels", PieceNetwork(network, config), config, network)]
     if not named or (run is not None and len(named) > 1):
         raise OptionError("expected --run, or --brain and --cortex or one of them, or -model")
     stages = []
     for what, folder in named:
         network, config = load_run_network(folder)
         config = _adapted(config, preset, normalisation)
-        stages.append(Stage(what, make_apply(network), config, network))
+        stages.append(Stage(what, PieceNetwork(network, config), config, network))
     return stages
 
 

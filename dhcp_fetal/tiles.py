@@ -283,10 +283,7 @@ def predict_volume(
     case = pad_case(image, config, segment=segment, mask=mask)
     predicted = geometry.output_size(config, segment)
     probabilities = np.zeros((*image.shape[:3], config.classes), dtype=np.float32)
-    shift = [
-        margin[0] - pad[0]
-        for margin, pad in zip(geometry.margins(config, segment), case.pads, strict=True)
-    ]
+    shift = predicted_shift(case, config, segment)
     corners = tile_corners(case.image.shape[:3], segment, predicted, mask=case.mask)
     if case.mask is not None:
         # The engine predicts these too, and multiplies all of it by 0.
@@ -308,6 +305,12 @@ def predict_volume(
     if case.mask is not None:
         weight = case.mask[_box([before for before, _ in case.pads], image.shape[:3])]
     return mask_outputs(probabilities, weight, config)
+
+
+def predicted_shift(case: PaddedCase, config: Config, segment: Triple) -> list[int]:
+    """Return where, in the image, the output of the tile at the padded image's corner begins."""
+    margins = geometry.margins(config, segment)
+    return [low - pad for (low, _), (pad, _) in zip(margins, case.pads, strict=True)]
 
 
 def mask_outputs(

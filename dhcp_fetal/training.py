@@ -15,7 +15,7 @@ from dhcp_fetal.feeding import (
     training_way,
     validation_way,
 )
-from dhcp_fetal.inference import make_apply
+from dhcp_fetal.inference import PieceNetwork
 from dhcp_fetal.losses import EngineCost
 from dhcp_fetal.model import build_model
 from dhcp_fetal.optimisers import freeze_layers, make_optimiser
@@ -122,7 +122,7 @@ def build_training(
 
 
 def _watch_volumes(work: Training, record: Run, watched, session: Session | None) -> None:
-    config, apply = work.config, make_apply(work.model)
+    config, apply = work.config, PieceNetwork(work.model, work.config)
     out = saved = None
     if session is not None and all(files.name for files in watched):
         out, saved = record.path / "predictions", session.saved

@@ -144,7 +144,7 @@ def make_volume_validation(
 
     Args:
         model: in training.
-        apply: from `inference.make_apply`.
+        apply: the network; see `inference.segment_volume`.
         cases: with labels, else only segmented.
         config: uses inference and `epochs_between_volumes`.
         out: folder of results; None: none are written.

@@ -21,7 +21,7 @@ def network():
     for variable in model.trainable_variables:
         if "norm" not in variable.path:
             variable.assign(variable + random.normal(0, 0.1, variable.shape))
-    return inference.make_apply(model)
+    return inference.PieceNetwork(model, QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_without_contexts_both_ways_agree(image):
         fc_kernels=((1, 1, 1),) * 2,
         inference_batch_size=2,
     )
-    apply = inference.make_apply(build_model(config))
+    apply = inference.PieceNetwork(build_model(config), config)
     found = [
         inference.segment_volume(apply, image, replace(config, tiling=tiling)).probabilities
         for tiling in ("engine", "lattice")

@@ -1,6 +1,10 @@
 """A run from beginning to end: samples, schedules, resuming, tables and the original's files."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -14,6 +18,8 @@ from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.networks import load_run_network, resolve_config
 from dhcp_fetal.session import CaseFiles
 from dhcp_fetal.train import train
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SMALL = replace(
     QUICK,
@@ -115,6 +121,26 @@ def make_source(table, config=SMALL, *, seed=1, way=feeding.training_way, count=
 
     cache = feeding.CaseCache(find_cases(table)[:count], config)
     return feeding.SegmentSource(cache, way(config), seed=seed, batch_size=config.batch_size)
+
+
+def test_a_killed_run_goes_on_to_the_same_network(table, finished, tmp_path):
+    """SIGKILL after the first epoch; rows of batch statistics and the schedule go on, too."""
+    run = tmp_path / "run"
+    words = [sys.executable, "-m", "dhcp_fetal", "train", "--cases", table, "--run", run,
+             "--config", finished / "config.yaml", "--seed", 3]  # fmt: skip
+    with open(tmp_path / "output.txt", "w") as output:
+        process = subprocess.Popen([str(word) for word in words], cwd=ROOT,
+                                   stdout=output, stderr=subprocess.STDOUT)  # fmt: skip
+    while process.poll() is None and not (run / "log.csv").is_file():
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert load_run(run).status != "finished", (tmp_path / "output.txt").read_text()
+    train(table, run, config=replace(SMALL, select_best_epoch=True), preset="quick", seed=3)
+    assert [row["step"] for row in read_log(run)] == [6, 12]
+    first, second = (load_run_network(one)[0].get_weights() for one in (finished, run))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_any_segment_can_be_drawn_again(table):

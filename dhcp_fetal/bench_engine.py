@@ -1,0 +1,46 @@
+"""The network in the expressions that the engine writes, for comparison of speed.
+
+Values and gradients are those of `layers.py`; the number of passes over the data is not.
+"""
+
+import keras
+from keras import ops
+
+from dhcp_fetal import layers
+
+
+class EnginePReLU(layers.ChannelPReLU):
+    """max(0, x) + a (x - |x|) / 2."""
+
+    def call(self, x):
+        return ops.maximum(0.0, x) + self.alpha * (x - ops.abs(x)) * 0.5
+
+
+class EngineCentre(layers.AddCentre):
+    """The centre by strided slices."""
+
+    def call(self, inputs):
+        later, earlier = inputs
+        size, whole = ops.shape(later), ops.shape(earlier)
+        start = [(whole[axis] - 1) // 2 - (size[axis] - 1) // 2 for axis in (1, 2, 3)]
+        window = [slice(first, first + size[axis]) for axis, first in enumerate(start, start=1)]
+        centre = earlier[(slice(None), *window, slice(later.shape[-1]))]
+        missing = max(later.shape[-1] - earlier.shape[-1], 0)
+        return later + ops.pad(centre, [(0, 0)] * 4 + [(0, missing)])
+
+
+TWINS = {
+    layers.ChannelPReLU: EnginePReLU,
+    layers.AddCentre: EngineCentre,
+}
+
+
+def in_the_engines_expressions(model: keras.Model) -> keras.Model:
+    """Return the same network with the same weights, written as the engine writes it."""
+
+    def twin(layer):
+        return TWINS.get(type(layer), type(layer)).from_config(layer.get_config())
+
+    written = keras.models.clone_model(model, clone_function=twin)
+    written.set_weights(model.get_weights())
+    return written
