@@ -26,6 +26,7 @@ from common.errors import OptionError, UserError
 VERBS = (
     "phantom",
     "prepare",
+    "plan",
     "train",
     "predict",
     "evaluate",
@@ -39,7 +40,7 @@ VERBS = (
 """The same verbs everywhere, in the order of the work; a paper has those it has a module for."""
 
 VERBS_ON_TENSORFLOW = {
-    "train", "predict", "export", "convert", "calibrate", "compare", "bench",
+    "plan", "train", "predict", "export", "convert", "calibrate", "compare", "bench",
 }  # fmt: skip
 """The others answer without its two seconds of start-up."""
 
@@ -120,6 +121,29 @@ def run_verb(paper: str, verb: str, words: Sequence[str], option_aliases: Mappin
     """Parse the words of one verb and call its function.
 
     Raises:
+        OptionError: see `parse_verb`.
+    """
+    function, config_class, values = parse_verb(paper, verb, words, option_aliases)
+    if values.cuda_devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = values.cuda_devices
+    if verb in VERBS_ON_TENSORFLOW and not values.verbose:
+        load_tensorflow_quietly()
+    arguments = {name: values[name] for name in inspect.signature(function).parameters
+                 if name != "config"}  # fmt: skip
+    if "config" in inspect.signature(function).parameters:
+        arguments["config"] = make_config(config_class, values)
+    return function(**arguments)
+
+
+def parse_verb(
+    paper: str, verb: str, words: Sequence[str], option_aliases: Mapping[str, str]
+) -> tuple[Callable, type, Any]:
+    """Parse the words of one verb without running it.
+
+    Returns:
+        The verb's function, the paper's `Config` class and the values by option.
+
+    Raises:
         OptionError: an option is unknown, lacks its value or has one that does not fit.
     """
     function = getattr(importlib.import_module(f"{paper}.{verb}"), verb)
@@ -131,15 +155,7 @@ def run_verb(paper: str, verb: str, words: Sequence[str], option_aliases: Mappin
         values = parser.parse_args(words)
     except argparse.ArgumentError as mistake:
         raise OptionError(plain_message(str(mistake))) from None
-    if values.cuda_devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = values.cuda_devices
-    if verb in VERBS_ON_TENSORFLOW and not values.verbose:
-        load_tensorflow_quietly()
-    arguments = {name: values[name] for name in inspect.signature(function).parameters
-                 if name != "config"}  # fmt: skip
-    if "config" in inspect.signature(function).parameters:
-        arguments["config"] = make_config(config_module.Config, values)
-    return function(**arguments)
+    return function, config_module.Config, values
 
 
 def spell_options(words: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
@@ -171,8 +187,9 @@ def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
 
 def bracket_tuples(words: Sequence[str], function: Callable, config_class: type) -> list[str]:
     """Let a tuple be typed plainly: `--window 3,64,64` is `[3,64,64]`, `--ids a,b` `["a","b"]`."""
-    hints = typing.get_type_hints(function) | typing.get_type_hints(config_class)
-    tuples = {f"--{name}" for name, hint in hints.items() if typing.get_origin(hint) is tuple}
+    # A verb without `config` may have an option that is called like a field of it.
+    hints = typing.get_type_hints(config_class) | typing.get_type_hints(function)
+    tuples = {f"--{name}" for name, hint in hints.items() if is_tuple(hint)}
     texts = {f"--{name}" for name, hint in hints.items() if is_tuple_of_texts(hint)}
     bracketed, option = [], ""
     for word in words:
@@ -185,6 +202,11 @@ def bracket_tuples(words: Sequence[str], function: Callable, config_class: type)
         bracketed.append(word)
         option = word
     return bracketed
+
+
+def is_tuple(hint: Any) -> bool:
+    """Say whether a type is a tuple, perhaps or None."""
+    return any(typing.get_origin(option) is tuple for option in (hint, *typing.get_args(hint)))
 
 
 def is_tuple_of_texts(hint: Any) -> bool:

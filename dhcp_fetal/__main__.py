@@ -1,10 +1,12 @@
-"""`python -m dhcp_fetal <verb>`; the original's script and option names are answered too."""
+"""`python -m dhcp_fetal <verb>` or `dhcp-fetal <verb>`; the original's names work, too."""
 
 import sys
+from collections.abc import Sequence
 
-from common.cli import main
+from common import cli
 
-OPTIONS = {
+VERB_ALIASES = {"normalise_t2w_images": "prepare"}
+OPTION_ALIASES = {
     "-model": "--model_cfg",
     "-train": "--train_cfg",
     "-test": "--test_cfg",
@@ -14,19 +16,22 @@ OPTIONS = {
 }
 
 
-def choose_verb(words: list[str]) -> list[str]:
+def choose_verb(words: Sequence[str]) -> list[str]:
     """Let `deepMedicRun` stand for train or predict, as its options say."""
-    if words[:1] == ["deepMedicRun"]:
+    if list(words[:1]) == ["deepMedicRun"]:
         return ["train" if "-train" in words else "predict", *words[1:]]
-    return words
+    return list(words)
+
+
+def main() -> int:
+    """Run the verb that this process was started with; return its exit status."""
+    return cli.main(
+        "dhcp_fetal",
+        argv=choose_verb(sys.argv[1:]),
+        verb_aliases=VERB_ALIASES,
+        option_aliases=OPTION_ALIASES,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(
-        main(
-            "dhcp_fetal",
-            argv=choose_verb(sys.argv[1:]),
-            verb_aliases={"normalise_t2w_images": "prepare"},
-            option_aliases=OPTIONS,
-        )
-    )
+    sys.exit(main())

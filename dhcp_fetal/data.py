@@ -50,6 +50,19 @@ def find_cases(source: Path) -> tuple[CaseFiles, ...]:
     Raises:
         DataError: it is missing or names nothing.
     """
+    cases = list_cases(source)
+    seen: set[str] = set()
+    for files in cases:
+        check_name(files, seen, source)
+    return cases
+
+
+def list_cases(source: Path) -> tuple[CaseFiles, ...]:
+    """Return the cases of `find_cases`, whatever their names.
+
+    Raises:
+        DataError: the source is missing or names nothing.
+    """
     source = Path(source)
     if source.is_dir():
         paths = sorted(p for p in source.iterdir()
@@ -61,7 +74,6 @@ def find_cases(source: Path) -> tuple[CaseFiles, ...]:
         cases = tuple(CaseFiles((path,)) for path in read_path_list(source))
     if not cases:
         raise DataError(f"{source}: found no case; expected a folder or list of scans, or a table")
-    check_names(cases, source)
     return cases
 
 
@@ -73,19 +85,17 @@ def name_of(files: CaseFiles) -> str:
     return strip_nifti_ending(first.name) if first else "unnamed"
 
 
-def check_names(cases: Sequence[CaseFiles], source: Path) -> None:
-    """Refuse two cases whose results would have one name, and names that leave the folder."""
-    seen = set()
-    for files in cases:
-        name = name_of(files)
-        if name in seen or "/" in name or name.startswith("."):
-            raise DataError(
-                f"{source}: the results of two cases would be called {name!r}; expected different "
-                "names (prediction_filename)"
-                if name in seen
-                else f"{source}: {name!r} cannot name a file; expected no / and no leading ."
-            )
-        seen.add(name)
+def check_name(files: CaseFiles, seen: set[str], source: Path) -> None:
+    """Refuse a name that an earlier case has or that leaves the folder, and add it to `seen`."""
+    name = name_of(files)
+    if name in seen:
+        raise DataError(
+            f"{source}: the results of two cases would be called {name!r}; expected different "
+            "names (prediction_filename)"
+        )
+    if "/" in name or name.startswith("."):
+        raise DataError(f"{source}: {name!r} cannot name a file; expected no / and no leading .")
+    seen.add(name)
 
 
 def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) -> Case:
@@ -100,17 +110,11 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
             is there, or their number is not the network's.
     Source: preprocessing.py and io.py of DeepMedic; specification 2 and 3.3.
     """
-    if len(files.channels) != config.input_channels:
-        raise DataError(
-            f"case {name_of(files)}: found {len(files.channels)} channels, "
-            f"expected {config.input_channels} (input_channels)"
-        )
+    check_channels(files, config)
     first_of_many = config.compat == "v0.7.0"  # [D8]
     channels = [path and read_image(path, first_of_many=first_of_many) for path in files.channels]
     # [G16] The first channel may be the absent one; the engine takes its size from it and fails.
     present = [(image, path) for image, path in zip(channels, files.channels, strict=True) if image]
-    if not present:
-        raise DataError(f"case {name_of(files)}: every channel is '-', expected at least one scan")
     scan, scan_path = present[0]
     for image, path in present[1:]:
         check_grid(scan, image, (scan_path, path))
@@ -122,13 +126,33 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
         for path in (files.labels, files.mask, *files.weight_maps)
     ]
     labels = None if files.labels is None else as_classes(beside[0], files.labels)
-    if labels is not None and check_labels and labels.max() >= config.classes:
-        raise DataError(
-            f"{files.labels}: found the class {labels.max()}, expected 0 to {config.classes - 1}"
-        )
+    if labels is not None and check_labels:
+        check_classes(labels, files.labels, config)
     mask = None if files.mask is None else np.rint(beside[1]).astype(np.int16)
     maps = _stack_maps(beside[2:], files)
     return Case(name_of(files), array, labels, mask, maps, scan)
+
+
+def check_channels(files: CaseFiles, config: Config) -> None:
+    """Refuse a case with another number of channels than the network's, or with none that is there.
+
+    [G16] A channel that is `-` counts.
+    """
+    if len(files.channels) != config.input_channels:
+        raise DataError(
+            f"case {name_of(files)}: found {len(files.channels)} channels, "
+            f"expected {config.input_channels} (input_channels)"
+        )
+    if not any(files.channels):
+        raise DataError(f"case {name_of(files)}: every channel is '-', expected at least one scan")
+
+
+def check_classes(labels: np.ndarray, path: Path, config: Config) -> None:
+    """Refuse class numbers the network does not have."""
+    if labels.max() >= config.classes:
+        raise DataError(
+            f"{path}: found the class {labels.max()}, expected 0 to {config.classes - 1}"
+        )
 
 
 def as_classes(array: np.ndarray, path: Path) -> np.ndarray:
@@ -286,6 +310,11 @@ def _stack_maps(maps: list, files: CaseFiles) -> np.ndarray | None:
     for array, path in zip(maps, files.weight_maps, strict=True):
         if array is None:
             raise DataError(f"case {name_of(files)}: a weight map is '-', expected a file")
-        if array.min() < 0:
-            raise DataError(f"{path}: found {array.min()}, expected weights of 0 or more")
+        check_weights(array, path)
     return np.stack([array.astype(np.float32) for array in maps])
+
+
+def check_weights(array: np.ndarray, path: Path) -> None:
+    """Refuse a weight map with negative weights."""
+    if array.min() < 0:
+        raise DataError(f"{path}: found {array.min()}, expected weights of 0 or more")

@@ -35,13 +35,14 @@ class Image:
         return tuple(float(size) for size in self.header.get_zooms()[:3])
 
 
-def read_image(path: Path, *, first_of_many: bool = False) -> Image:
+def read_image(path: Path, *, first_of_many: bool = False, finite: bool = True) -> Image:
     """Read a NIfTI file as it lies: neither reoriented nor resampled.
 
     Args:
         path: .nii or .nii.gz; 2-D becomes (x, y, 1).
         first_of_many: [D8] take the first volume of a 4-D file, as v0.7.0 does; else a 4-D file
             must hold a single volume, as v0.8.4 asks.
+        finite: refuse NaN and infinite voxels.
     Returns:
         `Image`; integers stay integers unless the file scales them, which gives float64.
     Raises:
@@ -63,9 +64,15 @@ def read_image(path: Path, *, first_of_many: bool = False) -> Image:
         array = array[..., 0]
     if array.ndim != 3 or not array.size:
         raise DataError(f"{path}: found {shape}, expected a 3-D scan, or 4-D with one volume")
+    if finite:
+        check_finite(array, path)
+    return Image(array, loaded.header, loaded.affine)
+
+
+def check_finite(array: np.ndarray, path: Path) -> None:
+    """Refuse NaN and infinite voxels."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{path}: found NaN or infinite voxels, expected finite values")
-    return Image(array, loaded.header, loaded.affine)
 
 
 def write_image(

@@ -8,12 +8,13 @@ from dhcp_fetal.config import Config, Preset
 
 def prepare(
     images: Path,
-    out: Path,
+    out: Path = Path("normalised"),
     *,
     config: Config,
     preset: Preset = "port",
     over: Literal["volume", "brain"] = "volume",
     masks: Path | None = None,
+    check: bool = False,
 ) -> None:
     """Normalise the scans of a folder, list or table to mean 0 and deviation 1.
 
@@ -28,7 +29,15 @@ def prepare(
         over: the whole volume, background included (the original), or the brain alone.
         masks: folder of brain masks under the scans' names, for over brain; default: the table's
             column roi_mask.
+        check: only look: print everything that is wrong with any file of the cases, labels and
+            masks included, write nothing, and end with status 2 if anything keeps the data from
+            being used; classes and input_channels matter here.
     """
+    if check:
+        from dhcp_fetal.inspection import inspect_cases
+
+        inspect_cases(images, config, out).conclude()
+        return
     from common.errors import DataError, OptionError
     from dhcp_fetal.data import find_cases
 

@@ -1,21 +1,24 @@
-"""`python -m fetal_brain <verb>`; the original's script and option names are answered too."""
+"""`python -m fetal_brain <verb>` or `fetal-brain <verb>`; the original's names work, too."""
 
 import sys
 
-from common.cli import main
+from common import cli
+
+VERB_ALIASES = {"deploy": "predict"}
+OPTION_ALIASES = {
+    "--model_path": "--run",
+    "--save_path": "--run",
+    "-p": "--run",
+    "--data_csv": "--train_csv",
+    "--restart": "--overwrite",
+    "-c": "--cuda_devices",
+}
+
+
+def main() -> int:
+    """Run the verb that this process was started with; return its exit status."""
+    return cli.main("fetal_brain", verb_aliases=VERB_ALIASES, option_aliases=OPTION_ALIASES)
+
 
 if __name__ == "__main__":
-    sys.exit(
-        main(
-            "fetal_brain",
-            verb_aliases={"deploy": "predict"},
-            option_aliases={
-                "--model_path": "--run",
-                "--save_path": "--run",
-                "-p": "--run",
-                "--data_csv": "--train_csv",
-                "--restart": "--overwrite",
-                "-c": "--cuda_devices",
-            },
-        )
-    )
+    sys.exit(main())

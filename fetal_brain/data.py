@@ -4,7 +4,6 @@ Axis order everywhere: (Z, Y, X) = slices, rows, columns, as SimpleITK's arrays;
 holds the channels.
 """
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +14,16 @@ import numpy as np
 from common.errors import DataError, OptionError
 from common.normalisation import whiten
 from common.volumes import Volume, check_same_grid, read_volume
+from fetal_brain.case_list import (
+    COLUMNS,
+    check_columns,
+    check_id,
+    check_new,
+    find_files,
+    read_list,
+)
 from fetal_brain.config import Config
 
-COLUMNS = ("id", "image", "segmentation")
-"""What the columns of the list mean, by position; the header's words are free."""
 LABEL_ROUNDING = 1e-3
 """How far a label may be from the whole number it means: 0.99999997 occurs in files whose masks
 went through a scale factor."""
@@ -68,77 +73,16 @@ def find_cases(list_path: Path, *, labels_required: bool = True) -> list[Case]:
     """
     list_path = Path(list_path).absolute()
     needed = COLUMNS if labels_required else COLUMNS[:2]
-    header, *rows = read_rows(list_path) or [(1, [])]
-    check_header(list_path, header[1], needed)
-    if not rows:
-        raise DataError(f"{list_path} has a header but no rows; expected one row per case")
     cases, lines = [], {}
-    for line, cells in rows:
+    for line, cells in read_list(list_path, needed):
         where = f"{list_path}, line {line}"
-        if len(cells) < len(needed):
-            raise DataError(
-                f"{where}: found {len(cells)} columns; expected at least {len(needed)}"
-                f" ({', '.join(needed)})"
-            )
+        check_columns(cells, needed, where)
         check_id(cells[0], where)
-        if cells[0] in lines:
-            raise DataError(f"{where}: id {cells[0]!r} was already used in line {lines[cells[0]]}")
+        check_new(cells[0], lines, where)
         lines[cells[0]] = line
-        paths = [
-            find_file(list_path.parent, cell, where=where, what=f"{name} of {cells[0]!r}")
-            for name, cell in zip(needed[1:], cells[1:], strict=False)
-        ]
+        paths = find_files(list_path.parent, cells, needed, where=where)
         cases.append(Case(cells[0], paths[0], paths[1] if labels_required else None))
     return cases
-
-
-def read_rows(list_path: Path) -> list[tuple[int, list[str]]]:
-    """Return the rows of a CSV file that are not blank, each with its line number."""
-    try:
-        with list_path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            return [(reader.line_num, cells) for cells in reader if cells]
-    except FileNotFoundError:
-        raise DataError(f"{list_path} does not exist; expected a CSV list of cases") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise DataError(f"{list_path} is not readable as CSV; expected text with commas") from None
-    except OSError as refusal:
-        raise DataError(f"{list_path} cannot be read ({refusal.strerror})") from None
-
-
-def check_header(list_path: Path, header: Sequence[str], needed: Sequence[str]) -> None:
-    """Refuse a list whose first row is too short or is a case rather than a header."""
-    if len(header) < len(needed):
-        found = f"{len(header)} columns ({', '.join(header)})" if header else "nothing"
-        raise DataError(
-            f"{list_path}: found {found} in the first row; expected at least {len(needed)} comma-"
-            f"separated columns: {', '.join(needed)}"
-        )
-    if "\0" not in header[1] and header[1] and (list_path.parent / header[1]).is_file():
-        raise DataError(
-            f"{list_path}: the first row names an existing image ({header[1]}); expected a header"
-            " row, which is skipped"
-        )
-
-
-def check_id(case_id: str, where: str) -> None:
-    """Refuse an id that cannot be the name of a file in a folder."""
-    separators = any(letter in "/\\" or not letter.isprintable() for letter in case_id)
-    if not case_id or case_id.startswith(".") or separators or len(case_id.encode()) > 200:
-        raise DataError(
-            f"{where}: id {case_id[:40]!r} cannot name a file; expected a short word without path"
-            " separators and leading dots"
-        )
-
-
-def find_file(folder: Path, cell: str, *, where: str, what: str) -> Path:
-    """Return the path a cell of the list means; it must be an existing file."""
-    if not cell:
-        raise DataError(f"{where}: the {what} is empty; expected a path")
-    path = folder / cell
-    if "\0" in cell or not path.is_file():
-        raise DataError(f"{where}: the {what} does not exist: {path}")
-    return path
 
 
 def case_of_image(image_path: Path) -> Case:
@@ -243,17 +187,8 @@ def load_case(case: Case, config: Config, *, foreground_required: bool = True) -
     Source: reader.py, read_fn.
     """
     volume = read_volume(case.image_path)
-    image = volume.array
-    if not np.all(np.isfinite(image)):
-        raise DataError(f"{case.image_path}: found NaN or infinite voxels; expected finite values")
-    if image.min() == image.max():
-        raise DataError(f"{case.image_path}: every voxel is {image.flat[0]}; expected an image")
-    small = any(size < edge for size, edge in zip(image.shape, config.patch_shape, strict=True))
-    if small and not config.pad_small_volumes:
-        raise DataError(
-            f"{case.image_path}: found {words_of(image.shape)} slices, rows, columns; expected at"
-            f" least {words_of(config.patch_shape)}, or --pad_small_volumes true"
-        )
+    check_values(volume.array, case.image_path)
+    check_size(volume.array.shape, case.image_path, config)
     if case.label_path is None:
         return LoadedCase(volume, None)
     label = read_volume(case.label_path)
@@ -262,6 +197,24 @@ def load_case(case: Case, config: Config, *, foreground_required: bool = True) -
     if foreground_required:
         check_foreground(ids, case.label_path, config)
     return LoadedCase(volume, ids)
+
+
+def check_values(image: np.ndarray, path: Path) -> None:
+    """Refuse an image with NaN or infinite voxels, or of one value only."""
+    if not np.all(np.isfinite(image)):
+        raise DataError(f"{path}: found NaN or infinite voxels; expected finite values")
+    if image.min() == image.max():
+        raise DataError(f"{path}: every voxel is {image.flat[0]}; expected an image")
+
+
+def check_size(shape: Sequence[int], path: Path, config: Config) -> None:
+    """Refuse an image that is smaller than the patch and may not be padded [F10]."""
+    small = any(size < edge for size, edge in zip(shape, config.patch_shape, strict=True))
+    if small and not config.pad_small_volumes:
+        raise DataError(
+            f"{path}: found {words_of(shape)} slices, rows, columns; expected at least"
+            f" {words_of(config.patch_shape)}, or --pad_small_volumes true"
+        )
 
 
 def read_reference(case: Case, config: Config) -> Volume:

@@ -16,7 +16,14 @@ PREPARATION_FIELDS = ("label_ids", "patch_shape", "pad_small_volumes")
 """Fields of the configuration that decide what is stored."""
 
 
-def prepare(train_csv: Path, out: Path, *, config: Config, preset: Preset = "port") -> None:
+def prepare(
+    train_csv: Path,
+    out: Path = Path("prepared"),
+    *,
+    config: Config,
+    preset: Preset = "port",
+    check: bool = False,
+) -> None:
     """Check every case of a CSV list and store it ready for training.
 
     Cases that were stored before from the same files in the same way are kept.
@@ -26,7 +33,14 @@ def prepare(train_csv: Path, out: Path, *, config: Config, preset: Preset = "por
         out: folder of prepared cases, for the --prepared option of train.
         config: label_ids, patch_shape and pad_small_volumes matter here.
         preset: where the numbers come from; options after it change single ones.
+        check: only look: print everything that is wrong with any file, write nothing, and end with
+            status 2 if anything keeps the data from being used.
     """
+    if check:
+        from fetal_brain.inspection import inspect_list
+
+        inspect_list(train_csv, config, out).conclude()
+        return
     from fetal_brain.data import find_cases
 
     cases = prepare_cases(find_cases(train_csv), out, config)

@@ -1,8 +1,8 @@
-"""`python -m raseg <verb>`; the original's script and option names are answered too."""
+"""`python -m raseg <verb>` or `raseg <verb>`; the original's names work, too."""
 
 import sys
 
-from common.cli import main
+from common import cli
 
 VERB_ALIASES = {
     "make_datasets": "prepare",
@@ -16,5 +16,11 @@ OPTION_ALIASES = {
     "--checkpoint_dir": "--run",
 }
 
+
+def main() -> int:
+    """Run the verb that this process was started with; return its exit status."""
+    return cli.main("raseg", verb_aliases=VERB_ALIASES, option_aliases=OPTION_ALIASES)
+
+
 if __name__ == "__main__":
-    sys.exit(main("raseg", verb_aliases=VERB_ALIASES, option_aliases=OPTION_ALIASES))
+    sys.exit(main())

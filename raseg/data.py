@@ -87,28 +87,53 @@ def open_volumes(folder: Path, config: Config) -> Volumes:
     Source: make_datasets.py, raseg_predict.py (both read the arrays whole).
     """
     folder = Path(folder)
+    pairs, pre = open_pairs(folder, config), open_pre(folder, config)
+    if pre is not None:
+        check_partners(folder, pairs, pre, config)
+    return Volumes(folder, pairs, pre, read_spacing(folder))
+
+
+def open_pairs(folder: Path, config: Config) -> np.ndarray:
+    """Open images and labels, (N, 2, rows, columns, slices).
+
+    Raises:
+        DataError: see `open_volumes`.
+    """
     path = folder / PAIRS[config.task]
     pairs = open_array(path, rank=5, axes="volumes, 2, rows, columns, slices")
     if pairs.shape[1] != 2:
         raise DataError(
             f"{path}: found {pairs.shape[1]} entries on the second axis; expected image and label"
         )
-    pre = None
-    if len(CHANNELS[config.task]) == 2:
-        pre = open_array(folder / PRE, rank=4, axes="volumes, rows, columns, slices")
-        if len(pre) != len(pairs):
-            raise DataError(
-                f"{folder / PRE} holds {len(pre)} volumes, {path.name} {len(pairs)}; expected as "
-                "many in both"
-            )
-        if pre.shape[1:] != pairs.shape[2:]:
-            raise DataError(
-                f"{folder / PRE} holds volumes of {words_of(pre.shape[1:])}, {path.name} of "
-                f"{words_of(pairs.shape[2:])} rows, columns, slices; expected the same"
-            )
     if not pairs.size:
         raise DataError(f"{path}: found shape {pairs.shape}; expected at least one voxel")
-    return Volumes(folder, pairs, pre, read_spacing(folder))
+    return pairs
+
+
+def open_pre(folder: Path, config: Config) -> np.ndarray | None:
+    """Open the scans before contrast, (N, rows, columns, slices); None where the task has none.
+
+    Raises:
+        DataError: see `open_volumes`.
+    """
+    if len(CHANNELS[config.task]) < 2:
+        return None
+    return open_array(folder / PRE, rank=4, axes="volumes, rows, columns, slices")
+
+
+def check_partners(folder: Path, pairs: np.ndarray, pre: np.ndarray, config: Config) -> None:
+    """Refuse scans before contrast that differ from the others in number or size."""
+    name = PAIRS[config.task]
+    if len(pre) != len(pairs):
+        raise DataError(
+            f"{folder / PRE} holds {len(pre)} volumes, {name} {len(pairs)}; expected as many in "
+            "both"
+        )
+    if pre.shape[1:] != pairs.shape[2:]:
+        raise DataError(
+            f"{folder / PRE} holds volumes of {words_of(pre.shape[1:])}, {name} of "
+            f"{words_of(pairs.shape[2:])} rows, columns, slices; expected the same"
+        )
 
 
 def open_array(path: Path, *, rank: int, axes: str) -> np.ndarray:

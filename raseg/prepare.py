@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import OptionError
 from raseg.config import Config, Preset
 
 if TYPE_CHECKING:
@@ -14,14 +15,15 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    tag: str,
-    val: int,
+    tag: str | None = None,
+    val: int | None = None,
     *,
     config: Config,
     preset: Preset = "port",
     data: Path = Path("datasets"),
     data_dir: Path = Path("datasets/bins"),
     seed: int = 42,
+    check: bool = False,
 ) -> None:
     """Write the training binaries from images_and_labels.npy and pre_images.npy.
 
@@ -36,10 +38,20 @@ def prepare(
         data: folder of the arrays.
         data_dir: folder of the binaries.
         seed: of the patches' places (draft).
+        check: only look: print everything that is wrong with any array or volume, write nothing,
+            and end with status 2 if anything keeps the data from being used; needs no --tag, and
+            --val only to look at the split.
     """
     from raseg.data import open_volumes, split_volumes
 
+    if check:
+        from raseg.inspection import inspect_arrays
+
+        inspect_arrays(data, config, data_dir, held_out=val).conclude()
+        return
     check_tag(tag)
+    if val is None:
+        raise OptionError("--val: expected the number of volumes that are held out")
     volumes = open_volumes(data, config)
     split = split_volumes(len(volumes), held_out=val, validation=config.validation_volumes)
     counts = write_binaries(volumes, split, data_dir, tag=tag, config=config, seed=seed)
@@ -49,14 +61,14 @@ def prepare(
     print(f"Binaries: {data_dir / f'train_and_label_{tag}_batch_1.bin'} ...")
 
 
-def check_tag(tag: str) -> None:
+def check_tag(tag: str | None) -> None:
     """Refuse a tag that cannot be part of a file's name.
 
     Raises:
-        OptionError: it is empty or holds path separators.
+        OptionError: it is missing, empty or holds path separators.
     """
-    from common.errors import OptionError
-
+    if tag is None:
+        raise OptionError("--tag: expected a name for this set of binaries")
     if not tag or any(letter in "/\\\0" for letter in tag) or tag.startswith("."):
         raise OptionError(f"--tag {tag!r}: expected a short word that can be part of a file's name")
 

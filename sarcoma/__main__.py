@@ -1,18 +1,22 @@
-"""`python -m sarcoma <verb>`; the original's script names are answered too."""
+"""`python -m sarcoma <verb>` or `sarcoma <verb>`; the original's names work, too."""
 
 import sys
 
-from common.cli import main
+from common import cli
+
+VERB_ALIASES = {
+    # [S7] The README's names and the files' names; neither script ran as released.
+    "data_gen": "prepare",
+    "data-gen": "prepare",
+    "evaluation": "evaluate",
+}
+OPTION_ALIASES: dict[str, str] = {}
+
+
+def main() -> int:
+    """Run the verb that this process was started with; return its exit status."""
+    return cli.main("sarcoma", verb_aliases=VERB_ALIASES, option_aliases=OPTION_ALIASES)
+
 
 if __name__ == "__main__":
-    sys.exit(
-        main(
-            "sarcoma",
-            # [S7] The README's names and the files' names; neither script ran as released.
-            verb_aliases={
-                "data_gen": "prepare",
-                "data-gen": "prepare",
-                "evaluation": "evaluate",
-            },
-        )
-    )
+    sys.exit(main())

@@ -87,11 +87,7 @@ def find_patients(
         OptionError: a modality is unknown.
     """
     path = Path(path).absolute()
-    unknown = [name for name in config.modalities if name not in GROUPS]
-    if unknown or not config.modalities or len(set(config.modalities)) < len(config.modalities):
-        raise OptionError(
-            f"modalities: found {list(config.modalities)}; expected ct, pet or both, each once"
-        )
+    check_modalities(config)
     with open_petct(path) as file:
         names = [GROUPS[modality] for modality in config.modalities]
         groups = {name: find_group(file, name, path) for name in names}
@@ -99,6 +95,15 @@ def find_patients(
             groups[LABELS] = find_group(file, LABELS, path)
         ids = sorted(set().union(*groups.values()))
         return {id_: Patient(id_, path, check_patient(id_, groups, path, config)) for id_ in ids}
+
+
+def check_modalities(config: Config) -> None:
+    """Refuse modalities that the file has no group for."""
+    unknown = [name for name in config.modalities if name not in GROUPS]
+    if unknown or not config.modalities or len(set(config.modalities)) < len(config.modalities):
+        raise OptionError(
+            f"modalities: found {list(config.modalities)}; expected ct, pet or both, each once"
+        )
 
 
 def find_group(file: h5py.File, name: str, path: Path) -> h5py.Group:
@@ -116,14 +121,27 @@ def check_patient(
     id_: str, groups: Mapping[str, h5py.Group], path: Path, config: Config
 ) -> tuple[int, int, int]:
     """Return a patient's shape after checking that all groups agree about it."""
-    shapes = {}
-    for name, group in groups.items():
-        entry = group.get(id_)
-        if entry is None:
-            raise DataError(f"{path}: patient {id_} is missing in the group {name}")
-        if not isinstance(entry, h5py.Dataset) or entry.ndim != 3 or entry.dtype.kind not in "iufb":
-            raise DataError(f"{path}: {name}/{id_} is no volume; expected (slices, rows, columns)")
-        shapes[name] = tuple(entry.shape)
+    shapes = {name: find_shape(id_, name, group, path) for name, group in groups.items()}
+    check_shapes(id_, shapes, path, config)
+    return next(iter(shapes.values()))
+
+
+def find_shape(id_: str, name: str, group: h5py.Group, path: Path) -> tuple[int, int, int]:
+    """Return the shape of a patient's volume in one group.
+
+    Raises:
+        DataError: it is missing or no volume of numbers.
+    """
+    entry = group.get(id_)
+    if entry is None:
+        raise DataError(f"{path}: patient {id_} is missing in the group {name}")
+    if not isinstance(entry, h5py.Dataset) or entry.ndim != 3 or entry.dtype.kind not in "iufb":
+        raise DataError(f"{path}: {name}/{id_} is no volume; expected (slices, rows, columns)")
+    return tuple(entry.shape)
+
+
+def check_shapes(id_: str, shapes: Mapping[str, tuple], path: Path, config: Config) -> None:
+    """Refuse a patient whose groups disagree, or whose slices are smaller than a patch [S26]."""
     (first, shape), *others = shapes.items()
     for name, other in others:
         if other != shape:
@@ -133,12 +151,11 @@ def check_patient(
             )
     if min(shape) < 1:
         raise DataError(f"{path}: patient {id_} has {shape} voxels; expected some")
-    if not config.pad_small_slices and min(shape[1:]) < PATCH:  # [S26]
+    if not config.pad_small_slices and min(shape[1:]) < PATCH:
         raise DataError(
             f"{path}: the slices of patient {id_} are {shape[1]} x {shape[2]} pixels, smaller than "
             f"the patch of {PATCH} x {PATCH}; expected larger ones, or --pad_small_slices true"
         )
-    return shape
 
 
 def split_patients(patients: Mapping[str, Patient], config: Config) -> dict[str, list[Patient]]:
@@ -157,14 +174,18 @@ def split_patients(patients: Mapping[str, Patient], config: Config) -> dict[str,
                     f"patient {id_} is in {seen[id_]}_patients and {subset}_patients; expected one"
                 )
             seen[id_] = subset
-            if id_ not in patients:
-                raise DataError(
-                    f"patient {id_} of {subset}_patients is not in the file; found "
-                    f"{', '.join(patients)}"
-                )
+            check_present(id_, subset, patients)
     if not wanted["training"]:
         raise OptionError("training_patients is empty; expected at least one patient")
     return {subset: [patients[id_] for id_ in ids] for subset, ids in wanted.items()}
+
+
+def check_present(id_: str, subset: str, patients: Mapping[str, Patient]) -> None:
+    """Refuse a configuration that names a patient the file does not hold."""
+    if id_ not in patients:
+        raise DataError(
+            f"patient {id_} of {subset}_patients is not in the file; found {', '.join(patients)}"
+        )
 
 
 def load_patient(
@@ -182,9 +203,14 @@ def load_patient(
             # [S29] The file holds 2 inside and perhaps 1 at edges: any positive value is lesion.
             label = file[LABELS][patient.id][()] > 0
     for name, image in images.items():
-        if not np.isfinite(image).all():
-            raise DataError(f"{patient.source}: {GROUPS[name]}/{patient.id} holds NaN or infinity")
+        check_values(image, GROUPS[name], patient)
     return LoadedPatient(images, label)
+
+
+def check_values(image: np.ndarray, group: str, patient: Patient) -> None:
+    """Refuse a volume with NaN or infinite voxels."""
+    if not np.isfinite(image).all():
+        raise DataError(f"{patient.source}: {group}/{patient.id} holds NaN or infinity")
 
 
 def find_window(patient: Patient, label: np.ndarray) -> tuple[int, int]:
@@ -198,6 +224,22 @@ def find_window(patient: Patient, label: np.ndarray) -> tuple[int, int]:
     Raises:
         DataError: the table's window lies outside the volume, or there is no lesion to go by.
     Source: preprocess.py, the constants of the seven patients.
+    """
+    start, stop = window_of(patient, label)
+    if patient.id not in POSITIVE_SLICES:
+        print(
+            f"note: patient {patient.id} is not in the table of windows; slices {start} to "
+            f"{stop - 1} were computed from its labels",
+            file=sys.stderr,
+        )
+    return start, stop
+
+
+def window_of(patient: Patient, label: np.ndarray) -> tuple[int, int]:
+    """Return the slices [start, stop) of the table or, for a patient it lacks, of the labels.
+
+    Raises:
+        DataError: see `find_window`.
     """
     if patient.id in POSITIVE_SLICES:
         start, stop = POSITIVE_SLICES[patient.id]
@@ -213,13 +255,7 @@ def find_window(patient: Patient, label: np.ndarray) -> tuple[int, int]:
             f"{patient.source}: patient {patient.id} is not in the table of windows and has no "
             "lesion voxels to compute one from"
         )
-    start, stop = int(found[0]), int(found[-1]) + 1
-    print(
-        f"note: patient {patient.id} is not in the table of windows; slices {start} to {stop - 1} "
-        "were computed from its labels",
-        file=sys.stderr,
-    )
-    return start, stop
+    return int(found[0]), int(found[-1]) + 1
 
 
 def standardise_slices(volume: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ def prepare(
     config: Config,
     preset: Preset = "port",
     patches: Path | None = None,
+    check: bool = False,
 ) -> None:
     """Check and standardise every patient of the HDF5 file; the original's data-gen.
 
@@ -38,7 +39,14 @@ def prepare(
         config: modalities, patients and slices matter here.
         preset: where the numbers come from; options after it change single ones.
         patches: folder for the original's arrays of balanced patches (ct_train.npy, ...).
+        check: only look: print everything that is wrong with any patient, write nothing, and end
+            with status 2 if anything keeps the data from being used.
     """
+    if check:
+        from sarcoma.inspection import inspect_file
+
+        inspect_file(data, config, out).conclude()
+        return
     from sarcoma.data import SUBSETS, find_patients, split_patients
 
     split = split_patients(find_patients(data, config), config)

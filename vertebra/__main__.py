@@ -1,26 +1,29 @@
-"""`python -m vertebra <verb>`; the original's script and option names are answered too."""
+"""`python -m vertebra <verb>` or `vertebra <verb>`; the original's names work, too."""
 
 import sys
 
-from common.cli import main
+from common import cli
+
+VERB_ALIASES = {
+    "data.preprocessing": "prepare",
+    "instance_segmentation": "predict",
+    "eval": "evaluate",
+}
+OPTION_ALIASES = {
+    "--weight": "--run",
+    "--checkpoints": "--run",
+    "--iterations": "--max_steps",
+    "--log_interval": "--steps_per_evaluation",
+    "--log-interval": "--steps_per_evaluation",
+    "--lr": "--learning_rate",
+    "-c": "--cuda_devices",
+}
+
+
+def main() -> int:
+    """Run the verb that this process was started with; return its exit status."""
+    return cli.main("vertebra", verb_aliases=VERB_ALIASES, option_aliases=OPTION_ALIASES)
+
 
 if __name__ == "__main__":
-    sys.exit(
-        main(
-            "vertebra",
-            verb_aliases={
-                "data.preprocessing": "prepare",
-                "instance_segmentation": "predict",
-                "eval": "evaluate",
-            },
-            option_aliases={
-                "--weight": "--run",
-                "--checkpoints": "--run",
-                "--iterations": "--max_steps",
-                "--log_interval": "--steps_per_evaluation",
-                "--log-interval": "--steps_per_evaluation",
-                "--lr": "--learning_rate",
-                "-c": "--cuda_devices",
-            },
-        )
-    )
+    sys.exit(main())

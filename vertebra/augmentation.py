@@ -15,7 +15,7 @@ from vertebra.config import Config
 
 REACH = 4.0
 """Filters are cut off after so many standard deviations (scipy's rule)."""
-COLUMNS = 8
+COLUMNS = 16
 """Lines that are filtered in one product."""
 SLAB = 2
 """Slices deformed at a time, so that the working memory stays in the cache."""
@@ -112,8 +112,9 @@ def _corners_along(field: np.ndarray, axis: int, size: int, *, first: int):
 
 def _mirrored(index: np.ndarray, size: int) -> np.ndarray:
     """Reflect indices at the outer faces of the first and last voxel."""
-    index = np.mod(index, 2 * size)
-    return np.minimum(index, 2 * size - 1 - index)
+    if index.min() < -size or index.max() >= 2 * size:  # rare, and a division per voxel
+        index = np.mod(index, 2 * size)
+    return np.minimum(np.maximum(index, ~index), 2 * size - 1 - index)
 
 
 def _interpolate(stacked: np.ndarray, corners, strides) -> np.ndarray:

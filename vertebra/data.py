@@ -7,6 +7,7 @@ Prepared layout: <root>/{train,test}/{img,seg,weight}/, with `case1.mhd`, `case1
 `case1_weight.nrrd`.
 """
 
+import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,20 +65,36 @@ def find_volumes(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: the folder does not exist, or two files have one name.
     """
+    volumes: dict[str, Path] = {}
+    for path in list_volumes(folder):
+        check_new_name(path, volumes)
+        volumes[stem_of(path)] = path
+    return volumes
+
+
+def list_volumes(folder: Path) -> list[Path]:
+    """Return the volumes of a folder in the order of `find_volumes`, whatever their names.
+
+    Raises:
+        DataError: the folder does not exist.
+    """
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with scans")
-    volumes = {}
+    volumes = []
     for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
         name = path.name.lower()
         known = any(name.endswith(ending) for ending in FORMATS)
-        if not known or name.startswith(".") or not path.is_file():
-            continue
-        stem = stem_of(path)
-        if stem in volumes:
-            raise DataError(f"{path} and {volumes[stem].name} have one name; expected one of them")
-        volumes[stem] = path
+        if known and not name.startswith(".") and path.is_file():
+            volumes.append(path)
     return volumes
+
+
+def check_new_name(path: Path, volumes: Mapping[str, Path]) -> None:
+    """Refuse a volume that has, but for its ending, the name of an earlier one."""
+    stem = stem_of(path)
+    if stem in volumes:
+        raise DataError(f"{path} and {volumes[stem].name} have one name; expected one of them")
 
 
 def natural_key(name: str) -> tuple:
@@ -101,25 +118,45 @@ def find_source_cases(folder: Path) -> list[Case]:
     Source: data/preprocessing.py, which takes every file without `raw` in its name.
     """
     volumes = find_volumes(folder)
-    cases = []
-    for name, path in volumes.items():
+    cases: list[Case] = []
+    for name in volumes:
         if name.endswith(LABEL_MARK):
-            if name.removesuffix(LABEL_MARK) not in volumes:
-                raise DataError(f"{path} has no scan; expected {name.removesuffix(LABEL_MARK)}")
-            continue
-        if not re.search(r"\d", name):
-            raise DataError(f"{path}: no number in its name; expected one, such as case1.mhd")
-        label = volumes.get(name + LABEL_MARK)
-        if label is None:
-            raise DataError(f"{path} has no labels; expected {name}{LABEL_MARK} beside it")
-        cases.append(Case(name, path, label))
+            check_scan_of_labels(name, volumes)
+        else:
+            cases.append(source_case(name, volumes))
+    check_some(cases, folder)
+    for case in cases:
+        check_number(case, cases, folder)
+    return sorted(cases, key=lambda case: case.number)
+
+
+def check_scan_of_labels(name: str, volumes: Mapping[str, Path]) -> None:
+    """Refuse labels without a scan; `name` is theirs, without its ending."""
+    if name.removesuffix(LABEL_MARK) not in volumes:
+        raise DataError(f"{volumes[name]} has no scan; expected {name.removesuffix(LABEL_MARK)}")
+
+
+def source_case(name: str, volumes: Mapping[str, Path]) -> Case:
+    """Return the case of a scan; it must have a number and labels."""
+    path = volumes[name]
+    if not re.search(r"\d", name):
+        raise DataError(f"{path}: no number in its name; expected one, such as case1.mhd")
+    label = volumes.get(name + LABEL_MARK)
+    if label is None:
+        raise DataError(f"{path} has no labels; expected {name}{LABEL_MARK} beside it")
+    return Case(name, path, label)
+
+
+def check_some(cases: Sequence[Case], folder: Path) -> None:
+    """Refuse a folder without cases."""
     if not cases:
         raise DataError(f"{folder}: no scans; expected case1.mhd, case1_label.mhd, ...")
-    numbers = [case.number for case in cases]
-    for number in numbers:
-        if numbers.count(number) > 1:
-            raise DataError(f"{folder}: number {number} occurs twice; expected one scan for each")
-    return sorted(cases, key=lambda case: case.number)
+
+
+def check_number(case: Case, cases: Sequence[Case], folder: Path) -> None:
+    """Refuse a case whose number another one has."""
+    if [other.number for other in cases].count(case.number) > 1:
+        raise DataError(f"{folder}: number {case.number} occurs twice; expected one scan for each")
 
 
 def find_prepared_cases(root: Path, subset: str) -> list[Case]:
@@ -154,12 +191,17 @@ def load_scan(path: Path) -> Volume:
             three-dimensional, has NaN or infinite voxels or is constant.
     """
     volume = read_volume(path)
-    if not np.isfinite(volume.array).all():
-        count = int(np.count_nonzero(~np.isfinite(volume.array)))
-        raise DataError(f"{path}: found {count} NaN or infinite voxels; expected finite values")
-    if volume.array.min() == volume.array.max():
-        raise DataError(f"{path}: every voxel is {volume.array.flat[0]}; expected a scan")
+    check_values(volume.array, path)
     return volume
+
+
+def check_values(array: np.ndarray, path: Path) -> None:
+    """Refuse a scan with NaN or infinite voxels, or of one value only."""
+    if not np.isfinite(array).all():
+        count = int(np.count_nonzero(~np.isfinite(array)))
+        raise DataError(f"{path}: found {count} NaN or infinite voxels; expected finite values")
+    if array.min() == array.max():
+        raise DataError(f"{path}: every voxel is {array.flat[0]}; expected a scan")
 
 
 def load_labels(path: Path) -> Volume:
@@ -197,10 +239,15 @@ def load_case(case: Case, config: Config) -> tuple[Volume, Volume]:
     """
     image, labels = load_scan(case.image_path), load_labels(case.label_path)
     check_same_grid(image, labels, names=(str(case.image_path), str(case.label_path)))
-    if not labels.array.any():
-        raise DataError(f"{case.label_path}: no vertebra is labelled; expected labels above 0")
+    check_labelled(labels.array, case.label_path)
     array, _ = to_raw_scale(image.array, config)
     return Volume(array, image.geometry), labels
+
+
+def check_labelled(labels: np.ndarray, path: Path) -> None:
+    """Refuse labels without any vertebra."""
+    if not labels.any():
+        raise DataError(f"{path}: no vertebra is labelled; expected labels above 0")
 
 
 def is_phantom(folder: Path) -> bool:
@@ -216,3 +263,16 @@ def describe_cases(cases: Sequence[Case]) -> list[dict]:
     from dataclasses import asdict
 
     return [asdict(case) for case in cases]
+
+
+def files_of(cases: Sequence[Case]) -> list[Path]:
+    """Return all files of cases in order, also the data files beside a .mhd header."""
+    volumes = [
+        path for case in cases for path in (case.image_path, case.label_path, case.weight_path)
+    ]
+    return [
+        file
+        for volume in volumes
+        if volume is not None
+        for file in sorted(volume.parent.glob(f"{glob.escape(stem_of(volume))}.*"))
+    ]

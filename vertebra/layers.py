@@ -27,16 +27,13 @@ def exact_moments(x):
     Returns:
         mean and variance (channel), float32; the variance is the population's.
     """
-    x = ops.cast(x, "float32")
-    mean = _mean_by_axis(x)
-    return mean, _mean_by_axis(ops.square(x - mean))
-
-
-def _mean_by_axis(x):
-    # Rows first: each sum then has at most a few hundred terms.
-    for axis in (3, 2, 1, 0):
-        x = ops.mean(x, axis=axis)
-    return x
+    # Rows first: each sum then has at most a few hundred terms, and what is left is small.
+    mean, variance = ops.moments(ops.cast(x, "float32"), axes=[3])
+    for axis in (2, 1, 0):
+        merged = ops.mean(mean, axis=axis)
+        between = ops.square(mean - ops.expand_dims(merged, axis))
+        mean, variance = merged, ops.mean(variance + between, axis=axis)
+    return mean, variance
 
 
 class MomentSink:

@@ -1,13 +1,16 @@
 """Resample, weigh, crop and split a data set into train and test folders."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vertebra.config import Config, Preset
 
 if TYPE_CHECKING:
     from common.volumes import Volume
     from vertebra.data import Case
+
+Layout = Literal["csi", "verse"]
+"""csi: one flat folder, the paper's; verse: VerSe's rawdata and derivatives."""
 
 
 def prepare(
@@ -17,6 +20,8 @@ def prepare(
     *,
     config: Config,
     preset: Preset = "port",
+    layout: Layout = "csi",
+    check: bool = False,
 ) -> None:
     """Resample, weigh, crop and split a data set into train and test folders.
 
@@ -25,20 +30,30 @@ def prepare(
     are trained and tested on. Nothing is left where a case is refused.
 
     Args:
-        dataset: flat folder with case<id>.mhd and case<id>_label.mhd.
+        dataset: flat folder with case<id>.mhd and case<id>_label.mhd, or VerSe's (--layout verse).
         output_isotropic: the resampled tree; an earlier one is replaced.
         output_crop: the cropped tree; an earlier one is replaced.
         config: the fields under "Preparation" matter here.
         preset: where the numbers come from; options after it change single ones.
+        layout: csi, or verse for the subject-based release of VerSe 2019 and 2020, whose labels
+            are renumbered from the lowest vertebra upwards.
+        check: only look: print everything that is wrong with any scan or label file, write nothing,
+            and end with status 2 if anything keeps the data from being used.
     """
+    if check:
+        from vertebra.inspection import inspect_dataset
+
+        inspect_dataset(dataset, config, output_crop, layout=layout).conclude()
+        return
     from tqdm import tqdm
 
     from common.errors import DataError
     from common.files import write_folder_atomically
     from vertebra.data import find_source_cases
     from vertebra.preparation import split_ids
+    from vertebra.verse import find_verse_cases
 
-    cases = find_source_cases(dataset)
+    cases = find_verse_cases(dataset) if layout == "verse" else find_source_cases(dataset)
     split = split_ids([case.number for case in cases], config)
     subset_of = {number: subset for subset, numbers in split.items() for number in numbers}
     for tree in (output_isotropic, output_crop):
@@ -50,7 +65,13 @@ def prepare(
         for tree in (whole, cropped):
             begin_tree(tree, dataset, cases=cases, subset_of=subset_of, config=config)
         for case in tqdm(cases, desc="prepare", unit="case"):
-            prepare_case(case, whole, cropped, subset=subset_of[case.number], config=config)
+            prepare_case(
+                case,
+                on_working_grid(case, config, layout),
+                (whole, cropped),
+                subset=subset_of[case.number],
+                config=config,
+            )
     for subset, numbers in split.items():
         print(f"{subset}: {len(numbers)} cases, numbers {', '.join(map(str, numbers))}")
     print(f"Prepared: {output_crop}")
@@ -90,25 +111,32 @@ def begin_tree(tree: Path, dataset: Path, *, cases, subset_of, config: Config) -
         write_json(tree / MARKER, {**marker, "files": []})
 
 
-def prepare_case(case: "Case", whole: Path, cropped: Path, *, subset: str, config: Config) -> None:
+def prepare_case(
+    case: "Case",
+    grids: tuple["Volume", "Volume"],
+    trees: tuple[Path, Path],
+    *,
+    subset: str,
+    config: Config,
+) -> None:
     """Write one case into both trees.
 
     Args:
         case: a source case.
-        whole: tree of the resampled volumes.
-        cropped: tree of the cropped ones.
+        grids: scan and labels of `on_working_grid`.
+        trees: of the resampled volumes and of the cropped ones.
         subset: train or test.
         config: uses the fields under "Preparation".
 
     Raises:
-        DataError: the case cannot be used.
+        DataError: the case cannot be cropped.
 
     Source: data/preprocessing.py.
     """
     from common.volumes import Geometry, Volume
     from vertebra.preparation import crop_range, crop_z, weight_map
 
-    image, labels = on_working_grid(case, config)
+    (image, labels), (whole, cropped) = grids, trees
     geometry = labels.geometry if config.keep_geometry else Geometry((1.0, 1.0, 1.0))
     weight = Volume(weight_map(labels.array, config), geometry)
     parts = {"img": image, "seg": labels, "weight": weight}
@@ -119,12 +147,21 @@ def prepare_case(case: "Case", whole: Path, cropped: Path, *, subset: str, confi
         write_part(cropped / subset, case, kind, cut)
 
 
-def on_working_grid(case: "Case", config: Config) -> tuple["Volume", "Volume"]:
-    """Return scan and labels of a source case on the isotropic grid, upright [V37]."""
+def on_working_grid(
+    case: "Case", config: Config, layout: Layout = "csi"
+) -> tuple["Volume", "Volume"]:
+    """Return scan and labels of a source case on the isotropic grid, upright [V37].
+
+    Raises:
+        DataError: the case cannot be used (see `load_case`).
+    """
     from vertebra.data import load_case
     from vertebra.preparation import make_isotropic, make_isotropic_mask, upright
+    from vertebra.verse import label_upwards
 
     image, labels = load_case(case, config)
+    if layout == "verse":
+        labels = label_upwards(labels, case.label_path)
     if config.keep_geometry:
         image, labels = upright(image), upright(labels)
     return make_isotropic(image, config), make_isotropic_mask(labels, config)

@@ -334,10 +334,16 @@ def react_mended(search: Traversal, answer: Answer | None) -> None:
     mask[inside] = answer.mask[inside] & (search.memory[outside] == 0)
     # [V16] What was found before does not count, so that no vertebra is found twice.
     known = np.count_nonzero(mask) < np.count_nonzero(answer.mask) / 2
-    mask = largest_piece(mask) if config.largest_piece else mask
+    whole, mask = mask, largest_piece(mask) if config.largest_piece else mask
     if known or np.count_nonzero(mask) <= config.min_vol:
         search.note("lost" if search.approaching else "slide", answer=answer)
-        _search_on(search)
+        if search.approaching and not known and np.count_nonzero(whole) > config.min_vol:
+            # [V42] A vertebra that the scan cuts into pieces, each too small: remembered without a
+            # label, or else the network would point there, past all others, again and again.
+            search.memory[outside][whole[inside]] = 1
+            search.approaching, search.ending, search.moves = False, False, 0
+        else:
+            _search_on(search)
         return
     target = _clamped(np.subtract(search.centre, search.half) + centroid(mask), search)
     shift = max(abs(a - b) for a, b in zip(target, search.centre, strict=True))

@@ -117,6 +117,42 @@ def test_tuples_may_be_typed_without_brackets():
     assert cli.bracket_tuples(words, verb, PORT.__class__) == expected
 
 
+def test_optional_tuples_may_be_typed_without_brackets():
+    def verb(
+        patch_shape: tuple[int, int, int] | None = None,
+        spacing_mm: tuple[float, float] = (1.0, 1.0),
+        levels: int | None = None,
+    ):
+        return patch_shape, spacing_mm, levels
+
+    words = ["--patch_shape", "16,16,4", "--spacing_mm=2,2.2", "--patch_shape", "null"]
+    expected = ["--patch_shape", "[16,16,4]", "--spacing_mm=[2,2.2]", *words[3:]]
+    assert cli.bracket_tuples([*words, "--levels", "3,4"], verb, PORT.__class__) == [
+        *expected, "--levels", "3,4",
+    ]  # fmt: skip
+
+
+def test_an_option_of_the_verb_counts_before_a_field_of_the_same_name():
+    """`spacing_mm` of the vertebra phantom is a tuple, that of its `Config` a number."""
+    _, _, values = cli.parse_verb(
+        "vertebra", "phantom", ["--out", "p", "--spacing_mm", "2,2,2.2"], {}
+    )
+    assert values.spacing_mm == (2.0, 2.0, 2.2)
+
+
+def test_a_verb_is_parsed_without_being_run(tmp_path):
+    out = tmp_path / "phantom"
+    _, _, values = cli.parse_verb("fetal_brain", "phantom", ["--out", str(out)], {})
+    assert values.cases == 10
+    assert not out.exists()
+    _, config, values = cli.parse_verb(
+        "raseg", "train", ["--tag", "t", "--preset", "draft", "--patch_shape", "16,16,4"], {}
+    )
+    assert cli.make_config(config, values).patch_shape == (16, 16, 4)
+    with pytest.raises(OptionError, match="--colour"):
+        cli.parse_verb("raseg", "train", ["--tag", "t", "--colour", "red"], {})
+
+
 def test_a_flag_may_stand_alone():
     def verb(overwrite: bool = False, name: str = ""):
         return overwrite, name

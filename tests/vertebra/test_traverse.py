@@ -280,3 +280,23 @@ def test_only_the_largest_piece_counts(recipe):
     assert not search.memory[5, 5, 5]
     kept = traverse(labels, ask, replace(PORT, largest_piece=False))
     assert kept.mask[5, 5, 5] == 1
+
+
+def test_pieces_of_a_vertebra_at_the_end_of_the_scan_do_not_end_the_search():
+    """[V42] Two pieces of 800 voxels above a whole vertebra: remembered, and the search goes on."""
+    labels = np.zeros((200, 128, 128), np.float32)
+    labels[192:, 40:50, 60:70] = labels[192:, 80:90, 60:70] = 2
+    labels[130:150, 50:80, 50:80] = 1
+
+    def ask(image, memory):
+        for label in (2, 1):
+            found = (image == label) & (memory == 0)
+            if found.sum() > PORT.min_vol:
+                return found.astype(np.float32), 1.0
+        return np.zeros(image.shape, np.float32), 0.0
+
+    search = traverse(labels, ask, PORT)
+    assert len(search.vertebrae) == 1
+    np.testing.assert_array_equal(search.mask == 1, labels == 1)
+    assert search.memory[195, 45, 65] == 1
+    assert search.ended == "all of the scan was searched"

@@ -1,0 +1,138 @@
+"""`python -m common.serving segment|check|bench`: use an exported model, here or on a server.
+
+  segment SCAN... -o LABELS   label map of a scan; a scan per channel, in the passport's order
+  check                       the recorded case of the export, asked again
+  bench                       sizes and times of the messages of a scan, gRPC beside JSON
+
+Without --url the SavedModel is evaluated in this process; with it TensorFlow Serving is asked.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.cli import USER_ERRNOS, load_tensorflow_quietly, refuse, spell_options
+from common.errors import OptionError, UserError
+from common.serving.protocol import Patience
+
+PROGRAM = "python -m common.serving"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose refusals are one line."""
+
+    def error(self, message: str) -> None:
+        """Raise the refusal instead of printing the usage."""
+        raise OptionError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one of the three commands.
+
+    Args:
+        argv: words after the program's name; None: those of this process.
+
+    Returns:
+        Exit status: 0, or 2 after a mistake of the user's or of a server, one line on stderr.
+    """
+    words = spell_options(sys.argv[1:] if argv is None else argv, {})
+    try:
+        options = build_parser().parse_args(words)
+        for line in run(options):
+            print(line)
+    except UserError as mistake:
+        return refuse("common.serving", str(mistake))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as refusal:
+        if refusal.errno not in USER_ERRNOS:
+            raise
+        what = f"{refusal.filename}: " if refusal.filename else ""
+        return refuse("common.serving", f"{what}{refusal.strerror}")
+    except KeyboardInterrupt:
+        print("common.serving: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog=PROGRAM, description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    segment = commands.add_parser("segment", allow_abbrev=False, help="label map of a scan")
+    segment.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
+    segment.add_argument("-o", "--output", type=Path, required=True, help="label map to write")
+    segment.add_argument("--mask", type=Path, help="region of interest, for models that take one")
+    segment.add_argument("--probabilities", type=Path, help="probability of any label, float32")
+    segment.add_argument(
+        "--reorient", action="store_true", help="turn the scan to the model's orientation and back"
+    )
+    segment.add_argument("--passport", type=Path, help="passport.json, if --model is not here")
+    check = commands.add_parser("check", allow_abbrev=False, help="ask the recorded case again")
+    bench = commands.add_parser("bench", allow_abbrev=False, help="measure the messages")
+    bench.add_argument("--shape", help="Z,Y,X of the scan; default: 40,256,256")
+    bench.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
+    for command in (segment, check, bench):
+        command.add_argument("--model", type=Path, help="models/<name>/<version>")
+        command.add_argument("--url", help="grpc://host:8500 or http://host:8501; default: here")
+        command.add_argument(
+            "--deadline_s", type=float, default=Patience.deadline_s,
+            help="for one request with its retries (default: %(default)s)",
+        )  # fmt: skip
+        command.add_argument(
+            "--retries", type=int, default=Patience.retries,
+            help="of a server that is away or overloaded, 0.5, 1, 2, ... s apart "
+            "(default: %(default)s)",
+        )  # fmt: skip
+        command.add_argument(
+            "--max_message_mib", type=float,
+            help="what one message may have (default: 2047 for gRPC, 256 for JSON)",
+        )  # fmt: skip
+    return parser
+
+
+def run(options: argparse.Namespace) -> Sequence[str]:
+    """Run the command that was chosen and return the lines to print."""
+    if options.url is None or not options.url.startswith("http") or options.command == "bench":
+        prepare_tensorflow()
+    common = {
+        "model": options.model,
+        "url": options.url,
+        "patience": Patience(options.deadline_s, options.retries),
+        "max_message_mib": options.max_message_mib,
+    }
+    if options.command == "segment":
+        from common.serving.segment import segment
+
+        line = segment(
+            options.scans, output=options.output, probabilities=options.probabilities,
+            mask=options.mask, passport=options.passport, reorient=options.reorient, **common,
+        )  # fmt: skip
+        return [line]
+    if options.model is None:
+        raise OptionError("--model is missing; expected models/<name>/<version>")
+    if options.command == "check":
+        from common.serving.segment import check
+
+        return check(**common)
+    from common.serving.bench import bench
+
+    return bench(**common, shape=options.shape, repeats=options.repeats)
+
+
+def prepare_tensorflow() -> None:
+    """Import TensorFlow without its notices and without Keras, which a served model never needs."""
+    from common.saved_model import forbid_keras
+
+    if "keras" not in sys.modules:
+        forbid_keras()
+    load_tensorflow_quietly()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""What `prepare --check` looks at: the table, every file of every case, what differs between cases.
+
+Arrays are (x, y, z) in the axis order of the NIfTI files. The engine neither reorients nor
+resamples, so a spacing or orientation of its own makes a scan a stranger to the network.
+"""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from common.inspection import (
+    Entry,
+    Inspection,
+    listed,
+    note_differing,
+    note_twins,
+    numbers,
+)
+from dhcp_fetal.config import Config
+from dhcp_fetal.data import (
+    as_classes,
+    check_channels,
+    check_classes,
+    check_grid,
+    check_name,
+    check_weights,
+    list_cases,
+    name_of,
+)
+from dhcp_fetal.images import Image, check_finite, read_image
+from dhcp_fetal.session import CaseFiles
+
+ISOTROPIC = 1.05
+"""Largest to smallest voxel edge up to which a scan counts as isotropic."""
+STORED_BYTES = 4
+"""Of a voxel of a normalised scan, before compression."""
+
+
+def inspect_cases(source: Path, config: Config, out: Path) -> Inspection:
+    """Find everything that is wrong with a table, list or folder and the files it names.
+
+    Args:
+        source: of `data.find_cases`.
+        config: uses `compat`, `classes`, `input_channels`.
+        out: where `prepare` would write; looked at for room.
+    Returns:
+        A line per case, one each for the list and the disk.
+    """
+    inspection = Inspection(Path(source).absolute())
+    cases = inspection.general("list").attempt(list_cases, source)
+    if cases is None:
+        return inspection
+    seen: set[str] = set()
+    entries, scans, places = {}, {}, {}
+    for files in inspection.track(cases):
+        entry = inspection.entry(name_of(files))
+        entry.attempt(check_name, files, seen, source)
+        entry.attempt(check_channels, files, config)
+        image = inspect_case(entry, files, config)
+        if image is not None:
+            entries[entry.name], places[entry.name] = entry, next(filter(None, files.channels))
+            scans[entry.name] = (
+                image.spacing_mm,
+                nibabel.aff2axcodes(image.affine),
+                image.array.size,
+            )
+    note_twins(entries, places)
+    why = "the network sees voxels, not millimetres"
+    spacings = {name: numbers(spacing) for name, (spacing, _, _) in scans.items()}
+    note_differing(entries, spacings, what="voxels of", why=why)
+    orientations = {name: "".join(axes) for name, (_, axes, _) in scans.items()}
+    note_differing(entries, orientations, what="axes", why="nothing is reoriented")
+    inspection.check_space(out, sum(size for _, _, size in scans.values()) * STORED_BYTES)
+    return inspection
+
+
+def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Image | None:
+    """Check every file of a case by itself and against the first scan.
+
+    Args:
+        entry: of the case.
+        files: of the case.
+        config: see `inspect_cases`.
+    Returns:
+        The first channel that can be read, its voxels left out of account.
+    """
+    scan: tuple[Image, Path] | None = None
+    for path in filter(None, files.channels):
+        image = inspect_file(entry, path, scan, config)
+        if image is None:
+            continue
+        if image.array.min() == image.array.max():
+            entry.note(f"{path}: every voxel is {image.array.flat[0]}")
+        if scan is None:
+            scan = image, path
+            describe_scan(entry, image)
+    if files.labels is not None:
+        inspect_labels(entry, files.labels, scan, config)
+    if files.mask is not None:
+        mask = inspect_file(entry, files.mask, scan, config)
+        if mask is not None:
+            inspect_mask(entry, mask, files.mask)
+    for path in filter(None, files.weight_maps):
+        weights = inspect_file(entry, path, scan, config)
+        if weights is not None:
+            entry.attempt(check_weights, weights.array, path)
+    return scan and scan[0]
+
+
+def inspect_file(
+    entry: Entry, path: Path, scan: tuple[Image, Path] | None, config: Config
+) -> Image | None:
+    """Check one file by itself and against the grid of the first scan."""
+    first_of_many = config.compat == "v0.7.0"  # [D8]
+    image = entry.attempt(read_image, path, first_of_many=first_of_many, finite=False)
+    if image is None:
+        return None
+    entry.attempt(check_finite, image.array, path)
+    if scan is not None:
+        entry.attempt(check_grid, scan[0], image, (scan[1], path))
+    return image
+
+
+def describe_scan(entry: Entry, image: Image) -> None:
+    """Put size, spacing and orientation into the table; note voxels that are no cubes."""
+    spacing = image.spacing_mm
+    entry.facts["size (x, y, z)"] = " x ".join(map(str, image.array.shape))
+    entry.facts["spacing, mm"] = numbers(spacing)
+    entry.facts["axes"] = "".join(map(str, nibabel.aff2axcodes(image.affine)))
+    entry.facts["type"] = str(image.header.get_data_dtype())
+    if max(spacing) > ISOTROPIC * min(spacing):
+        entry.note("its voxels are no cubes, for which the network is built")
+
+
+def inspect_labels(
+    entry: Entry, path: Path, scan: tuple[Image, Path] | None, config: Config
+) -> None:
+    """Check label file: whole numbers of classes that the network has, some foreground."""
+    image = inspect_file(entry, path, scan, config)
+    if image is None or not np.isfinite(image.array).all():
+        return
+    entry.facts["labels"] = listed(np.unique(image.array))
+    labels = entry.attempt(as_classes, image.array, path)
+    if labels is None:
+        return
+    if not np.array_equal(labels, image.array):
+        entry.note(f"{path}: labels that are no whole numbers are rounded")
+    entry.attempt(check_classes, labels, path, config)
+    if not labels.any():
+        entry.note(f"{path}: no voxel is labelled; nothing to learn from")
+
+
+def inspect_mask(entry: Entry, mask: Image, path: Path) -> None:
+    """Check a region of interest: some voxels, of value 1 [G8]."""
+    values = np.unique(np.rint(mask.array[np.isfinite(mask.array)]))
+    entry.facts["mask"] = f"{np.count_nonzero(mask.array > 0) / mask.array.size:.1%}"
+    if not (values > 0).any():
+        entry.note(f"{path}: the region of interest is empty; nothing would be segmented")
+    if np.setdiff1d(values, (0, 1)).size:
+        entry.note(f"{path}: mask values {listed(values.astype(int))}; expected 0 and 1")

@@ -1,0 +1,147 @@
+"""What `prepare --check` looks at: the list, every stack, its label file, the split, the disk.
+
+Axis order everywhere: (Z, Y, X) = slices, rows, columns.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.inspection import Entry, Inspection, describe_grid, listed, note_twins
+from common.volumes import check_same_grid, read_geometry, read_volume
+from fetal_brain.case_list import (
+    COLUMNS,
+    check_columns,
+    check_id,
+    check_new,
+    find_file,
+    read_list,
+)
+from fetal_brain.config import Config
+from fetal_brain.data import (
+    Case,
+    check_foreground,
+    check_size,
+    check_values,
+    read_ids,
+    split_cases,
+)
+
+PUBLISHED_IDS = (0, 2, 9, 10)
+"""Background, brain, placenta, uterus: what the paper's label files hold."""
+STORED_BYTES = 4 + 1
+"""Of a voxel of a prepared case: float32 image and uint8 label."""
+
+
+def inspect_list(list_path: Path, config: Config, out: Path) -> Inspection:
+    """Find everything that is wrong with a list and with the files it names.
+
+    Args:
+        list_path: CSV list of `prepare`.
+        config: uses `label_ids`, `patch_shape`, `pad_small_volumes` and the sizes of the split.
+        out: where `prepare` would write; looked at for room.
+    Returns:
+        A line per row of the list, one each for the list, the split and the disk.
+    """
+    list_path = Path(list_path).absolute()
+    inspection = Inspection(list_path)
+    rows = inspection.general("list").attempt(read_list, list_path, COLUMNS)
+    if rows is None:
+        return inspection
+    lines: dict[str, int] = {}
+    entries, images, cases, voxels = {}, {}, [], 0
+    for line, cells in inspection.track(rows):
+        entry = inspection.entry(cells[0] or f"line {line}")
+        image, label = inspect_row(entry, list_path, (line, cells), lines)
+        if image is not None:
+            entries[cells[0]], images[cells[0]] = entry, image
+        voxels += inspect_files(entry, image, label, config)
+        cases.append(Case(cells[0], image, label))
+    note_twins(entries, images)
+    inspection.general("split").attempt(split_cases, cases, config)
+    inspection.check_space(out, voxels * STORED_BYTES)
+    return inspection
+
+
+def inspect_row(
+    entry: Entry, list_path: Path, row: tuple[int, Sequence[str]], lines: dict[str, int]
+) -> tuple[Path | None, Path | None]:
+    """Check a row by itself and against those before it.
+
+    Args:
+        entry: of the row.
+        list_path: absolute.
+        row: line number and cells.
+        lines: ids so far and their line numbers; the row's own is added.
+    Returns:
+        Image and label file, None where there is none.
+    """
+    line, cells = row
+    where = f"{list_path}, line {line}"
+    entry.attempt(check_columns, cells, COLUMNS, where)
+    entry.attempt(check_id, cells[0], where)
+    entry.attempt(check_new, cells[0], lines, where)
+    lines.setdefault(cells[0], line)
+    files = [
+        entry.attempt(find_file, list_path.parent, cell, where=where, what=f"{name} of {cells[0]}")
+        for name, cell in zip(COLUMNS[1:], cells[1:], strict=False)
+    ]
+    image, label = [*files, None, None][:2]
+    return image, label
+
+
+def inspect_files(entry: Entry, image: Path | None, label: Path | None, config: Config) -> int:
+    """Check the two files of a case, each and against each other.
+
+    Returns:
+        Voxels that are stored of it.
+    """
+    grid = inspect_image(entry, image, config) if image is not None else None
+    if label is not None:
+        inspect_label(entry, label, (image, grid), config)
+    if grid is None:
+        return 0
+    edges = zip(grid[0], config.patch_shape, strict=True)
+    return int(np.prod([max(size, edge) for size, edge in edges]))
+
+
+def inspect_image(entry: Entry, path: Path, config: Config):
+    """Check a stack; return its shape and geometry, or None where it has none."""
+    grid = entry.attempt(read_geometry, path)
+    if grid is None:
+        return None
+    describe_grid(entry, grid)
+    shape, geometry = grid
+    entry.attempt(check_size, shape, path, config)
+    if geometry.spacing_zyx_mm[0] < max(geometry.spacing_zyx_mm) * 0.99:
+        entry.note("its thickest axis is not the first one; the network takes slices along z")
+    volume = entry.attempt(read_volume, path)
+    if volume is not None:
+        entry.facts["type"] = str(volume.array.dtype)
+        entry.attempt(check_values, volume.array, path)
+    return grid
+
+
+def inspect_label(entry: Entry, path: Path, image: tuple, config: Config) -> None:
+    """Check a label file by itself and against the image: its path and grid, None if unreadable."""
+    grid = entry.attempt(read_geometry, path)
+    if grid is None:
+        return
+    if image[1] is not None:
+        entry.attempt(check_same_grid, image[1], grid, names=(str(image[0]), str(path)))
+    volume = entry.attempt(read_volume, path)
+    ids = None if volume is None else entry.attempt(read_ids, volume.array, path)
+    if ids is None:
+        return
+    found = np.unique(ids)
+    entry.facts["labels"] = listed(found)
+    before = len(entry.faults)
+    entry.attempt(check_foreground, ids, path, config)
+    if len(entry.faults) > before:
+        return  # the fault names all ids
+    groups = [group if isinstance(group, tuple | list) else (group,) for group in config.label_ids]
+    known = [*PUBLISHED_IDS, *(number for group in groups for number in group)]
+    others = np.setdiff1d(found, known)
+    if others.size:
+        entry.note(f"labels {listed(others)} count as background (--label_ids)")

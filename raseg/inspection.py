@@ -1,0 +1,127 @@
+"""What `prepare --check` looks at: the arrays, every volume in them, the split, the disk.
+
+Axis order everywhere: (row, column, slice), then channels; the volumes of a file come first.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.inspection import Entry, Inspection, listed, numbers
+from raseg.binaries import Layout, encode, words_of
+from raseg.config import CHANNELS, Config
+from raseg.data import (
+    GEOMETRY,
+    PAIRS,
+    PRE,
+    Volumes,
+    check_partners,
+    open_pairs,
+    open_pre,
+    read_spacing,
+    split_volumes,
+)
+
+
+def inspect_arrays(
+    folder: Path, config: Config, out: Path, *, held_out: int | None = None
+) -> Inspection:
+    """Find everything that is wrong with the arrays of a folder.
+
+    Args:
+        folder: of the arrays.
+        config: uses task, validation_volumes, wrap_intensities and the patches of the draft.
+        out: where `prepare` would write; looked at for room.
+        held_out: of `--val`; None: the split is not looked at.
+    Returns:
+        A line per volume, one for each file, for the split and the disk.
+    """
+    folder = Path(folder)
+    inspection = Inspection(folder, unit="volume")
+    first = inspection.general(PAIRS[config.task])
+    pairs = first.attempt(open_pairs, folder, config)
+    describe_array(first, pairs)
+    second = inspection.general(PRE) if len(CHANNELS[config.task]) == 2 else None
+    pre = second.attempt(open_pre, folder, config) if second else None
+    if second:
+        describe_array(second, pre)
+    inspect_spacing(inspection.general(GEOMETRY), folder)
+    if pairs is None:
+        return inspection
+    if second and pre is not None and second.attempt(paired, folder, pairs, pre, config) is None:
+        pre = None
+    volumes = Volumes(folder, pairs, pre, None)
+    for number in inspection.track(range(len(volumes))):
+        inspect_volume(inspection.entry(str(number)), volumes, number, config)
+    inspect_split(inspection, volumes, config, held_out)
+    inspection.check_space(out, bytes_of_binaries(volumes, config, held_out or 0))
+    return inspection
+
+
+def describe_array(entry: Entry, array: np.ndarray | None) -> None:
+    """Put shape and type of a file into its line."""
+    if array is not None:
+        entry.facts[str(array.dtype)] = words_of(array.shape)
+
+
+def inspect_spacing(entry: Entry, folder: Path) -> None:
+    """Check the spacing noted beside the arrays."""
+    spacing = entry.attempt(read_spacing, folder)
+    if spacing is not None:
+        entry.facts["mm"] = numbers(spacing)
+    elif not entry.faults:
+        entry.note("absent: distances and volumes cannot be given in millimetres")
+
+
+def paired(folder: Path, pairs: np.ndarray, pre: np.ndarray, config: Config) -> bool:
+    """Say that the two files agree; see `check_partners`."""
+    check_partners(folder, pairs, pre, config)
+    return True
+
+
+def inspect_volume(entry: Entry, volumes: Volumes, number: int, config: Config) -> None:
+    """Check images and label of one volume; only this volume is in memory.
+
+    Args:
+        entry: of the volume.
+        volumes: opened.
+        number: of the volume.
+        config: uses wrap_intensities [R4].
+    """
+    entry.facts["rows x columns x slices"] = words_of(volumes.shape)
+    image = entry.attempt(volumes.image, number)
+    if image is not None:
+        name = f"{volumes.folder}, volume {number}"
+        entry.attempt(encode, image, wrap=config.wrap_intensities, what=name)
+        entry.facts["intensities"] = f"{image.min():.6g} to {image.max():.6g}"
+        for channel, title in enumerate(CHANNELS[config.task][: image.shape[-1]]):
+            if image[..., channel].min() == image[..., channel].max():
+                entry.note(f"every voxel of {title} is {image[..., channel].flat[0]}")
+    label = entry.attempt(volumes.label, number)
+    if label is None:
+        entry.facts["label voxels"] = f"values {listed(np.unique(volumes.pairs[number, 1]))}"
+        return
+    entry.facts["label voxels"] = str(int(label.sum()))
+    if not label.any():
+        entry.note("its label is empty: nothing to learn from and no Dice to measure")
+
+
+def inspect_split(
+    inspection: Inspection, volumes: Volumes, config: Config, held_out: int | None
+) -> None:
+    """Check that volumes are left to train with."""
+    if held_out is None:
+        return
+    split = inspection.general("split").attempt(
+        split_volumes, len(volumes), held_out=held_out, validation=config.validation_volumes
+    )
+    if split is not None:
+        counts = {name: str(len(numbers_)) for name, numbers_ in split.items()}
+        inspection.whole[-1].facts.update(counts)
+
+
+def bytes_of_binaries(volumes: Volumes, config: Config, held_out: int) -> int:
+    """Return the size of all binaries that `prepare` writes of some volumes."""
+    layout = Layout(tuple(config.patch_shape or volumes.shape), len(CHANNELS[config.task]))
+    each = config.patches_per_volume if config.patch_shape else 1
+    return max(len(volumes) - held_out, 0) * each * layout.record_bytes

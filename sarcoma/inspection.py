@@ -1,0 +1,156 @@
+"""What `prepare --check` looks at: the groups of the file, every patient, the subsets, the disk.
+
+Axis order (Z, Y, X): axial slice, row, column, as in the file. The file says nothing of its grid;
+5 mm in every direction is taken for granted.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from common.inspection import Entry, Inspection, count_in_words, listed
+from sarcoma.config import POSITIVE_SLICES, Config
+from sarcoma.data import (
+    GROUPS,
+    LABELS,
+    SUBSETS,
+    Patient,
+    check_modalities,
+    check_present,
+    check_shapes,
+    check_values,
+    find_group,
+    find_shape,
+    open_petct,
+    split_patients,
+    window_of,
+)
+
+LABEL_VALUES = (0, 1, 2)
+"""Outside, edge, inside of a lesion [S29]."""
+
+
+def inspect_file(path: Path, config: Config, out: Path) -> Inspection:
+    """Find everything that is wrong with the HDF5 file and the patients in it.
+
+    Args:
+        path: of the file.
+        config: uses modalities, pad_small_slices and the patients of the subsets.
+        out: where `prepare` would write; looked at for room.
+    Returns:
+        A line per patient, one each for the file, its groups, the subsets and the disk.
+    """
+    path = Path(path).absolute()
+    inspection = Inspection(path, unit="patient")
+    inspection.general("modalities").attempt(check_modalities, config)
+    # A block of data may be damaged far behind the header, so this line covers the whole reading.
+    inspection.general("file").attempt(inspect_content, inspection, path, config, out)
+    return inspection
+
+
+def inspect_content(inspection: Inspection, path: Path, config: Config, out: Path) -> None:
+    """Check groups, patients, subsets and room.
+
+    Raises:
+        DataError: the file is missing or no HDF5 file.
+    """
+    patients: dict[str, Patient] = {}
+    with open_petct(path) as file:
+        names = [*(GROUPS[name] for name in config.modalities if name in GROUPS), LABELS]
+        groups = {}
+        for name in names:
+            group = inspection.general(name).attempt(find_group, file, name, path)
+            if group is not None:
+                inspection.whole[-1].facts["held"] = count_in_words(len(group), "patient")
+                groups[name] = group
+        for id_ in inspection.track(sorted(set().union(*groups.values()))):
+            entry = inspection.entry(id_)
+            shape = inspect_patient(entry, id_, groups, path, config)
+            if shape is not None:
+                patients[id_] = Patient(id_, path, shape)
+    inspect_subsets(inspection, patients, config)
+    voxels = sum(int(np.prod(patient.shape, dtype=np.int64)) for patient in patients.values())
+    inspection.check_space(out, voxels * (4 * len(config.modalities) + 1))
+
+
+def inspect_patient(
+    entry: Entry, id_: str, groups: Mapping[str, h5py.Group], path: Path, config: Config
+) -> tuple[int, int, int] | None:
+    """Check one patient in every group; only this patient is in memory.
+
+    Args:
+        entry: of the patient.
+        id_: of the patient.
+        groups: that were found, by name.
+        path: of the file.
+        config: uses pad_small_slices.
+    Returns:
+        Slices, rows, columns, or None where no group has a volume.
+    """
+    shapes = {
+        name: shape
+        for name, group in groups.items()
+        if (shape := entry.attempt(find_shape, id_, name, group, path)) is not None
+    }
+    if not shapes:
+        return None
+    entry.attempt(check_shapes, id_, shapes, path, config)
+    shape = next(iter(shapes.values()))
+    entry.facts["slices x rows x columns"] = " x ".join(map(str, shape))
+    for name in shapes:
+        array = entry.attempt(read_array, groups[name], id_, path)
+        if array is None:
+            continue
+        entry.facts[name] = str(array.dtype)
+        entry.attempt(check_values, array, name, Patient(id_, path, shape))
+        if name == LABELS:
+            inspect_label(entry, array, Patient(id_, path, tuple(array.shape)))
+        elif array.size and array.min() == array.max():
+            entry.note(f"every voxel of {name} is {array.flat[0]}")
+    return shape
+
+
+def read_array(group: h5py.Group, id_: str, path: Path) -> np.ndarray:
+    """Read one volume.
+
+    Raises:
+        OSError: its data are damaged; names the dataset.
+    """
+    try:
+        return group[id_][()]
+    except OSError as failure:
+        reason = str(failure).splitlines()[0]
+        raise OSError(None, f"the data of {group.name}/{id_} are damaged: {reason}", path) from None
+
+
+def inspect_label(entry: Entry, label: np.ndarray, patient: Patient) -> None:
+    """Check a patient's lesion and the slices it lies in."""
+    values = np.unique(label)
+    others = np.setdiff1d(values, LABEL_VALUES)
+    if others.size:
+        entry.note(f"label values {listed(others)}: expected 0, 1 and 2; above 0 is lesion")
+    lesion = label > 0
+    entry.facts["lesion voxels"] = str(int(lesion.sum()))
+    window = entry.attempt(window_of, patient, lesion)
+    if window is None:
+        return
+    start, stop = window
+    entry.facts["window"] = f"{start} to {stop - 1}"
+    if patient.id not in POSITIVE_SLICES:
+        entry.note("not in the original's table of windows; this one is computed from the labels")
+    elif not lesion[start:stop].any():
+        entry.note("no lesion voxel within the window of the original's table")
+
+
+def inspect_subsets(
+    inspection: Inspection, patients: Mapping[str, Patient], config: Config
+) -> None:
+    """Check that every patient of the configuration is there, and in one subset."""
+    entry = inspection.general("subsets")
+    for subset in SUBSETS:
+        for id_ in getattr(config, f"{subset}_patients"):
+            entry.attempt(check_present, id_, subset, patients)
+    if not entry.faults:
+        entry.attempt(split_patients, patients, config)

@@ -1,0 +1,197 @@
+"""Every command that a README states, held to the real command lines without being run."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from common import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAPERS = sorted(path.parent.name for path in ROOT.glob("*/config.py"))
+DOCUMENTS = sorted([
+    *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *(ROOT / paper / "README.md" for paper in PAPERS),
+])  # fmt: skip
+NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+SCRIPTS = {paper.replace("_", "-"): paper for paper in PAPERS}
+
+
+def blocks(text):
+    """Return the lines of fenced blocks without a language or of a shell, continued ones joined."""
+    found = re.findall(r"^```(?:sh|bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [line for block in found for line in block.replace("\\\n", " ").splitlines()]
+
+
+def spans(text):
+    """Return the inline code of a document."""
+    return re.findall(
+        r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    )
+
+
+def words_of(code):
+    """Split a command as a shell does; a comment ends it. None: it is no command line."""
+    try:
+        return shlex.split(code, comments=True)
+    except ValueError:
+        return None
+
+
+def paper_command(words, home=None):
+    """Return paper, verb and the words after it, or None where they call no paper.
+
+    Args:
+        words: of a command.
+        home: the paper of the card it stands in, whose verbs may stand alone there.
+    """
+    if not words:
+        return None
+    if words[:2] == ["python", "-m"] and len(words) > 3 and words[2] in PAPERS:
+        paper, rest = words[2], words[3:]
+    elif words[0] in SCRIPTS and len(words) > 1:
+        paper, rest = SCRIPTS[words[0]], words[1:]
+    elif home and len(words) > 1 and words[0] in {*cli.find_verbs(home), *aliases(home)[0]}:
+        paper, rest = home, words
+    else:
+        return None
+    return paper, rest[0], rest[1:]
+
+
+@cache
+def aliases(paper):
+    """Return a paper's other names of verbs and options."""
+    module = importlib.import_module(f"{paper}.__main__")
+    verbs = dict(module.VERB_ALIASES)
+    if hasattr(module, "choose_verb"):
+        verbs["deepMedicRun"] = "train"
+    return verbs, module.OPTION_ALIASES
+
+
+@cache
+def options_of(paper, verb):
+    """Return the options of a verb, as its help names them."""
+    function = getattr(importlib.import_module(f"{paper}.{verb}"), verb)
+    config = importlib.import_module(f"{paper}.config")
+    text = cli.build_parser("", function, config, ()).format_help()
+    return set(re.findall(r"--\w+", text))
+
+
+def assert_known(paper, verb, words):
+    """The verb exists and so does every option, whatever its value."""
+    verbs, names = aliases(paper)
+    if verb == "deepMedicRun":
+        verb = "train" if "-train" in words else "predict"
+    verb = verbs.get(verb, verb)
+    assert verb in cli.find_verbs(paper), f"{paper} has no verb {verb}"
+    for word in cli.spell_options(words, names):
+        name = word.partition("=")[0]
+        if name.startswith("-") and not re.fullmatch(r"-[\d.]+|-", name):
+            assert name in options_of(paper, verb), f"{paper} {verb} has no option {name}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_in_blocks_are_taken_by_the_parser(name):
+    """Values, too: those of a block are meant to be typed."""
+    home = name.partition("/")[0] if name.partition("/")[0] in PAPERS else None
+    for line in blocks((ROOT / name).read_text(encoding="utf-8")):
+        found = paper_command(words_of(line) or [])
+        if found is None:
+            continue
+        paper, verb, words = found
+        assert home in (None, paper), line
+        assert_known(paper, verb, words)
+        if "--config" not in words and "--help" not in words:
+            verbs, names = aliases(paper)
+            cli.parse_verb(paper, verbs.get(verb, verb), words, names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_in_the_text_exist(name):
+    """Verbs and options; values in tables are letters that stand for anything."""
+    home = name.partition("/")[0] if name.partition("/")[0] in PAPERS else None
+    for code in spans((ROOT / name).read_text(encoding="utf-8")):
+        found = paper_command(words_of(code.replace("...", "")) or [], home)
+        if found and not found[1].startswith("<"):
+            assert_known(*found)
+
+
+def commands_of_common():
+    """Return module, further words and document of every `python -m common.X` in the documents."""
+    found = {}
+    for name in NAMES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for code in [*blocks(text), *spans(text)]:
+            words = words_of(code) or []
+            if words[:2] == ["python", "-m"] and len(words) > 2 and words[2].startswith("common."):
+                found.setdefault(words[2], {}).setdefault(name, []).append(words[3:])
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(commands_of_common()))
+def test_commands_of_common_exist(module):
+    """Options are looked up in the help of the module and of the command that is called."""
+    helps = {}
+
+    def help_of(*words):
+        if words not in helps:
+            done = subprocess.run(
+                [sys.executable, "-m", module, *words, "--help"], cwd=ROOT,
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            helps[words] = done.stdout + done.stderr
+            assert "usage" in helps[words], helps[words]
+        return helps[words]
+
+    for name, calls in commands_of_common()[module].items():
+        for words in calls:
+            text = help_of()
+            if words and re.search(rf"^    {re.escape(words[0])}\b", text, re.MULTILINE):
+                text += help_of(words[0])
+            for word in words:
+                option = word.partition("=")[0]
+                if re.fullmatch(r"--?[a-zA-Z][\w-]*", option):
+                    assert option in text, f"{name}: {module} has no option {option}"
+
+
+def test_targets_of_make_exist():
+    """With the variables they are given."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    checked = 0
+    for name in NAMES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for code in [*blocks(text), *spans(text)]:
+            words = words_of(code) or []
+            if words[:1] != ["make"] or len(words) < 2:
+                continue
+            assert re.search(rf"^{re.escape(words[1])}:", makefile, re.MULTILINE), (name, code)
+            for word in words[2:]:
+                assert f"$({word.partition('=')[0]})" in makefile, (name, code)
+            checked += 1
+    assert checked > 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+    """Files beside the project's pages and headings within them."""
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        place = (page.parent / path) if path else page
+        assert place.exists(), f"{name}: {target}"
+        if heading:
+            headings = re.findall(r"^#+ (.*)", place.read_text(encoding="utf-8"), re.MULTILINE)
+            made = {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
+            assert heading in made, f"{name}: {target}"
+
+
+def test_packages_of_the_documents_are_those_of_the_project():
+    """The table of the five papers names every package, each with its card."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| \[`(\w+)`\]", text, re.MULTILINE)) == PAPERS

@@ -1,0 +1,174 @@
+"""What `prepare --check` looks at: the folder, every scan with its labels, the split, the disk.
+
+Axis order everywhere: (Z, Y, X), z grows cranially.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from common.inspection import Entry, Inspection, describe_grid, listed, note_twins
+from common.volumes import Volume, check_same_grid, read_geometry, read_volume
+from vertebra.config import Config
+from vertebra.data import (
+    LABEL_MARK,
+    Case,
+    check_labelled,
+    check_new_name,
+    check_number,
+    check_scan_of_labels,
+    check_some,
+    check_values,
+    list_volumes,
+    load_labels,
+    source_case,
+    stem_of,
+)
+from vertebra.preparation import crop_range, isotropic_size, split_ids, upright
+from vertebra.prepare import Layout
+from vertebra.verse import find_verse_scans, label_upwards, verse_case
+
+THICK_MM = 3.0
+"""Slices further apart blur neighbouring vertebrae into each other."""
+STORED_BYTES = 2 + 2 + 4
+"""Of a voxel of a prepared tree, before compression: scan, labels, weight."""
+TREES = 2
+Scan = tuple[Callable[[], Case], Path]
+"""What finds the case of a scan or says why it is none, and the scan itself."""
+
+
+def inspect_dataset(
+    folder: Path, config: Config, out: Path, *, layout: Layout = "csi"
+) -> Inspection:
+    """Find everything that is wrong with a folder of scans and labels.
+
+    Args:
+        folder: of `prepare`.
+        config: uses the fields under "Preparation".
+        out: one of the trees that `prepare` would write; looked at for room.
+        layout: of the folder.
+    Returns:
+        A line per scan and per mask without one, one each for the folder, the split, the disk.
+    """
+    inspection = Inspection(Path(folder).absolute(), unit="scan")
+    line = inspection.general("folder")
+    find = find_csi if layout == "csi" else find_verse
+    found = line.attempt(find, inspection, folder)
+    if found is None:
+        return inspection
+    cases: dict[str, Case] = {}
+    voxels = 0
+    for name, (find_case, scan) in zip(found, inspection.track(list(found.values())), strict=True):
+        entry = inspection.entry(name)
+        case = entry.attempt(find_case)
+        if case is not None:
+            cases[name] = case
+        # A scan without labels is looked at as well.
+        voxels += inspect_case(entry, case or Case(name, scan), config, layout)
+    entries, every = {entry.name: entry for entry in inspection.entries}, list(cases.values())
+    for name, case in cases.items():
+        entries[name].attempt(check_number, case, every, inspection.source)
+    note_twins(entries, {name: case.image_path for name, case in cases.items()})
+    line.attempt(check_some, every, inspection.source)
+    inspect_split(inspection, every, config)
+    inspection.check_space(out, voxels * STORED_BYTES * TREES)
+    return inspection
+
+
+def find_csi(inspection: Inspection, folder: Path) -> dict[str, Scan]:
+    """Return the scans of a flat folder; names used twice and labels without scan get a line."""
+    volumes: dict[str, Path] = {}
+    for path in list_volumes(folder):
+        stem = stem_of(path)
+        if stem in volumes:
+            inspection.entry(path.name).attempt(check_new_name, path, volumes)
+        volumes.setdefault(stem, path)
+    scans = {}
+    for name, path in volumes.items():
+        if not name.endswith(LABEL_MARK):
+            scans[name] = (partial(source_case, name, volumes), path)
+        elif name.removesuffix(LABEL_MARK) not in volumes:
+            inspection.entry(name).attempt(check_scan_of_labels, name, volumes)
+    return scans
+
+
+def find_verse(inspection: Inspection, folder: Path) -> dict[str, Scan]:
+    """Return the scans of a VerSe folder."""
+    scans = find_verse_scans(folder)
+    return {
+        name: (partial(verse_case, number, files), files[0])
+        for number, (name, files) in enumerate(scans.items(), start=1)
+    }
+
+
+def inspect_case(entry: Entry, case: Case, config: Config, layout: Layout) -> int:
+    """Check a scan, its labels, and the two against each other.
+
+    Returns:
+        Voxels of the scan on the isotropic grid.
+    """
+    grid = inspect_scan(entry, case.image_path)
+    if case.label_path is not None:
+        inspect_labels(entry, case, grid, config, layout)
+    if grid is None:
+        return 0
+    shape, geometry = grid
+    sizes = zip(shape, geometry.spacing_zyx_mm, strict=True)
+    return int(np.prod([isotropic_size(n, mm, config.spacing_mm) for n, mm in sizes]))
+
+
+def inspect_scan(entry: Entry, path: Path):
+    """Check a scan by itself; return its shape and geometry, or None where it has none."""
+    grid = entry.attempt(read_geometry, path)
+    if grid is None:
+        return None
+    describe_grid(entry, grid)
+    if max(grid[1].spacing_mm) > THICK_MM:
+        entry.note(f"voxels of up to {max(grid[1].spacing_mm):.3g} mm: vertebrae may merge")
+    volume = entry.attempt(read_volume, path)
+    if volume is not None:
+        entry.facts["intensities"] = f"{volume.array.min():.6g} to {volume.array.max():.6g}"
+        entry.attempt(check_values, volume.array, path)
+    return grid
+
+
+def inspect_labels(entry: Entry, case: Case, image_grid, config: Config, layout: Layout) -> None:
+    """Check labels by themselves and against the grid of their scan, None if unreadable."""
+    path = case.label_path
+    grid = entry.attempt(read_geometry, path)
+    if grid is None:
+        return
+    if image_grid is not None:
+        entry.attempt(check_same_grid, image_grid, grid, names=(str(case.image_path), str(path)))
+    labels = entry.attempt(load_labels, path)
+    if labels is None:
+        return
+    found = np.unique(labels.array)
+    entry.facts["labels"] = listed(found[found > 0]) or "none"
+    if entry.attempt(labelled, labels, path) is None:
+        return
+    if layout == "verse":
+        labels = entry.attempt(label_upwards, labels, path)
+    if labels is not None:
+        labels = upright(labels) if config.keep_geometry else labels
+        entry.attempt(crop_range, labels.array, name=str(path))
+
+
+def labelled(labels: Volume, path: Path) -> bool:
+    """Say that there is a vertebra; see `check_labelled`."""
+    check_labelled(labels.array, path)
+    return True
+
+
+def inspect_split(inspection: Inspection, cases: list[Case], config: Config) -> None:
+    """Say which cases would be trained and tested on."""
+    if not cases:
+        return
+    split = split_ids([case.number for case in cases], config)
+    entry = inspection.general("split")
+    entry.facts.update({name: str(len(numbers)) for name, numbers in split.items()})
+    for name, numbers in split.items():
+        if not numbers:
+            entry.note(f"nothing to {name} with")
