@@ -269,6 +269,8 @@ def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
     from jsonargparse import ArgumentParser
 
     source = Path(path) / "config.yaml"
+    if not source.is_file():
+        load_run(path)  # says what is wrong where it is no run folder at all
     known = {field.name for field in fields(config_class)}
     values = {key: item for key, item in read_yaml(source).items() if key in known}
     parser = ArgumentParser(exit_on_error=False)
@@ -347,8 +349,8 @@ def _begin(path: Path, *, paper: str, stored: dict, config: Any, resumed: bool) 
     ]
     run = Run(path, config=config, manifest=manifest, resumed=resumed, writable=True)
     if resumed:
-        for name in DECIDES_THE_BITS:
-            run._note_changes({name: old.get(name)}, {name: facts[name]})
+        for name in (name for name in DECIDES_THE_BITS if name in old):
+            run._note_changes({name: old[name]}, {name: facts[name]})
     remove_leftovers(path)
     run.record()
     if not resumed:
@@ -388,3 +390,9 @@ def _compared(stored: Mapping) -> dict:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    from common.replay import main
+
+    sys.exit(main())

@@ -9,6 +9,18 @@ from keras import ops
 from dhcp_fetal import layers
 
 
+class EngineNormalisation(layers.RollingBatchNormalisation):
+    """Batch normalisation whose gradient is derived step by step."""
+
+    def call(self, x, training=False):
+        if not training:
+            return super().call(x, training=False)
+        mean, variance = layers.batch_moments(x)
+        self._remember(mean, variance)
+        scale = self.gamma / ops.sqrt(variance + layers.SMALLEST_NORMAL_FLOAT32)
+        return (x - mean) * scale + self.beta
+
+
 class EnginePReLU(layers.ChannelPReLU):
     """max(0, x) + a (x - |x|) / 2."""
 
@@ -30,6 +42,7 @@ class EngineCentre(layers.AddCentre):
 
 
 TWINS = {
+    layers.RollingBatchNormalisation: EngineNormalisation,
     layers.ChannelPReLU: EnginePReLU,
     layers.AddCentre: EngineCentre,
 }

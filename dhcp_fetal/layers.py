@@ -63,13 +63,11 @@ class RollingBatchNormalisation(keras.layers.Layer):
 
     def call(self, x, training=False):
         if training:
-            axes = tuple(range(len(x.shape) - 1))
-            mean = stable_mean(x, axes)
-            variance = stable_mean(ops.square(x - mean), axes)
-            self._remember(mean, variance)
-        else:
-            mean = ops.mean(self.rolling_mean, axis=0)
-            variance = ops.mean(self.rolling_variance, axis=0) * self.variance_factor
+            x = ops.convert_to_tensor(x)
+            self._remember(*batch_moments(ops.stop_gradient(x)))
+            return standardise(x) * self.gamma + self.beta
+        mean = ops.mean(self.rolling_mean, axis=0)
+        variance = ops.mean(self.rolling_variance, axis=0) * self.variance_factor
         # [G20] In effect no epsilon: a constant channel stays finite because x - mean is 0 first.
         scale = self.gamma / ops.sqrt(variance + SMALLEST_NORMAL_FLOAT32)
         return (x - mean) * scale + self.beta
@@ -87,6 +85,40 @@ class RollingBatchNormalisation(keras.layers.Layer):
     def get_config(self):
         own = {"rolling_batches": self.rolling_batches, "variance_factor": self.variance_factor}
         return super().get_config() | own
+
+
+def batch_moments(x):
+    """Return mean and biased variance (channels,) of x (..., channels)."""
+    axes = tuple(range(len(x.shape) - 1))
+    mean = stable_mean(x, axes)
+    return mean, stable_mean(ops.square(x - mean), axes)
+
+
+@ops.custom_gradient
+def standardise(x):
+    """Give every channel mean 0 and variance 1, by the statistics of this batch.
+
+    The gradient is written out: derived step by step through mean and variance it takes twice as
+    many passes over the data.
+
+    Args:
+        x: (..., channels) float32.
+
+    Returns:
+        As x.
+    """
+    mean, variance = batch_moments(x)
+    # [G20] In effect no epsilon: a constant channel stays finite because x - mean is 0 first.
+    inverse = 1.0 / ops.sqrt(variance + SMALLEST_NORMAL_FLOAT32)
+    standardised = (x - mean) * inverse
+
+    def gradient(*arguments, upstream=None):
+        dy = arguments[0] if upstream is None else upstream
+        axes = tuple(range(len(x.shape) - 1))
+        slope = stable_mean(dy * standardised, axes)
+        return (dy - stable_mean(dy, axes) - standardised * slope) * inverse
+
+    return standardised, gradient
 
 
 @keras.saving.register_keras_serializable("dhcp_fetal")

@@ -56,8 +56,10 @@ def predict(
         preset: whose way of inference to use; default: the network's own.
         mixed_precision: bfloat16 arithmetic.
     """
+    from common.budget import announce_prediction
     from common.training import configure_runtime
     from dhcp_fetal.networks import choose_device
+    from dhcp_fetal.workload import describe
 
     session = read_session(test_cfg)
     choose_device(device)
@@ -71,6 +73,7 @@ def predict(
     folder = choose_out(out, session=session, home=home, scans=chosen)
     refuse_to_replace_inputs(chosen, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    announce_prediction(*((stage.model, describe(stage.config)) for stage in stages))
     segment_all(chosen, stages, folder, saved=choose_saved(session, probabilities))
 
 

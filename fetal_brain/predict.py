@@ -42,9 +42,11 @@ def predict(
         probabilities: write foreground probabilities beside the label maps.
         preset: whose way of inference to use; default: the run's own.
     """
+    from common.budget import announce_at_first_call
     from common.runs import load_config, load_run
     from common.training import configure_runtime
     from fetal_brain.inference import load_network, make_apply
+    from fetal_brain.workload import describe
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -54,7 +56,8 @@ def predict(
     out = out or run / "predictions"
     refuse_to_replace_inputs(cases, out)
     configure_runtime(seed=0)
-    apply = make_apply(load_network(run, config), config)
+    network = load_network(run, config)
+    apply = announce_at_first_call(make_apply(network, config), network, describe(config))
     out.mkdir(parents=True, exist_ok=True)
     for case in cases:
         print(segment_case(case, apply, config, out=out, with_probabilities=probabilities))

@@ -38,11 +38,13 @@ def predict(
         probabilities: write img<n>_<tag>_probability.npy, float32, beside the mask.
         reference: scan whose geometry the NIfTI files take; default: geometry.json in the data.
     """
+    from common.budget import announce_at_first_call
     from common.runs import load_config, load_run
     from common.training import configure_runtime
     from raseg.data import open_volumes
     from raseg.inference import load_network, make_predict
     from raseg.prepare import check_tag
+    from raseg.workload import describe
 
     check_tag(tag)
     run = run or Path("models") / f"raseg_train_{tag}"
@@ -52,7 +54,9 @@ def predict(
     numbers = choose_volumes(record, volumes, imgn)
     geometry = find_geometry(volumes, reference)
     configure_runtime(seed=0)
-    segment = make_predict(load_network(run, config), config)
+    network = load_network(run, config)
+    work = describe(config, volumes.shape)
+    segment = announce_at_first_call(make_predict(network, config), network, work)
     out = out or run / "predictions"
     for number in numbers:
         print(

@@ -41,9 +41,11 @@ def predict(
         patches: also predict the balanced test patches, as the original's evaluation does.
         preset: whose way of inference to use; default: the run's own.
     """
+    from common.budget import announce_at_first_call
     from common.runs import load_config, load_run
     from common.training import configure_runtime
     from sarcoma.inference import load_network, make_apply
+    from sarcoma.workload import describe
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -52,7 +54,7 @@ def predict(
     cases = choose_patients(record, config, data=data, patients=patients)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    apply = make_apply(network, config)
+    apply = announce_at_first_call(make_apply(network, config), network, describe(config))
     out = out or Path(run) / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     for patient in cases:

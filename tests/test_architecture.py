@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(path.parent.name for path in ROOT.glob("*/config.py"))
 SCRIPTS = ("train", "predict", "evaluate", "export", "convert", "compare", "prepare", "phantom",
-           "reproduce", "bench")  # fmt: skip
+           "plan", "reproduce", "bench")  # fmt: skip
 HEAVY = {"tensorflow", "keras", "pandas", "scipy", "matplotlib", "SimpleITK", "nibabel", "torch"}
 
 
@@ -49,7 +49,7 @@ def test_common_imports_no_paper():
 def test_models_and_losses_run_on_any_backend(paper):
     """`keras` alone: the same file defines the network on TensorFlow, JAX and PyTorch."""
     allowed = {"keras", "common", "collections", "typing", "math", "dataclasses", "numpy", paper}
-    for name in ("model", "layers", "losses"):
+    for name in ("model", "layers", "losses", "workload"):
         path = ROOT / paper / f"{name}.py"
         if path.is_file():
             assert packages(path) <= allowed, path

@@ -9,7 +9,7 @@ from keras import ops
 from common.losses import stable_sum
 from common.pipeline import PreparedCase
 from vertebra.config import Config
-from vertebra.losses import completeness_loss, mask_loss
+from vertebra.losses import completeness_loss, make_mask_loss
 from vertebra.model import make_optimizer, normalisations
 from vertebra.sampling import CALIBRATION, TrainingSampler
 
@@ -21,18 +21,9 @@ def compile_model(model: keras.Model, config: Config, *, xla: bool) -> None:
 
     Source: train.py; utils/metrics.py.
     """
-
-    def loss_of_mask(y_true, y_pred):
-        return mask_loss(
-            y_true[..., :1],
-            y_pred,
-            y_true[..., 1:],
-            false_positive_weight=config.false_positive_weight,
-        )
-
     model.compile(
         optimizer=make_optimizer(config),
-        loss={"mask": loss_of_mask, "completeness": completeness_loss},
+        loss={"mask": make_mask_loss(config), "completeness": completeness_loss},
         # [V35] Two unlike terms are added: 1e4 to 2.5e5, and about 1.
         loss_weights={"mask": 1.0, "completeness": config.completeness_weight},
         metrics={"mask": [patch_dice], "completeness": [agreement]},

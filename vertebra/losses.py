@@ -36,6 +36,24 @@ def mask_loss(target, predicted, weight, *, false_positive_weight: float):
     return false_positive_weight * false_positives + false_negatives
 
 
+def make_mask_loss(config):
+    """Return `mask_loss` as Keras calls it; its target has two channels, the mask and the weights.
+
+    Args:
+        config: uses `false_positive_weight`.
+    """
+
+    def loss_of_mask(y_true, y_pred):
+        return mask_loss(
+            y_true[..., :1],
+            y_pred,
+            y_true[..., 1:],
+            false_positive_weight=config.false_positive_weight,
+        )
+
+    return loss_of_mask
+
+
 def completeness_loss(target, predicted):
     """Binary cross-entropy of probabilities, mean over the batch; logarithms end at -100.
 

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,8 @@ def predict(
     output_dir: Path | None = None,
     *,
     weights: Path | None = None,
+    model: Path | None = None,
+    url: str | None = None,
     image: Path | None = None,
     preset: Preset | None = None,
     inference_statistics: Literal["batch", "moving", "per_site"] | None = None,
@@ -49,6 +52,8 @@ def predict(
         test_dir: folder of scans.
         output_dir: folder of the masks; default: predictions/ in the run folder.
         weights: .pth file of the original to use instead of a run.
+        model: exported network, models/<name>/<version>, to use instead of a run.
+        url: server to ask for that model's answers, such as grpc://host:8500; default: none.
         image: a single scan.
         preset: whose way of inference to use; default: the run's own, for weights `code`.
         inference_statistics: see Config, as for all that follow.
@@ -68,19 +73,70 @@ def predict(
             finished first.
     """
     from common.training import configure_runtime
-    from vertebra.inference import make_ask
 
     chosen = {name: value for name, value in locals().items()
               if name in INFERENCE_FIELDS and value is not None}  # fmt: skip
     if patch_size is not None:
         chosen.setdefault("step", patch_size // 2)  # [V30]
     configure_runtime(seed=0, mixed_precision=mixed_precision)
-    model, config = choose_network(run, weights, preset, chosen)
-    scans = choose_scans(run, weights, test_dir=test_dir, image=image)
-    out = output_dir or (Path("pred") if weights else run / "predictions")
-    refuse_to_replace_inputs(scans, out)
-    out.mkdir(parents=True, exist_ok=True)
-    segment_all(scans, make_ask(model, config), config, out=out)
+    refuse_two_networks(weights, model, url)
+    with choose_ask(run, weights, model, url, preset=preset, chosen=chosen) as (ask, config):
+        scans = choose_scans(run, weights or model, test_dir=test_dir, image=image)
+        out = output_dir or (Path("pred") if weights or model else run / "predictions")
+        refuse_to_replace_inputs(scans, out)
+        out.mkdir(parents=True, exist_ok=True)
+        segment_all(scans, ask, config, out=out)
+
+
+def refuse_two_networks(weights: Path | None, model: Path | None, url: str | None) -> None:
+    """Raise `OptionError` if two networks are named, or a server without its model's folder."""
+    from common.errors import OptionError
+
+    if weights is not None and model is not None:
+        raise OptionError("--weights and --model were both given; expected one of them")
+    if url is not None and model is None:
+        raise OptionError("--url needs --model; expected the exported version that is served there")
+
+
+@contextmanager
+def choose_ask(
+    run: Path,
+    weights: Path | None,
+    model: Path | None,
+    url: str | None,
+    *,
+    preset: Preset | None,
+    chosen: dict,
+) -> Iterator[tuple[Callable, Config]]:
+    """Open the network that the options name, and the configuration of its inference.
+
+    Raises:
+        OptionError: other statistics are asked for than an exported graph has.
+        UserError: see `choose_network` and `vertebra.served.open_served`.
+    """
+    from common.errors import OptionError
+
+    if model is None:
+        from common.budget import announce_at_first_call
+        from vertebra.inference import make_ask
+        from vertebra.workload import describe
+
+        network, config = choose_network(run, weights, preset, chosen)
+        yield announce_at_first_call(make_ask(network, config), network, describe(config)), config
+        return
+    from vertebra.served import open_served
+
+    with open_served(model, url) as (ask, exported):
+        config = exported if preset is None else with_inference_of(exported, preset)
+        if preset is not None:
+            chosen = {"inference_statistics": exported.inference_statistics, **chosen}
+        config = replace(config, **chosen)
+        if config.inference_statistics != exported.inference_statistics:
+            raise OptionError(
+                f"--inference_statistics {config.inference_statistics}: the exported graph has "
+                f"{exported.inference_statistics}; expected these, or another export"
+            )
+        yield ask, config
 
 
 def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) -> None:
@@ -124,7 +180,7 @@ def with_inference_of(config: Config, preset: Preset) -> Config:
 
 
 def choose_scans(
-    run: Path, weights: Path | None, *, test_dir: Path | None, image: Path | None
+    run: Path, elsewhere: Path | None, *, test_dir: Path | None, image: Path | None
 ) -> list[Path]:
     """Return the scans that the options name; files with `_label` in their name are none.
 
@@ -146,8 +202,10 @@ def choose_scans(
         if not scans:
             raise DataError(f"{test_dir}: no scans; expected case1.mhd, ...")
         return scans
-    if weights is not None:
-        raise OptionError("--weights needs --test_dir or --image; expected scans to segment")
+    if elsewhere is not None:
+        raise OptionError(
+            "--weights and --model need --test_dir or --image; expected scans to segment"
+        )
     scans = [Path(entry["image_path"]) for entry in load_run(run).read_split()["test"]]
     if not scans:
         raise OptionError(f"{run} has no test cases; expected --test_dir or --image")

@@ -35,19 +35,28 @@ def train(
         deterministic: same bits at every repetition on the same machine.
         mixed_precision: bfloat16 arithmetic, float32 weights, statistics and outputs.
     """
+    from common.budget import announce_training
     from common.export import save_network
     from common.runs import open_run
     from common.training import configure_runtime, fit
     from vertebra.calibration import calibrate_sites
-    from vertebra.data import SUBSETS, describe_cases, find_prepared_cases, is_phantom
+    from vertebra.data import SUBSETS, describe_cases, files_of, find_prepared_cases, is_phantom
     from vertebra.learning import FixStatistics, calibration_patches, compile_model, is_fixed
     from vertebra.model import build_model
     from vertebra.sampling import make_dataset
     from vertebra.store import store_cases
     from vertebra.validation import make_overlay_pictures, make_validation
+    from vertebra.workload import describe
 
     cases = {subset: find_prepared_cases(dataset, subset) for subset in SUBSETS}
-    options = {"dataset": dataset, "preset": preset, "seed": seed, "original": original}
+    options = {
+        "dataset": dataset,
+        "preset": preset,
+        "original": original,
+        "run_validation": run_validation,
+        "deterministic": deterministic,
+        "mixed_precision": mixed_precision,
+    }
     with open_run(
         run, paper="vertebra", options=options, config=config, seed=seed, overwrite=overwrite
     ) as record:
@@ -56,12 +65,14 @@ def train(
         )
         record.record(runtime=runtime, phantom=is_phantom(dataset))
         record.write_split({name: describe_cases(part) for name, part in cases.items()})
+        record.record_files(file for part in cases.values() for file in files_of(part))
         folder, tested = record.path / "prepared", cases["test"] if run_validation else []
         training, watched = (store_cases(part, folder, config) for part in (cases["train"], tested))
 
         model = build_model(config)
         compile_model(model, config, xla=runtime["xla"])
         begin_from(original, model, config)
+        announce_training(model, describe(config), steps=config.max_steps)
         fit(
             model,
             lambda first_step: make_dataset(training, config, seed, first_step=first_step),

@@ -1,0 +1,82 @@
+"""Memory that this process may still take, and what it took at most."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+GIB = 2**30
+
+
+def available_memory(
+    membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> int:
+    """Return the bytes that the machine and the limits of this process's groups leave free.
+
+    Args:
+        membership: the kernel's list of the control groups of this process.
+        mount: where their files are.
+    """
+    import psutil
+
+    return min([psutil.virtual_memory().available, *_left_in_groups(membership, mount)])
+
+
+def gpu_memory() -> int | None:
+    """Return the free bytes of the GPU with the most of them; None where none is known."""
+    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        return max(int(line) for line in done.stdout.split()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def peak_memory() -> int:
+    """Return the largest number of bytes this process has held in memory so far."""
+    return _of_status("VmHWM")
+
+
+def memory_held() -> int:
+    """Return the bytes this process holds in memory now."""
+    return _of_status("VmRSS")
+
+
+def _of_status(name: str) -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def _left_in_groups(membership: Path, mount: Path) -> Iterator[int]:
+    """Yield what every limited control group above this process has left, versions 1 and 2."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            root, names = mount, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = mount / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        # Inside a container its own group is often the mounted root, whatever the path says.
+        for group in [folder, *folder.parents]:
+            if group.is_relative_to(root):
+                yield from _left_in_group(group, *names)
+
+
+def _left_in_group(group: Path, limit: str, usage: str, cache: str) -> Iterator[int]:
+    with suppress(OSError, ValueError):  # no such file, or the word "max": no limit here
+        left = int((group / limit).read_text()) - int((group / usage).read_text())
+        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # File pages that the kernel drops before it ends a process.
+        yield max(left + int(pages.get(cache, 0)), 0)

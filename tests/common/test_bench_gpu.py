@@ -1,0 +1,144 @@
+"""The benchmark for GPUs, small and on a CPU: what it prints, and that it needs no TensorFlow."""
+
+import ast
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.bench_gpu import list_requests, measure
+from common.workloads import find_workloads, load_description
+
+ROOT = Path(__file__).resolve().parents[2]
+ALLOWED = {"keras", "numpy"}
+
+
+def bench(*words, backend, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "common.bench_gpu", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def imported(module, seen):
+    """Return the foreign packages that a module of ours imports at its top, and all it leads to."""
+    if module in seen:
+        return set()
+    seen.add(module)
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names |= {name for name in inner if (ROOT / f"{name.replace('.', '/')}.py").is_file()}
+            names.add(node.module)
+    found = set()
+    for name in names:
+        if (ROOT / f"{name.replace('.', '/')}.py").is_file():
+            found |= imported(name, seen)
+        elif not (ROOT / name.partition(".")[0]).is_dir():
+            found.add(name.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    "module", ["common.bench_gpu", *(f"{p}.workload" for p in find_workloads())]
+)
+def test_keras_alone_is_imported(module):
+    foreign = imported(module, set()) - set(sys.stdlib_module_names)
+    assert foreign <= ALLOWED
+
+
+def test_all_papers_in_both_precisions_and_kinds():
+    requests = list_requests(find_workloads(), small=False, only=None)
+    networks = {(request["paper"], request["name"]) for request in requests}
+    assert {paper for paper, _ in networks} == set(find_workloads())
+    assert {name for paper, name in networks if paper == "sarcoma"} == {
+        "unet2d", "cascade", "dilated"
+    }  # fmt: skip
+    assert len(requests) == 4 * len(networks)
+
+
+def test_multiply_adds_of_the_synovitis_paper_at_full_size():
+    """3367e9 was counted by hand for its own benchmark."""
+    from common.graph import trace_network
+
+    description = load_description("raseg")
+    workload = description.describe(description.full_size()[""])
+    trace = trace_network(workload.build(), workload.training_shapes)
+    assert trace.multiply_adds == pytest.approx(3367e9, rel=1e-3)
+
+
+def test_a_line_for_each_measurement(tmp_path):
+    """TensorFlow is what is surely installed; the small sizes take seconds."""
+    words = ("--small", "--paper", "fetal_brain", "--precision", "float32")
+    done = bench(*words, "--json", tmp_path / "found.json", backend="tensorflow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    header, *lines = done.stdout.splitlines()
+    assert header.split()[:3] == ["network", "kind", "precision"]
+    assert [line.split()[:3] for line in lines] == [
+        ["fetal_brain", "training", "float32"], ["fetal_brain", "inference", "float32"],
+    ]  # fmt: skip
+    for found in json.loads((tmp_path / "found.json").read_text()):
+        assert found["ms"] > 0
+        assert found["peak_gib"] > 0.05
+        rate = found["operations"] / found["ms"] / 1e9
+        assert found["tflops"] == pytest.approx(rate)
+        assert found["share"] == pytest.approx(rate / found["matmul_tflops"])
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path):
+    """A keras that cannot be used stands for a device that is too small."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif '--measure' in sys.argv and 'inference' in sys.argv[-1]:\n"
+        "    raise SystemExit('RESOURCE_EXHAUSTED: out of memory')\n"
+    )
+    words = ("--small", "--paper", "sarcoma", "--precision", "float32")
+    done = bench(*words, backend="tensorflow", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()[1:]
+    assert ["failed" in line for line in lines] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "backend", "expected"),
+    [
+        (["--paper", "nothing"], "tensorflow", "--paper nothing: expected one of dhcp_fetal"),
+        ([], "torch", "KERAS_BACKEND is torch; expected jax or tensorflow"),
+    ],
+)
+def test_mistakes(words, backend, expected):
+    done = bench("--small", *words, backend=backend)
+    assert done.returncode == 2
+    assert expected in done.stderr.splitlines()[-1]
+
+
+def test_runs_on_jax_where_tensorflow_cannot_be_imported(tmp_path):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed; the extra `backends` has it")
+    package = tmp_path / "tensorflow"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('TensorFlow was imported')\n")
+    done = bench("--small", "--precision", "bfloat16", backend="jax", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()[1:]
+    assert {line.split()[0] for line in lines} == set(find_workloads())
+    assert all(" jax on cpu" in line for line in lines)
+
+
+def test_share_is_of_the_product_beside_it():
+    """Numbers of one measurement agree with each other, in this process."""
+    found = measure("sarcoma", "unet2d", "inference", "float32", small=True)
+    assert found["operations"] > 0
+    assert found["share"] == pytest.approx(found["tflops"] / found["matmul_tflops"])
+    assert found["shapes"] == [[2, 56, 56, 2]]
