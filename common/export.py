@@ -1,32 +1,54 @@
-"""SavedModels for TensorFlow Serving: written, reloaded where Keras cannot be imported, compared.
+"""Trained networks as SavedModels for TensorFlow Serving: written, compared, given a passport.
 
-`python -m common.export run FOLDER INPUTS.npz OUTPUTS.npz` is that other process: it evaluates
-every signature of a SavedModel with TensorFlow alone. XLA is never forced into the graph, since
-builds of TensorFlow Serving without the compiler refuse such a model.
+`python -m common.export verify FOLDER` holds an exported model to its passport, offline and where
+Keras cannot be imported. `python -m common.export run FOLDER INPUTS.npz OUTPUTS.npz` evaluates
+signatures in such a process. XLA is never forced into the graph, since builds of TensorFlow Serving
+without the compiler refuse such a model.
 """
 
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.errors import OptionError, RunError
+from common.errors import DataError, RunError, UserError
+from common.files import write_folder_atomically
+from common.models_folder import refuse_existing, version_folder, write_server_files
+from common.passport import PARITY, Description, Provenance, make_passport, write_passport
+from common.saved_model import ExportError, difference, forced_xla, run_elsewhere
+from common.warmup import WARMUP_FILE, Request, write_warmup
 
 if TYPE_CHECKING:
     import keras
 
-KERAS_NAMES = ("keras", "tf_keras")
+    from common.runs import Run
 
+__all__ = [
+    "Endpoint",
+    "Example",
+    "ExportError",
+    "Recordings",
+    "TestCase",
+    "export_model",
+    "find_case",
+    "first_case",
+    "make_recordings",
+    "report_export",
+    "save_network",
+    "version_folder",
+]
 
-class ExportError(RuntimeError):
-    """The exported model does not compute what the trained one does: our mistake, not a user's."""
+RECORDED_VOXELS = 2**18
+"""Of the scan that a version keeps to be verified with; a larger one is cut to its middle."""
+LABEL_TOLERANCE = 1e-4
+"""Largest accepted share of unequal labels: those that tie within rounding."""
 
 
 @dataclass(frozen=True)
@@ -47,63 +69,233 @@ class Example:
     expected: Mapping[str, np.ndarray]
 
 
-def export_saved_model(
-    folder: Path,
-    *,
-    model: "keras.Model",
-    endpoints: Sequence[Endpoint],
-    examples: Mapping[str, Example],
-    tolerance: float,
-    beside: Mapping[str, Path],
-) -> dict[str, float]:
-    """Write a SavedModel, reload it in a process without Keras, and compare every signature.
+@dataclass(frozen=True)
+class TestCase:
+    """What an exported model is compared on: the raw inputs of `volume`, by name."""
+
+    __test__ = False  # pytest takes the name for a test
+
+    name: str
+    """Said beside every difference that was measured on it."""
+    arrays: Mapping[str, np.ndarray]
+    """The first three axes of each are those of the scan."""
+    spacing_mm: Sequence[float] | None = None
+    """In the order of the axes."""
+    centre: Sequence[int] | None = None
+    """Voxel that must stay when the scan is cut; None: its middle."""
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """What a model is compared on when it is exported, and what is kept of it."""
+
+    case: str
+    kept: Mapping[str, Example]
+    """Per signature; recorded in the version, so that it can be verified, and warmed up with."""
+    whole_case: str = ""
+    whole: Mapping[str, Example] = field(default_factory=dict)
+    """Per signature, the uncut case; compared at the export alone. Empty: nothing was cut."""
+
+
+def find_case(load: Callable[[], TestCase], made_up: Callable[[], TestCase]) -> TestCase:
+    """Return a held-out case of the run, or a made-up one where there is none to read.
+
+    A converted network has no data, and a run's data may have been moved away; both are said.
+    """
+    try:
+        return load()
+    except (UserError, OSError) as problem:
+        case = made_up()
+        print(f"note: compared on {case.name}, not on a case of the run: {problem}")
+        return case
+
+
+def first_case(
+    record: "Run", subsets: Sequence[str] = ("test", "validation", "training", "train")
+) -> tuple[dict, str]:
+    """Return the entry of split.json that an export is compared on, and what it is called.
 
     Args:
-        folder: new folder of the SavedModel; nothing is left there when a comparison fails.
-        model: the network whose variables the endpoints use.
+        record: a run.
+        subsets: where to look, the best first.
+
+    Raises:
+        DataError: the run has no case at all, as a converted network's has none.
+    """
+    split = record.read_split()
+    for subset in subsets:
+        for entry in split.get(subset, []):
+            what = "phantom " if record.manifest.get("phantom") else "case "
+            return entry, f"{what}{entry.get('id', entry.get('volume'))} ({subset})"
+    raise DataError("the run holds no cases")
+
+
+def make_recordings(
+    case: TestCase,
+    make_examples: Callable[[TestCase], Mapping[str, Example]],
+    *,
+    least: Sequence[int],
+    voxels: int = RECORDED_VOXELS,
+) -> Recordings:
+    """Compute in Python what the exported signatures are compared with.
+
+    Args:
+        case: of the run.
+        make_examples: returns an example per signature, `volume` among them.
+        least: voxels per axis that a cut scan keeps.
+        voxels: a larger scan is cut for what is kept; the uncut one is compared with all the same.
+    """
+    small = cut_case(case, least=least, voxels=voxels)
+    if small is case:
+        return Recordings(case.name, make_examples(case))
+    whole = {"volume": make_examples(case)["volume"]}
+    return Recordings(small.name, make_examples(small), case.name, whole)
+
+
+def cut_case(case: TestCase, *, least: Sequence[int], voxels: int) -> TestCase:
+    """Return the case itself, or the part around its centre that has at most so many voxels."""
+    shape = np.array(next(iter(case.arrays.values())).shape[:3])
+    size = shape.copy()
+    while size.prod() > voxels and (size > least).any():
+        axis = np.argmax(np.where(size > least, size, 0))
+        size[axis] = max(size[axis] // 2, least[axis])
+    if (size == shape).all():
+        return case
+    centre = shape // 2 if case.centre is None else np.asarray(case.centre)
+    low = np.clip(centre - size // 2, 0, shape - size)
+    part = tuple(slice(first, first + edge) for first, edge in zip(low, size, strict=True))
+    name = f"{case.name}, {' x '.join(map(str, size))} of its {' x '.join(map(str, shape))} voxels"
+    arrays = {key: np.ascontiguousarray(array[part]) for key, array in case.arrays.items()}
+    return replace(case, name=name, arrays=arrays)
+
+
+def export_model(
+    folder: Path,
+    *,
+    network: "keras.Model",
+    endpoints: Sequence[Endpoint],
+    recordings: Recordings,
+    description: Description,
+    provenance: Provenance,
+    tolerance: float,
+    keras_file: Path,
+) -> dict[str, dict]:
+    """Write a version: SavedModel, passport, recorded case, warmup requests, Keras' own file.
+
+    The model is reloaded in a process without Keras and compared before it is put in place.
+
+    Args:
+        folder: models/<name>/<version>, new; nothing is left there when anything fails.
+        network: the network whose variables the endpoints use.
         endpoints: signatures; the first is also `serving_default` unless one has that name.
-        examples: per endpoint, what it is compared on.
-        tolerance: largest `difference` of an output.
-        beside: files to copy into the folder, by their name there.
+        recordings: what every signature is compared on.
+        description: for the passport.
+        provenance: for the passport.
+        tolerance: largest `difference` of an output of real numbers.
+        keras_file: the network's .keras file, which is copied.
 
     Returns:
-        Largest difference found, by "endpoint/output".
+        By "signature/output": largest_difference, tolerance, case; for what was cut also
+        whole_case and its largest_difference_whole.
 
     Raises:
         OptionError: the folder exists already.
         RunError: the disk is full or the folder cannot be written.
-        ExportError: the reloaded model differs.
+        ExportError: the reloaded model differs, or its graph asks for XLA.
+    """
+    refuse_existing(folder)
+    name, version = folder.parent.name, int(folder.name)
+    with write_version(folder) as unfinished:
+        write_saved_model(unfinished, network, endpoints)
+        if forced := forced_xla(unfinished):
+            raise ExportError(f"the graph asks for XLA at {forced[0]} and {len(forced) - 1} more")
+        parity = compare(unfinished, recordings, tolerance=tolerance)
+        shutil.copyfile(keras_file, unfinished / "model.keras")
+        write_parity(unfinished / PARITY, recordings.kept)
+        requests = [Request(name, key, example.inputs) for key, example in recordings.kept.items()]
+        write_warmup(unfinished / WARMUP_FILE, requests)
+        passport = make_passport(
+            unfinished, name=name, version=version, network=network, provenance=provenance,
+            description=description, parity=parity,
+        )  # fmt: skip
+        write_passport(unfinished, passport)
+    write_server_files(folder.parents[1])
+    return parity
+
+
+@contextmanager
+def write_version(folder: Path) -> Iterator[Path]:
+    """Fill a new folder or none, as `write_folder_atomically`, TensorFlow's refusals told alike.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
     """
     import tensorflow as tf
-    from keras.export import ExportArchive
 
-    from common.runs import write_folder_atomically
-
-    if folder.exists():
-        raise OptionError(f"{folder} exists already; expected a new folder (or another --version)")
-    archive = ExportArchive()
-    archive.track(model)
-    for endpoint in endpoints:
-        archive.add_endpoint(endpoint.name, endpoint.function, input_signature=endpoint.signature)
     with write_folder_atomically(folder) as unfinished:
         try:
-            archive.write_out(str(unfinished), verbose=False)
+            yield unfinished
         except tf.errors.OpError as refusal:
             reason = refusal.message.splitlines()[0].partition(" [Op:")[0].rpartition(";")[2]
             raise RunError(f"{folder} cannot be written: {reason.strip()}") from refusal
-        inputs = {name: example.inputs for name, example in examples.items()}
-        served = run_elsewhere(unfinished, inputs)
-        differences = {
-            f"{name}/{output}": difference(served[f"{name}/{output}"], expected)
-            for name, example in examples.items()
-            for output, expected in example.expected.items()
-        }
-        beyond = {key: value for key, value in differences.items() if not value <= tolerance}
-        if beyond:
-            raise ExportError(f"the reloaded model differs by more than {tolerance}: {beyond}")
-        for name, source in beside.items():
-            shutil.copyfile(source, unfinished / name)
-    return differences
+
+
+def write_saved_model(folder: Path, network: "keras.Model", endpoints: Sequence[Endpoint]) -> None:
+    """Write the SavedModel of some signatures into an existing folder."""
+    from keras.export import ExportArchive
+
+    archive = ExportArchive()
+    archive.track(network)
+    for endpoint in endpoints:
+        archive.add_endpoint(endpoint.name, endpoint.function, input_signature=endpoint.signature)
+    archive.write_out(str(folder), verbose=False)
+
+
+def compare(folder: Path, recordings: Recordings, *, tolerance: float) -> dict[str, dict]:
+    """Compare a SavedModel with what the network says in Python; see `export_model`.
+
+    Raises:
+        ExportError: an output differs by more than is accepted.
+    """
+    parity = {}
+    for key, (limit, value) in measure(folder, recordings.kept, tolerance).items():
+        parity[key] = {"largest_difference": value, "tolerance": limit, "case": recordings.case}
+    if recordings.whole:
+        for key, (_, value) in measure(folder, recordings.whole, tolerance).items():
+            parity[key] |= {
+                "whole_case": recordings.whole_case,
+                "largest_difference_whole": value,
+            }
+    values = {key: max(entry["largest_difference"], entry.get("largest_difference_whole", 0.0))
+              for key, entry in parity.items()}  # fmt: skip
+    beyond = {key: value for key, value in values.items() if not value <= parity[key]["tolerance"]}
+    if beyond:
+        raise ExportError(f"the reloaded model differs by more than is accepted: {beyond}")
+    return parity
+
+
+def measure(
+    folder: Path, examples: Mapping[str, Example], tolerance: float
+) -> dict[str, tuple[float, float]]:
+    """Return, by "signature/output", what is accepted and the difference that was found."""
+    served = run_elsewhere(folder, {name: example.inputs for name, example in examples.items()})
+    found = {}
+    for name, example in examples.items():
+        for output, expected in example.expected.items():
+            whole_numbers = np.issubdtype(expected.dtype, np.integer)
+            limit = max(tolerance, LABEL_TOLERANCE) if whole_numbers else tolerance
+            key = f"{name}/{output}"
+            found[key] = limit, difference(served[key], expected)
+    return found
+
+
+def write_parity(path: Path, examples: Mapping[str, Example]) -> None:
+    """Write the recorded case: entries "signature/input:<name>" and "signature/output:<name>"."""
+    arrays = {}
+    for name, example in examples.items():
+        arrays |= {f"{name}/input:{key}": array for key, array in example.inputs.items()}
+        arrays |= {f"{name}/output:{key}": array for key, array in example.expected.items()}
+    np.savez_compressed(path, **arrays)
 
 
 def save_network(model: "keras.Model", path: Path) -> None:
@@ -133,111 +325,43 @@ def save_network(model: "keras.Model", path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return how far two outputs are apart.
-
-    For integers the share of unequal elements; otherwise the largest absolute difference, divided
-    by the largest expected magnitude where that exceeds 1 (logits are not bounded).
-    """
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return float("inf")
-    if np.issubdtype(expected.dtype, np.integer):
-        return float(np.mean(found != expected))
-    scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
-    return float(np.max(np.abs(found - expected), initial=0.0)) / scale
-
-
-def run_elsewhere(
-    folder: Path, examples: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """Evaluate the signatures of a SavedModel in a process that cannot import Keras.
+def report_export(folder: Path, parity: Mapping[str, Mapping], *, began: float) -> None:
+    """Print what `export_model` measured, how long the export took, and where the model lies.
 
     Args:
-        folder: SavedModel.
-        examples: per signature, inputs by name.
-
-    Returns:
-        Outputs by "signature/output".
-
-    Raises:
-        ExportError: the process failed; the message ends with what it said.
+        folder: of the version.
+        parity: what `export_model` returned.
+        began: `time.monotonic()` at the beginning.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        inputs, outputs = Path(scratch) / "inputs.npz", Path(scratch) / "outputs.npz"
-        np.savez(inputs, **{f"{signature}/{name}": array
-                            for signature, arrays in examples.items()
-                            for name, array in arrays.items()})  # fmt: skip
-        words = [sys.executable, "-m", "common.export", "run", folder.resolve(), inputs, outputs]
-        root = Path(__file__).resolve().parents[1]
-        done = subprocess.run(
-            [str(word) for word in words], cwd=root, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise ExportError(f"the exported model cannot be served: {done.stderr.strip()[-500:]}")
-        with np.load(outputs) as arrays:
-            return dict(arrays)
-
-
-def run_saved_model(folder: Path, inputs: Path, outputs: Path) -> None:
-    """Evaluate signatures with TensorFlow alone; called in the process without Keras.
-
-    Args:
-        folder: SavedModel.
-        inputs: .npz with entries "signature/input".
-        outputs: .npz to write, with entries "signature/output".
-    """
-    for name in KERAS_NAMES:
-        sys.modules[name] = None  # importing it now raises, in TensorFlow itself too
-    import tensorflow as tf
-
-    signatures = tf.saved_model.load(str(folder)).signatures
-    calls: dict[str, dict] = {}
-    with np.load(inputs) as arrays:
-        for key, array in arrays.items():
-            signature, _, name = key.partition("/")
-            calls.setdefault(signature, {})[name] = tf.constant(array)
-    results = {
-        f"{signature}/{name}": value.numpy()
-        for signature, arguments in calls.items()
-        for name, value in signatures[signature](**arguments).items()
-    }
-    if any(sys.modules[name] is not None for name in KERAS_NAMES):
-        raise ExportError("Keras was imported in the process that must not need it")
-    np.savez(outputs, **results)
-
-
-def version_folder(to: Path, name: str, version: int | None) -> Path:
-    """Return where a version of a model goes: <to>/<name>/<version>, as TensorFlow Serving looks.
-
-    Args:
-        to: folder of models.
-        name: of the model.
-        version: its number; None: the next one.
-
-    Raises:
-        OptionError: the number is below 1.
-    """
-    if version is not None and version < 1:
-        raise OptionError(f"--version: found {version}; expected 1 or more")
-    return to / name / str(version or next_version(to / name))
-
-
-def report_export(folder: Path, differences: Mapping[str, float]) -> None:
-    """Print what `export_saved_model` measured, and where the model lies."""
-    for name, value in differences.items():
-        print(f"{name}: differs from Keras by {value:.1e} when served without it")
+    cases = {entry["case"] for entry in parity.values()}
+    print(f"compared on {'; '.join(sorted(cases))}, served without Keras:")
+    for key, entry in parity.items():
+        whole = entry.get("largest_difference_whole")
+        more = "" if whole is None else f", {whole:.1e} on the whole of {entry['whole_case']}"
+        print(f"{key}: differs by {entry['largest_difference']:.1e}{more}")
+    print(f"exported in {time.monotonic() - began:.1f} s")
     print(f"SavedModel: {folder}")
 
 
-def next_version(folder: Path) -> int:
-    """Return the number after the largest version folder of a model, 1 for the first."""
-    versions = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
-    return max(versions, default=0) + 1
+def main(words: Sequence[str]) -> int:
+    """Run one of the two commands of this module and return the exit status."""
+    from common.saved_model import run_saved_model
+
+    match words:
+        case ["run", folder, inputs, outputs]:
+            run_saved_model(Path(folder), Path(inputs), Path(outputs))
+            return 0
+        case ["verify", *rest]:
+            from common.verify import main as verify
+
+            return verify(rest)
+    print(
+        "usage: python -m common.export verify MODELS/NAME/VERSION\n"
+        "       python -m common.export run FOLDER INPUTS.npz OUTPUTS.npz",
+        file=sys.stderr,
+    )
+    return 2
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["run", folder, inputs, outputs]:
-            run_saved_model(Path(folder), Path(inputs), Path(outputs))
-        case _:
-            sys.exit("usage: python -m common.export run FOLDER INPUTS.npz OUTPUTS.npz")
+    sys.exit(main(sys.argv[1:]))

@@ -15,10 +15,12 @@ def export(
 ) -> None:
     """Save a trained network as a SavedModel for TensorFlow Serving.
 
-    Signatures: `serving_default` (a whole scan of any size -> labels and probabilities, in the
-    engine's tiles), `masked` (the same within a region of interest), `segments` (the network's own
-    inputs: segment and contexts -> probabilities).
-    The model is reloaded in a process without Keras and compared before it is put in place.
+    Signatures: `serving_default` (a whole scan of any size -> labels), `probabilities` (the same ->
+    probabilities), `volume` (the same -> both), `masked` (both within a region of interest),
+    `segments` (the network's own inputs: segment and contexts -> probabilities). Whole scans are
+    tiled as the run's configuration says.
+    The model is reloaded in a process without Keras and compared, on a held-out scan of the run,
+    before it is put in place with its passport.
 
     Args:
         run: run folder with a trained network.
@@ -26,20 +28,41 @@ def export(
         name: of the model.
         version: its number; default: the next one.
     """
-    from common.export import export_saved_model, report_export, version_folder
-    from common.training import configure_runtime
-    from dhcp_fetal.networks import load_run_network
-    from dhcp_fetal.serving import make_endpoints, make_examples
+    import time
 
+    from common.export import (
+        export_model,
+        find_case,
+        make_recordings,
+        report_export,
+        version_folder,
+    )
+    from common.passport import Provenance
+    from common.runs import load_run
+    from common.training import configure_runtime
+    from dhcp_fetal import serving
+    from dhcp_fetal.networks import load_run_network
+
+    began = time.monotonic()
     folder = version_folder(to, name, version)
+    record = load_run(run)
     configure_runtime(seed=0)
     network, config = load_run_network(run)
-    differences = export_saved_model(
-        folder,
-        model=network,
-        endpoints=make_endpoints(network, config),
-        examples=make_examples(network, config),
-        tolerance=TOLERANCE,
-        beside={"model.keras": run / "model.keras"},
+    case = find_case(
+        lambda: serving.load_test_case(record, config), lambda: serving.make_up_case(config)
     )
-    report_export(folder, differences)
+    parity = export_model(
+        folder,
+        network=network,
+        endpoints=serving.make_endpoints(network, config),
+        recordings=make_recordings(
+            case,
+            lambda part: serving.make_examples(network, config, part),
+            least=config.inference_segment,
+        ),
+        description=serving.describe(config, case),
+        provenance=Provenance.of_run(record),
+        tolerance=TOLERANCE,
+        keras_file=record.path / "model.keras",
+    )
+    report_export(folder, parity, began=began)

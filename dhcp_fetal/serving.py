@@ -1,36 +1,40 @@
-"""The signatures of an exported network, as TensorFlow graphs: segments and whole volumes.
+"""The signatures of an exported network: whole volumes, with and without a region, and segments.
 
-The whole-volume signature does in TensorFlow what `tiles.predict_volume` does in numpy: reflection,
-the engine's tiles in the engine's order, contexts with the border's intensity. A server needs
-neither Python nor this package. Arrays are (x, y, z, channels).
+A server needs neither Python nor this package; the graph of a whole volume is in
+`dhcp_fetal.volume_graph`. Arrays are (x, y, z, channels).
 """
-
-from dataclasses import replace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from common.export import Endpoint, Example
+from common.errors import OptionError
+from common.export import Endpoint, Example, TestCase
+from common.passport import PER_CLASS, Description, describe_input
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
-from dhcp_fetal.data import normalise
-from dhcp_fetal.inference import make_apply
-from dhcp_fetal.tiles import context_start, predict_volume
+from dhcp_fetal.data import files_from, load_case, normalise
+from dhcp_fetal.inference import PieceNetwork, lattice_step, segment_volume
+from dhcp_fetal.tiles import cut_segment, pad_case
+from dhcp_fetal.volume_graph import segment_in_graph
 
 
 def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     """Return the signatures of the model.
 
     `serving_default`: image (x, y, z, channels) float32 as read from the file -> labels (x, y, z)
-    int16 and probabilities (x, y, z, classes).
-    `masked`: the same with mask (x, y, z) int16, outside which all results are 0.
-    `segments`: normal, context_1, ... in the network's own shapes -> probabilities.
+    uint8. `probabilities`: the same image -> probabilities (x, y, z, classes) float32. `volume`:
+    the same image -> both. `masked`: image and mask (x, y, z) int16, outside which all results are
+    0 -> both. `segments`: normal, context_1, ... in the network's own shapes -> probabilities.
 
     Args:
         network: from `build_model(config)`.
-        config: its configuration; preparation and tiles become part of the graph.
+        config: its configuration; preparation and tiling become part of the graph.
+
+    Raises:
+        OptionError: the configuration asks for what the graph does not do.
     """
+    check_servable(config)
     image = tf.TensorSpec((None, None, None, config.input_channels), tf.float32, name="image")
     mask = tf.TensorSpec((None, None, None), tf.int16, name="mask")
     parts = [
@@ -38,158 +42,206 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         for tensor in network.inputs
     ]
 
+    @tf.function(input_signature=[image], autograph=False)  # traced once, for three signatures
     def serve_volume(image):
-        return _results(segment_in_graph(network, image, None, config), None)
+        return results(segment_in_graph(network, image, None, config), None, config)
 
     def serve_masked(image, mask):
-        return _results(segment_in_graph(network, image, mask, config), mask)
+        return results(segment_in_graph(network, image, mask, config), mask, config)
 
     def serve_segments(*inputs):
         found = network(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
         return {"probabilities": found}
 
     return [
-        Endpoint("serving_default", serve_volume, [image]),
+        Endpoint(
+            "serving_default", lambda image: {"labels": serve_volume(image)["labels"]}, [image]
+        ),
+        Endpoint(
+            "probabilities",
+            lambda image: {"probabilities": serve_volume(image)["probabilities"]},
+            [image],
+        ),
+        Endpoint("volume", serve_volume, [image]),
         Endpoint("masked", serve_masked, [image, mask]),
         Endpoint("segments", serve_segments, parts),
     ]
 
 
-def make_examples(network: keras.Model, config: Config) -> dict[str, Example]:
-    """Return what every signature is compared on: seeded noise with a bright body.
+def check_servable(config: Config) -> None:
+    """Refuse what a graph would do differently from `predict`.
 
-    Expected are the results of the Python path, in the engine's tiles, and of Keras on segments.
+    Raises:
+        OptionError: names the field.
     """
+    if config.zscore_channels != "none":
+        raise OptionError(
+            f"zscore_channels: found {config.zscore_channels}; a model is exported without the"
+            " engine's own normalisation (none), expected `prepare` or --normalisation instead"
+        )
+    if not 1 <= config.lattice_shifts <= min(lattice_step(config)):
+        raise OptionError(
+            f"lattice_shifts: found {config.lattice_shifts}, expected 1 to "
+            f"{min(lattice_step(config))}"
+        )
+
+
+def results(probabilities: tf.Tensor, mask: tf.Tensor | None, config: Config) -> dict:
+    """Return labels and probabilities, 0 outside a region; see `tiles.mask_outputs`."""
+    labels = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
+    if mask is not None:
+        # [G8] The engine multiplies by the mask's values.
+        weight = tf.cast(mask if config.multiply_by_mask else mask > 0, tf.int32)
+        labels *= weight
+        probabilities *= tf.cast(weight, tf.float32)[..., tf.newaxis]
+    return {"labels": tf.cast(labels, tf.uint8), "probabilities": probabilities}
+
+
+def load_test_case(record, config: Config) -> TestCase:
+    """Return the first held-out scan of a run, with its region of interest where it has one.
+
+    Raises:
+        DataError: the run holds no scans, or a file cannot be read.
+    """
+    from common.export import first_case
+
+    entry, name = first_case(record)
+    case = load_case(files_from(entry), config)
+    found = [] if case.labels is None else np.argwhere(case.labels)
+    centre = found.mean(axis=0).astype(int) if len(found) else np.array(case.image.shape[:3]) // 2
+    mask = make_up_mask(case.image.shape[:3]) if case.mask is None else case.mask
+    return TestCase(
+        name,
+        {"image": case.image.astype(np.float32), "mask": mask},
+        spacing_mm=case.scan.spacing_mm,
+        centre=centre,
+    )
+
+
+def make_up_case(config: Config) -> TestCase:
+    """Return seeded noise with a bright body, for a network without data."""
     rng = np.random.default_rng(0)
     edges = [int(n * 1.3) for n in config.inference_segment]
     scan = rng.normal(300.0, 60.0, (*edges, config.input_channels)).astype(np.float32)
     scan[edges[0] // 4 : edges[0] // 2, edges[1] // 4 : edges[1] // 2] += 250.0
-    mask = np.zeros(edges, np.int16)
-    mask[edges[0] // 3 : edges[0] // 2, 4:-4, 4:-4] = 1
-    way = replace(config, tiling="engine")
-    apply = make_apply(network)
-    volumes = {}
-    for name, region in (("serving_default", None), ("masked", mask)):
-        inside = region > 0 if region is not None and config.normalisation == "brain" else None
-        found = predict_volume(apply, normalise(scan, config.normalisation, inside), way,
-                               mask=region)  # fmt: skip
-        inputs = {"image": scan} | ({} if region is None else {"mask": region})
-        # Labels may tie within rounding; probabilities say all.
-        volumes[name] = Example(inputs, {"probabilities": found.probabilities})
-    segment = config.inference_segment
-    sizes = [segment, *geometry.context_sizes(config, segment)]
-    batch = [rng.normal(size=(2, *s, config.input_channels)).astype(np.float32) for s in sizes]
-    found = network.predict_on_batch(batch if len(batch) > 1 else batch[0])
+    return TestCase("seeded noise", {"image": scan, "mask": make_up_mask(edges)})
+
+
+def make_up_mask(shape) -> np.ndarray:
+    """Return a region for a scan that has none: the middle half of every axis."""
+    mask = np.zeros(shape, np.int16)
+    mask[tuple(slice(n // 4, n - n // 4) for n in shape)] = 1
+    return mask
+
+
+def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
+    """Return what every signature is compared on.
+
+    Expected are the results of the Python path that `predict` takes, and of Keras on segments.
+    """
+    scan, mask = case.arrays["image"], case.arrays["mask"]
+    apply = PieceNetwork(network, config)
+    whole, masked = (
+        segment_volume(apply, prepare_scan(scan, region, config), config, mask=region)
+        for region in (None, mask)
+    )
+    labels = whole.labels.astype(np.uint8)
+    both = {"labels": labels, "probabilities": whole.probabilities}
+    region = {
+        "labels": masked.labels.astype(np.uint8), "probabilities": masked.probabilities
+    }  # fmt: skip
+    segments = cut_segments(scan, config)
     names = [tensor.name for tensor in network.inputs]
-    segments = Example(dict(zip(names, batch, strict=True)), {"probabilities": found})
-    return {**volumes, "segments": segments}
+    found = network.predict_on_batch(segments if len(segments) > 1 else segments[0])
+    return {
+        "serving_default": Example({"image": scan}, {"labels": labels}),
+        "probabilities": Example({"image": scan}, {"probabilities": whole.probabilities}),
+        "volume": Example({"image": scan}, both),
+        "masked": Example({"image": scan, "mask": mask}, region),
+        "segments": Example(dict(zip(names, segments, strict=True)), {"probabilities": found}),
+    }
 
 
-def segment_in_graph(network, image, mask, config: Config) -> tf.Tensor:
-    """Return the probabilities (x, y, z, classes) of a scan as a graph of TensorFlow operations.
+def prepare_scan(scan: np.ndarray, mask: np.ndarray | None, config: Config) -> np.ndarray:
+    """Return a raw scan normalised as `data.prepare_case` does."""
+    inside = mask > 0 if mask is not None and config.normalisation == "brain" else None
+    return normalise(scan, config.normalisation, inside)
+
+
+def cut_segments(scan: np.ndarray, config: Config) -> list[np.ndarray]:
+    """Return one segment out of the middle of a scan and its contexts, each in a batch of one."""
+    segment = config.validation_segment
+    padded = pad_case(prepare_scan(scan, None, config), config, segment=segment)
+    corner = [(n - edge) // 2 for n, edge in zip(padded.image.shape, segment, strict=False)]
+    parts = cut_segment(padded, corner, segment, config, sampled=False)
+    return [np.ascontiguousarray(part[np.newaxis], np.float32) for part in parts]
+
+
+def describe(config: Config, case: TestCase) -> Description:
+    """Return what the passport says of the model."""
+    scale = {
+        "none": "mean 0 and deviation 1, normalised by the client",
+        "volume": "raw scanner units, any scale",
+        "brain": "raw scanner units, any scale",
+    }[config.normalisation]
+    over = "the region, else the whole scan" if config.normalisation == "brain" else "whole scan"
+    window = {"axes": "XYZ", "minimum_size": (1, 1, 1), "spacing_mm": case.spacing_mm,
+              "spacing_tolerance": 0.1}  # fmt: skip
+    predicted = geometry.output_size(config, config.inference_segment)
+    tiles = {"step": "tiles of the engine", "predicted": predicted}
+    lattice = {"step": "lattice", "step_voxels": lattice_step(config),
+               "shifts": config.lattice_shifts}  # fmt: skip
+    return Description(
+        inputs={
+            "image": describe_input(
+                "T2-weighted fetal MRI, reconstructed to one volume",
+                channels=[f"channel {n + 1}" for n in range(config.input_channels)],
+                intensities=scale,
+                **{**window, "axes": "XYZC"},
+            ),
+            "mask": describe_input(
+                "region of interest: the brain", channels=["mask"],
+                intensities="above 0 inside, 0 outside", **window
+            ),
+        },
+        preprocessing=[
+            {"step": "whiten", "kind": config.normalisation, "statistics": f"float64, {over}",
+             "in_graph": config.normalisation != "none"},
+            {"step": "reflect at the borders", "in_graph": config.pad_inputs},
+            {**(tiles if config.tiling == "engine" else lattice), "in_graph": True},
+        ],
+        labels={0: "background"} | {n: f"class {n}" for n in range(1, config.classes)},
+        outputs=PER_CLASS,
+        limits=[
+            "Nothing is reoriented or resampled: voxel size and orientation must be those of the"
+            " training scans.",
+            "The network for the cortex needs the brain as `mask`, found by the network for the"
+            " brain.",
+        ],
+    )  # fmt: skip
+
+
+def bench_served(config: Config, shape: tuple[int, int, int] = (92, 90, 70)) -> None:
+    """Time the exported graph on a made-up volume beside the Python path of `predict`.
 
     Args:
-        network: from `build_model(config)`.
-        image: (x, y, z, channels) float32, as read.
-        mask: (x, y, z) int16, or None.
-        config: uses preparation, network and `inference_segment`.
+        config: of a network with fresh weights.
+        shape: x, y, z.
     """
-    segment = config.inference_segment
-    predicted = geometry.output_size(config, segment)
-    margins = geometry.margins(config, segment)
-    shape = tf.shape(image)[:3]
-    padded = normalise_in_graph(image, mask, config)
-    pads = []
-    for axis, (before, after) in enumerate(margins if config.pad_inputs else ((0, 0),) * 3):
-        beyond = tf.maximum(after, segment[axis] - shape[axis] - before)
-        padded = _reflect(padded, axis, before, beyond)
-        pads.append(before)
-    border = tf.reduce_mean(
-        tf.stack([padded[x, y, z] for x in (0, -1) for y in (0, -1) for z in (0, -1)]), axis=0
+    from common.bench_export import bench_export
+    from dhcp_fetal.model import build_model
+
+    rng = np.random.default_rng(0)
+    scan = rng.normal(300, 60, (*shape, config.input_channels)).astype(np.float32)
+    network = build_model(config)
+    apply = PieceNetwork(network, config)
+
+    def in_python():
+        found = segment_volume(apply, prepare_scan(scan, None, config), config)
+        return {
+            "labels": found.labels.astype(np.uint8), "probabilities": found.probabilities
+        }  # fmt: skip
+
+    bench_export(
+        network, make_endpoints(network, config), inputs={"image": scan}, in_python=in_python
     )
-    size = tf.shape(padded)[:3]
-    starts = [_starts(size[axis], segment[axis], predicted[axis]) for axis in range(3)]
-    grid = tf.stack(tf.meshgrid(starts[2], starts[1], starts[0], indexing="ij"), axis=-1)
-    corners = tf.reverse(tf.reshape(grid, (-1, 3)), axis=[1])  # x fastest
-    classes = config.classes
-
-    def add_tile(number, result):
-        corner = corners[number]
-        low = corner + [m[0] for m in margins]
-        inner = [padded[_span(corner, segment)]]
-        for factor in config.context_factors:
-            inner.append(_context(padded, border, corner, segment, factor, config))
-        batch = [part[tf.newaxis] for part in inner]
-        found = network(batch if len(batch) > 1 else batch[0], training=False)[0]
-        around = [[low[a], size[a] - low[a] - predicted[a]] for a in range(3)] + [[0, 0]]
-        covered = tf.pad(tf.ones((*predicted, 1), tf.bool), around)
-        result = tf.where(covered, tf.pad(found, around), result)
-        return number + 1, tf.ensure_shape(result, (None, None, None, classes))
-
-    first = tf.ensure_shape(tf.zeros(tf.concat([size, [classes]], 0)), (None, None, None, classes))
-    _, result = tf.while_loop(lambda n, _: n < tf.shape(corners)[0], add_tile, (0, first))
-    result = result[_span(pads, shape)]
-    if mask is not None:
-        result *= tf.cast(mask > 0, tf.float32)[..., tf.newaxis]  # [G8]
-    return result
-
-
-def normalise_in_graph(image, mask, config: Config) -> tf.Tensor:
-    """Do as `data.normalise`, statistics in float64."""
-    if config.normalisation == "none":
-        return image
-    values = tf.cast(image, tf.float64)
-    counted = tf.ones(tf.shape(image)[:3], tf.float64)
-    if mask is not None and config.normalisation == "brain":
-        inside = tf.cast(mask > 0, tf.float64)
-        counted = tf.where(tf.reduce_any(mask > 0), inside, counted)
-    weights = counted[..., tf.newaxis] / tf.reduce_sum(counted)
-    mean = tf.reduce_sum(values * weights, axis=(0, 1, 2))
-    variance = tf.reduce_sum(tf.square(values - mean) * weights, axis=(0, 1, 2))
-    return tf.cast(tf.math.divide_no_nan(values - mean, tf.sqrt(variance)), tf.float32)
-
-
-def _results(probabilities, mask) -> dict[str, tf.Tensor]:
-    labels = tf.cast(tf.argmax(probabilities, axis=-1), tf.int16)
-    return {"labels": labels, "probabilities": probabilities}
-
-
-def _reflect(x, axis: int, before, after):
-    """Reflect one axis by any number of voxels, as numpy does."""
-    size = tf.shape(x)[axis]
-    period = tf.maximum(2 * (size - 1), 1)
-    index = tf.math.floormod(tf.range(-before, size + after), period)
-    return tf.gather(x, tf.where(index < size, index, period - index), axis=axis)
-
-
-def _starts(size, segment: int, stride: int):
-    count = tf.maximum(-(-(size - segment) // stride), 0) + 1
-    return tf.minimum(tf.range(count) * stride, size - segment)
-
-
-def _span(corner, size) -> tuple[slice, ...]:
-    return tuple(slice(corner[axis], corner[axis] + size[axis]) for axis in range(3))
-
-
-def _context(padded, border, corner, segment, factor, config: Config):
-    """Cut one low-resolution context, as `tiles.cut_context`."""
-    field = geometry.receptive_field(config.kernels)
-    size = geometry.context_size(segment, field, factor)
-    known = tf.ones((1, 1, 1, 1), tf.bool)
-    context = padded
-    for axis in range(3):
-        step, limit = factor[axis], tf.shape(padded)[axis]
-        low = corner[axis] + context_start(field[axis], step, centred=config.centred_context)
-        place = tf.range(size[axis])
-        if config.align_context_at_border:
-            index = low + place * step
-        else:
-            # [G4] Below 0 the grid starts anew at voxel 0.
-            skipped = tf.where(low < 0, -low // step, 0)
-            index = tf.where(low < 0, (place - skipped) * step, low + place * step)
-        index = tf.where(index < low + size[axis] * step, index, limit)
-        valid = (index >= 0) & (index < limit)
-        context = tf.gather(context, tf.clip_by_value(index, 0, limit - 1), axis=axis)
-        known &= tf.reshape(valid, [-1 if a == axis else 1 for a in range(4)])
-    context = tf.where(known, context, border)
-    return tf.ensure_shape(context, (*size, config.input_channels))

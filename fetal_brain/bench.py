@@ -1,27 +1,44 @@
 """Time the port's way of inference against the original's, in the same run, and print ratios."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def bench(slices: int = 12, plane: int = 336, *, deep_slices: int = 170) -> None:
-    """Time the port's way of inference against the original's, in the same run.
+def bench(
+    slices: int = 12,
+    plane: int = 336,
+    *,
+    deep_slices: int = 170,
+    only: Literal["all", "export"] = "all",
+) -> None:
+    """Time the port's way of inference against the original's, and the exported model, in one run.
 
     Args:
         slices: slices of the timed volume; the original's README shows 120 and 170.
         plane: rows and columns; the original's README shows 336.
         deep_slices: slices of the volume whose peak memory is measured; 0 leaves that out.
+        only: export: the exported model alone.
     """
+    from common.training import configure_runtime
+    from fetal_brain.config import PORT
+    from fetal_brain.serving import bench_served
+
+    configure_runtime(seed=0)
+    if only == "all":
+        bench_inference(slices, plane, deep_slices)
+    bench_served(PORT, slices=slices, plane=plane)
+
+
+def bench_inference(slices: int, plane: int, deep_slices: int) -> None:
+    """Time the port's windows and the code's, and measure the memory of a deep volume."""
     import numpy as np
 
-    from common.training import configure_runtime
     from fetal_brain.config import CODE, PORT
     from fetal_brain.inference import build_for_any_plane, make_apply, plan_windows, segment_labels
 
-    configure_runtime(seed=0)
     rng = np.random.default_rng(0)
     if deep_slices:  # first, since the largest memory of a process never falls again
         measure_memory(rng.normal(size=(deep_slices, plane, plane)).astype(np.float32))

@@ -17,7 +17,7 @@ MATMUL_SIZE = 3072
 def bench(
     shape: tuple[int, int, int] = (256, 256, 20),
     *,
-    part: Literal["all", "original", "port", "step"] = "all",
+    part: Literal["all", "original", "port", "step", "export"] = "all",
 ) -> None:
     """Time the port's prediction and training step against the original's way, and print ratios.
 
@@ -26,14 +26,15 @@ def bench(
     Args:
         shape: rows, columns, slices; 512,512,20 is the original's, and takes minutes.
         part: original: the pass that keeps whole layers, as the original's graph; port: the
-            streamed pass; step: one training step with rematerialisation, and matrix products.
+            streamed pass; step: one training step with rematerialisation, and matrix products;
+            export: the exported model beside the port's pass.
     """
     if part != "all":
         return run_part(shape, part)
     import subprocess
     import sys
 
-    for name in ("original", "port", "step"):
+    for name in ("original", "port", "step", "export"):
         words = [sys.executable, "-m", "raseg", "bench", "--part", name]
         done = subprocess.run(
             [*words, "--shape", str(list(shape))], capture_output=True, text=True, check=False
@@ -55,8 +56,9 @@ def run_part(shape: tuple[int, int, int], part: str) -> None:
     import numpy as np
 
     from common.training import configure_runtime
-    from raseg.config import CODE
+    from raseg.config import CODE, PORT
     from raseg.inference import build_for_any_size, make_plain_pass, make_streamed_pass
+    from raseg.serving import bench_served
 
     configure_runtime(seed=0)
     voxels = shape[0] * shape[1] * shape[2]
@@ -64,6 +66,8 @@ def run_part(shape: tuple[int, int, int], part: str) -> None:
     image = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
     if part == "step":
         return time_step(image, work)
+    if part == "export":
+        return bench_served(PORT, shape)
     network = build_for_any_size(CODE)
     whole = make_plain_pass(network) if part == "original" else make_streamed_pass(network, CODE)
     whole(image[:32, :32])  # compile

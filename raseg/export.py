@@ -8,35 +8,63 @@ TOLERANCE = 1e-5
 """Largest accepted difference of a probability; 1e-6 is usual between two processes."""
 
 
-def export(run: Path, to: Path = Path("models"), *, version: int | None = None) -> None:
+def export(
+    run: Path,
+    to: Path = Path("models"),
+    *,
+    name: str = "raseg",
+    version: int | None = None,
+) -> None:
     """Save the trained network as a SavedModel for TensorFlow Serving.
 
     Signatures: `serving_default` (a raw volume of any size -> labels), `probabilities` (the same ->
-    probability of the foreground), `logits` (normalised volumes -> logits, the network alone).
-    The model is reloaded in a process without Keras and compared before it is put in place.
+    probability of the foreground), `volume` (the same -> both), `logits` (normalised volumes ->
+    logits, the network alone).
+    The model is reloaded in a process without Keras and compared, on a held-out volume of the run,
+    before it is put in place with its passport.
 
     Args:
         run: run folder with a trained network.
-        to: folder of models; the model goes to raseg/<version> in it.
-        version: number of the version; default: the next one.
+        to: folder of models; the model goes to <name>/<version> in it.
+        name: of the model.
+        version: its number; default: the next one.
     """
-    from common.export import export_saved_model, report_export, version_folder
+    import time
+
+    from common.export import (
+        export_model,
+        find_case,
+        make_recordings,
+        report_export,
+        version_folder,
+    )
+    from common.passport import Provenance
     from common.runs import load_config, load_run
     from common.training import configure_runtime
+    from raseg import serving
     from raseg.inference import load_network
-    from raseg.serving import make_endpoints, make_examples
 
-    folder = version_folder(to, "raseg", version)
+    began = time.monotonic()
+    folder = version_folder(to, name, version)
     record = load_run(run)
     config = load_config(run, Config)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    differences = export_saved_model(
-        folder,
-        model=network,
-        endpoints=make_endpoints(network, config),
-        examples=make_examples(network, config),
-        tolerance=TOLERANCE,
-        beside={"model.keras": record.path / "model.keras"},
+    case = find_case(
+        lambda: serving.load_test_case(record, config), lambda: serving.make_up_case(config)
     )
-    report_export(folder, differences)
+    parity = export_model(
+        folder,
+        network=network,
+        endpoints=serving.make_endpoints(network, config),
+        recordings=make_recordings(
+            case,
+            lambda part: serving.make_examples(network, config, part),
+            least=config.patch_shape or (32, 32, 8),
+        ),
+        description=serving.describe(config, case),
+        provenance=Provenance.of_run(record),
+        tolerance=TOLERANCE,
+        keras_file=record.path / "model.keras",
+    )
+    report_export(folder, parity, began=began)

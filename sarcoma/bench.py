@@ -36,6 +36,17 @@ def bench(steps: int = 40, *, mixed_precision: bool = True, out: Path | None = N
         )
     if out is not None:
         write_json(out, measured)
+    bench_export()
+
+
+def bench_export() -> None:
+    """Time the exported model beside Keras, in this process; see `common.bench_export`."""
+    from common.training import configure_runtime
+    from sarcoma.config import PORT
+    from sarcoma.serving import bench_served
+
+    configure_runtime(seed=0)
+    bench_served(PORT)
 
 
 def run_apart(way: str, steps: int) -> dict[str, float]:

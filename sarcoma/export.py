@@ -12,36 +12,59 @@ def export(
     run: Path = Path("runs/sarcoma"),
     to: Path = Path("models"),
     *,
+    name: str = "sarcoma",
     version: int | None = None,
 ) -> None:
     """Save the trained network as a SavedModel for TensorFlow Serving.
 
     Signatures: `serving_default` (a whole volume in the file's units -> labels), `probabilities`
-    (the same -> probabilities), `patches` (standardised patches -> the network's own output).
-    The model is reloaded in a process without Keras and compared before it is put in place.
+    (the same -> probabilities), `volume` (the same -> both), `patches` (standardised patches -> the
+    network's own output).
+    The model is reloaded in a process without Keras and compared, on a held-out patient of the run,
+    before it is put in place with its passport.
 
     Args:
         run: run folder with a trained network.
-        to: folder of models; the model goes to sarcoma/<version> in it.
-        version: number of the version; default: the next one.
+        to: folder of models; the model goes to <name>/<version> in it.
+        name: of the model.
+        version: its number; default: the next one.
     """
-    from common.export import export_saved_model, report_export, version_folder
+    import time
+
+    from common.export import (
+        export_model,
+        find_case,
+        make_recordings,
+        report_export,
+        version_folder,
+    )
+    from common.passport import Provenance
     from common.runs import load_config, load_run
     from common.training import configure_runtime
+    from sarcoma import serving
     from sarcoma.inference import load_network
-    from sarcoma.serving import make_endpoints, make_examples
 
-    folder = version_folder(to, "sarcoma", version)
+    began = time.monotonic()
+    folder = version_folder(to, name, version)
     record = load_run(run)
     config = load_config(run, Config)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    differences = export_saved_model(
-        folder,
-        model=network,
-        endpoints=make_endpoints(network, config),
-        examples=make_examples(network, config),
-        tolerance=TOLERANCE,
-        beside={"model.keras": record.path / "model.keras"},
+    case = find_case(
+        lambda: serving.load_test_case(record, config), lambda: serving.make_up_case(config)
     )
-    report_export(folder, differences)
+    parity = export_model(
+        folder,
+        network=network,
+        endpoints=serving.make_endpoints(network, config),
+        recordings=make_recordings(
+            case,
+            lambda part: serving.make_examples(network, config, part),
+            least=serving.LEAST_SIZE,
+        ),
+        description=serving.describe(config, case),
+        provenance=Provenance.of_run(record),
+        tolerance=TOLERANCE,
+        keras_file=record.path / "model.keras",
+    )
+    report_export(folder, parity, began=began)

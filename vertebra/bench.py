@@ -27,6 +27,7 @@ def bench(
         volume_seconds: also time the search of the volume, with a perfect network.
     """
     from common.training import configure_runtime
+    from vertebra.serving import bench_served
 
     configure_runtime(seed=0)
     config, values = network_weights(channels, patch_size, weights)
@@ -35,6 +36,7 @@ def bench(
     bench_elastic()
     if volume_seconds:
         bench_search(volume, seconds)
+    bench_served(config)
 
 
 def bench_network(config: Config, values: list, *, repeats: int) -> float:
@@ -231,7 +233,8 @@ def bench_search(shape: tuple[int, int, int], seconds_per_window: float) -> None
 
         def ask(_, memory, search=search, asked=asked):
             asked[0] += 1
-            return next_vertebra(cut_padded(labels.array, search.centre, half), memory), 1.0
+            window = cut_padded(labels.array, search.centre, half)
+            return next_vertebra(window, memory, PORT.min_vol), 1.0
 
         for _ in advance(search, ask):
             pass
@@ -245,8 +248,8 @@ def bench_search(shape: tuple[int, int, int], seconds_per_window: float) -> None
         )
 
 
-def next_vertebra(labels, memory, least: int = 1000):
-    """Return the highest vertebra of a window that is not yet remembered: a perfect answer."""
+def next_vertebra(labels, memory, least: int):
+    """Return the highest vertebra that has more than `least` voxels not yet remembered."""
     import numpy as np
 
     counts = np.bincount(labels[memory == 0].astype(int), minlength=1)

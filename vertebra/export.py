@@ -12,6 +12,7 @@ def export(
     run: Path = Path("weights"),
     to: Path = Path("models"),
     *,
+    name: str = "vertebra",
     version: int | None = None,
 ) -> None:
     """Save the trained network as a SavedModel for TensorFlow Serving.
@@ -19,30 +20,52 @@ def export(
     Signature `serving_default`: image (Z, Y, X) float32 on the raw scale and memory (Z, Y, X), one
     window of any legal size -> mask, probabilities of the next vertebra, and completeness; with
     the statistics that the run infers with. The search itself stays with the client.
-    The model is reloaded in a process without Keras and compared before it is put in place.
+    The model is reloaded in a process without Keras and compared, on a window that the search asks
+    about in a held-out scan of the run, before it is put in place with its passport.
 
     Args:
         run: run folder with a trained network.
-        to: folder of models; the model goes to vertebra/<version> in it.
-        version: number of the version; default: the next one.
+        to: folder of models; the model goes to <name>/<version> in it.
+        name: of the model.
+        version: its number; default: the next one.
     """
-    from common.export import export_saved_model, report_export, version_folder
+    import time
+
+    from common.export import (
+        export_model,
+        find_case,
+        make_recordings,
+        report_export,
+        version_folder,
+    )
+    from common.passport import Provenance
     from common.runs import load_config, load_run
     from common.training import configure_runtime
+    from vertebra import serving
     from vertebra.inference import load_network
-    from vertebra.serving import make_endpoints, make_examples
 
-    folder = version_folder(to, "vertebra", version)
+    began = time.monotonic()
+    folder = version_folder(to, name, version)
     record = load_run(run)
     config = load_config(run, Config)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    differences = export_saved_model(
-        folder,
-        model=network,
-        endpoints=make_endpoints(network, config),
-        examples=make_examples(network, config),
-        tolerance=TOLERANCE,
-        beside={"model.keras": record.path / "model.keras"},
+    case = find_case(
+        lambda: serving.load_test_case(record, network, config),
+        lambda: serving.make_up_case(config),
     )
-    report_export(folder, differences)
+    parity = export_model(
+        folder,
+        network=network,
+        endpoints=serving.make_endpoints(network, config),
+        recordings=make_recordings(
+            case,
+            lambda part: serving.make_examples(network, config, part),
+            least=case.arrays["image"].shape,  # a window is kept whole
+        ),
+        description=serving.describe(config, case),
+        provenance=Provenance.of_run(record),
+        tolerance=TOLERANCE,
+        keras_file=record.path / "model.keras",
+    )
+    report_export(folder, parity, began=began)

@@ -1,13 +1,24 @@
-"""The signature of the exported network: one window and its memory, as a TensorFlow graph."""
+"""The signature of the exported network: one window and its memory, as a TensorFlow graph.
+
+The search along the spine asks for a window after every answer and looks for connected pieces in
+between, which no TensorFlow graph does well: it stays with the client.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from common.export import Endpoint, Example
+from common.export import Endpoint, Example, TestCase
+from common.passport import Description, describe_input
 from vertebra.config import Config
 from vertebra.inference import make_ask
-from vertebra.model import set_statistics
+from vertebra.model import MULTIPLE, set_statistics
+
+MOST_WINDOWS = 12
+"""Of the search through the test case, which ends with the first that remembers a vertebra."""
 
 
 def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
@@ -26,13 +37,56 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
 
     def serve_window(image, memory):
         found = network(tf.stack([image, memory], axis=-1)[None], training=False)
-        return {"mask": found["mask"][0, ..., 0], "completeness": found["completeness"][0]}
+        mask = tf.ensure_shape(found["mask"][0, ..., 0], (None, None, None))
+        return {"mask": mask, "completeness": tf.ensure_shape(found["completeness"][0], (1,))}
 
     return [Endpoint("serving_default", serve_window, window)]
 
 
-def make_examples(network: keras.Model, config: Config) -> dict[str, Example]:
-    """Return what the signature is compared on: a bright body in noise, half of it remembered."""
+def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
+    """Return a window that the search asks about in the first held-out scan of a run.
+
+    It is the first that remembers a vertebra, or the last of those that were tried.
+
+    Args:
+        record: the run.
+        network: of `build_for_any_size(config)`, which is searched with.
+        config: of the run.
+
+    Raises:
+        DataError: the run holds no scans, the file cannot be read, or the released search broke
+            down on it.
+    """
+    from common.errors import DataError
+    from common.export import first_case
+    from vertebra.data import load_scan
+    from vertebra.predict import to_working_grid
+    from vertebra.traverse import advance, begin
+
+    entry, name = first_case(record)
+    working, _ = to_working_grid(load_scan(Path(entry["image_path"])), config)
+    ask, asked = make_ask(network, config), []
+
+    def remember(image, memory):
+        asked.append((image, memory.copy()))
+        return ask(image, memory)
+
+    for _ in advance(begin(working.array, config), remember, max_visits=4 * MOST_WINDOWS):
+        if asked and (asked[-1][1].any() or len(asked) == MOST_WINDOWS):
+            break
+    if not asked:
+        raise DataError(f"{name}: the search asked about no window")
+    image, memory = asked[-1]
+    what = "one vertebra" if memory.any() else "nothing"
+    return TestCase(
+        f"window {len(asked)} of the search through {name}, {what} remembered",
+        {"image": image, "memory": memory},
+        spacing_mm=(config.spacing_mm,) * 3,
+    )
+
+
+def make_up_case(config: Config) -> TestCase:
+    """Return a bright body in noise, half of it remembered, for a network without data."""
     rng = np.random.default_rng(0)
     edge = config.patch_size
     image = rng.normal(1064, 30, (edge, edge, edge + 8)).astype(np.float32)
@@ -40,6 +94,82 @@ def make_examples(network: keras.Model, config: Config) -> dict[str, Example]:
     image[body] += 500
     memory = np.zeros_like(image)
     memory[: edge // 3][image[: edge // 3] > 1300] = 1
-    mask, completeness = make_ask(network, config)(image, memory)
+    arrays = {"image": image, "memory": memory}
+    return TestCase("seeded noise", arrays, spacing_mm=(config.spacing_mm,) * 3)
+
+
+def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
+    """Return what the signature is compared on: the answer that the search gets in Python."""
+    mask, completeness = make_ask(network, config)(case.arrays["image"], case.arrays["memory"])
     expected = {"mask": mask, "completeness": np.array([completeness], np.float32)}
-    return {"serving_default": Example({"image": image, "memory": memory}, expected)}
+    return {"serving_default": Example(case.arrays, expected)}
+
+
+def describe(config: Config, case: TestCase) -> Description:
+    """Return what the passport says of the model."""
+    edge = config.patch_size
+    window = {
+        "axes": "ZYX",
+        "channels": ["CT"],
+        "minimum_size": (edge,) * 3,
+        "maximum_size": (2 * edge - MULTIPLE,) * 3,
+        "multiple_of": MULTIPLE,
+        "orientation": "LPS",
+        "spacing_mm": case.spacing_mm,
+        "spacing_tolerance": 1e-3,
+    }
+    return Description(
+        inputs={
+            "image": describe_input(
+                "CT of the spine", intensities="unsigned scale: HU + 1024, at least 0", **window
+            ),
+            "memory": describe_input(
+                "vertebrae found before", intensities="1 in them, 0 elsewhere", **window
+            ),
+        },
+        preprocessing=[
+            {"step": "to the unsigned scale", "in_graph": False},
+            {"step": "reorient", "in_graph": False},
+            {"step": "resample", "spacing_mm": config.spacing_mm, "in_graph": False},
+            {"step": "cut the window of the search, zeros outside", "in_graph": False},
+        ],
+        labels={0: "not the next vertebra", 1: "the next vertebra, where mask is above 0.5"},
+        outputs={
+            "mask": "probability of the next vertebra",
+            "completeness": f"whole in the window from {config.completeness_threshold}",
+        },
+        limits=[
+            "One window at a time: a whole scan needs the search, which is the client's.",
+            "Vertebrae are counted from the top, not named by anatomy.",
+        ],
+        whole_scan={
+            "signature": None,
+            "command": "python -m vertebra predict --model FOLDER --image SCAN",
+            "why": "the search along the spine is not part of the graph",
+            "config": asdict(config),
+        },
+    )
+
+
+def bench_served(config: Config) -> None:
+    """Time the exported graph on a made-up window beside the Python path of `predict`.
+
+    Args:
+        config: of a network with fresh weights.
+    """
+    from common.bench_export import bench_export
+    from vertebra.inference import build_for_any_size
+
+    network = build_for_any_size(config)
+    inputs = {name: array[..., : config.patch_size]
+              for name, array in make_up_case(config).arrays.items()}  # fmt: skip
+    ask = make_ask(network, config)
+
+    def in_python():
+        mask, completeness = ask(inputs["image"], inputs["memory"])
+        return {"mask": mask, "completeness": np.array([completeness], np.float32)}
+
+    bench_export(
+        network, make_endpoints(network, config), inputs=inputs, in_python=in_python,
+        signature="serving_default",
+    )  # fmt: skip

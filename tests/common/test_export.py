@@ -12,26 +12,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.errors import OptionError, RunError
+from common.errors import DataError, OptionError, RunError
 from common.export import (
     Endpoint,
     Example,
     ExportError,
-    difference,
-    export_saved_model,
-    next_version,
-    run_elsewhere,
+    Recordings,
+    TestCase,
+    cut_case,
+    export_model,
+    find_case,
+    make_recordings,
     save_network,
-    version_folder,
 )
 from common.losses import sparse_cross_entropy
 from common.meters import LabelDice
+from common.passport import Description, Provenance, read_passport
+from common.saved_model import difference, run_elsewhere
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_KERAS = """
 import sys
 from pathlib import Path
-from common.export import run_saved_model
+from common.saved_model import run_saved_model
 
 run_saved_model(*map(Path, sys.argv[1:]))
 loaded = [name for name, module in sys.modules.items()
@@ -65,19 +68,26 @@ def example(shift=0.0):
     return Example({"x": x}, {"y": 2 * x + 1 + np.float32(shift), "sign": np.array([[1, 1, 0]])})
 
 
+def export(model, folder, *, shift=0.0, **recorded):
+    """Export y = 2 x + 1 with a Keras file of another content."""
+    (folder.parents[1] / "note").write_text("beside")
+    return export_model(
+        folder,
+        network=model,
+        endpoints=[endpoint(model)],
+        recordings=Recordings("a row", {"serving_default": example(shift)}, **recorded),
+        description=Description({}, [], {0: "all"}, {"y": "2 x + 1"}, ["It is a line."]),
+        provenance=Provenance("paper", {}, {"kind": "phantom"}, None),
+        tolerance=1e-6,
+        keras_file=folder.parents[1] / "note",
+    )
+
+
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "net" / "3"
-    (folder.parents[1] / "note").write_text("beside")
-    differences = export_saved_model(
-        folder,
-        model=model,
-        endpoints=[endpoint(model)],
-        examples={"serving_default": example()},
-        tolerance=1e-6,
-        beside={"note.txt": folder.parents[1] / "note"},
-    )
-    return folder, differences
+    whole = {"serving_default": example()}
+    return folder, export(model, folder, whole_case="all rows", whole=whole)
 
 
 @contextmanager
@@ -93,46 +103,98 @@ def small_files_only(limit):
 
 class TestExport:
     def test_an_equal_model_is_put_in_place(self, exported):
-        folder, differences = exported
-        assert differences == {"serving_default/y": 0.0, "serving_default/sign": 0.0}
+        folder, parity = exported
+        whole = {"whole_case": "all rows", "largest_difference_whole": 0.0}
+        assert parity == {
+            "serving_default/y": {
+                "largest_difference": 0.0, "tolerance": 1e-6, "case": "a row", **whole,
+            },
+            "serving_default/sign": {
+                "largest_difference": 0.0, "tolerance": 1e-4, "case": "a row", **whole,
+            },
+        }  # fmt: skip
         assert (folder / "saved_model.pb").is_file()
-        assert (folder / "note.txt").read_text() == "beside"
+        assert (folder / "model.keras").read_text() == "beside"
         assert [path.name for path in folder.parent.iterdir()] == ["3"]
-        assert next_version(folder.parent) == 4
+        passport = read_passport(folder)
+        assert (passport["name"], passport["version"]) == ("net", 3)
+        assert passport["weights"]["parameters"] == 12
+        assert passport["intended_use"][0].startswith("Trained on phantoms")
 
     def test_a_model_that_differs_is_refused_and_leaves_nothing(self, model, tmp_path):
-        with pytest.raises(ExportError, match=r"differs by more than 1e-06: .*serving_default/y"):
-            export_saved_model(
-                tmp_path / "net" / "1",
-                model=model,
-                endpoints=[endpoint(model)],
-                examples={"serving_default": example(shift=1e-4)},
-                tolerance=1e-6,
-                beside={},
-            )
-        assert not [path for path in tmp_path.rglob("*") if path.name != "net"]
+        with pytest.raises(ExportError, match=r"differs by more than is accepted: .*/y"):
+            export(model, tmp_path / "net" / "1", shift=1e-4)
+        assert not list((tmp_path / "net").iterdir())
+
+    def test_so_is_one_that_differs_on_the_whole_case_alone(self, model, tmp_path):
+        whole = {"serving_default": example(1e-4)}
+        with pytest.raises(ExportError, match=r"differs"):
+            export(model, tmp_path / "net" / "1", whole_case="all rows", whole=whole)
+        assert not list((tmp_path / "net").iterdir())
 
     def test_an_existing_version_is_left_alone(self, model, exported):
         folder, _ = exported
         before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
         with pytest.raises(OptionError, match="exists already"):
-            export_saved_model(
-                folder, model=model, endpoints=[], examples={}, tolerance=0, beside={}
-            )
+            export(model, folder)
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
     def test_a_full_disk_is_one_line_and_leaves_nothing(self, model, tmp_path):
         with small_files_only(3000), pytest.raises(RunError) as refusal:
-            export_saved_model(
-                tmp_path / "net" / "1",
-                model=model,
-                endpoints=[endpoint(model)],
-                examples={},
-                tolerance=0,
-                beside={},
-            )
+            export(model, tmp_path / "net" / "1")
         assert str(refusal.value) == f"{tmp_path / 'net' / '1'} cannot be written: File too large"
         assert not list((tmp_path / "net").iterdir())
+
+    def test_a_folder_below_a_file_is_one_line(self, model, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "file.d").mkdir()
+        with pytest.raises(RunError, match=r"cannot be written: Not a directory"):
+            export_model(
+                tmp_path / "file" / "net" / "1", network=model, endpoints=[],
+                recordings=Recordings("", {}), description=None, provenance=None, tolerance=0,
+                keras_file=tmp_path / "file",
+            )  # fmt: skip
+
+
+class TestCases:
+    def scan(self, **more):
+        values = np.arange(8 * 10 * 12, dtype=np.float32).reshape(8, 10, 12)
+        return TestCase("scan", {"image": values[..., None], "mask": values > 3}, **more)
+
+    def test_a_small_case_is_kept_whole(self):
+        case = self.scan()
+        assert cut_case(case, least=(1, 1, 1), voxels=960) is case
+        recordings = make_recordings(case, lambda part: {"volume": part}, least=(1, 1, 1))
+        assert (recordings.case, recordings.whole) == ("scan", {})
+        assert recordings.kept["volume"] is case
+
+    def test_a_large_one_is_halved_along_its_longest_axis(self):
+        """960 -> (8, 10, 6) -> (8, 5, 6) = 240, around the middle."""
+        part = cut_case(self.scan(), least=(1, 1, 1), voxels=300)
+        assert part.arrays["image"].shape == (8, 5, 6, 1)
+        assert part.name == "scan, 8 x 5 x 6 of its 8 x 10 x 12 voxels"
+        values = np.arange(960).reshape(8, 10, 12)
+        np.testing.assert_array_equal(part.arrays["image"][..., 0], values[:, 3:8, 3:9])
+        np.testing.assert_array_equal(part.arrays["mask"], values[:, 3:8, 3:9] > 3)
+
+    def test_it_keeps_the_least_and_stays_inside(self):
+        part = cut_case(self.scan(centre=(7, 9, 0)), least=(8, 7, 4), voxels=1)
+        values = np.arange(960).reshape(8, 10, 12)
+        np.testing.assert_array_equal(part.arrays["image"][..., 0], values[:, 3:, :4])
+
+    def test_both_are_compared_where_it_was_cut(self):
+        recordings = make_recordings(
+            self.scan(), lambda part: {"volume": part.name, "x": 0}, least=(1, 1, 1), voxels=300
+        )
+        assert recordings.whole == {"volume": "scan"}
+        assert recordings.kept["volume"] == recordings.case != recordings.whole_case == "scan"
+
+    def test_a_case_that_cannot_be_read_is_made_up_and_said(self, capsys):
+        def load():
+            raise DataError("scan.nii is gone")
+
+        assert find_case(load, lambda: TestCase("noise", {})).name == "noise"
+        assert "noise, not on a case of the run: scan.nii is gone" in capsys.readouterr().out
 
 
 class TestOtherProcess:
@@ -167,13 +229,6 @@ def test_difference_by_hand():
     assert difference(np.zeros(0), np.zeros(0)) == 0.0
 
 
-def test_versions_are_counted_as_numbers(tmp_path):
-    for name in ("9", "10", "not_a_version", "-3"):
-        (tmp_path / name).mkdir()
-    assert next_version(tmp_path) == 11
-    assert next_version(tmp_path / "absent") == 1
-
-
 class TestSaveNetwork:
     def compiled(self):
         x = keras.Input((4, 2))
@@ -205,14 +260,3 @@ class TestSaveNetwork:
         assert str(refusal.value) == f"{path} cannot be written: File too large"
         assert path.read_bytes() == b"the one before"
         assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
-
-
-def test_folder_of_a_version(tmp_path):
-    """The next number after the largest, the number asked for, never one below 1."""
-    assert version_folder(tmp_path, "model", None) == tmp_path / "model" / "1"
-    (tmp_path / "model" / "9").mkdir(parents=True)
-    (tmp_path / "model" / "10").mkdir()
-    assert version_folder(tmp_path, "model", None) == tmp_path / "model" / "11"
-    assert version_folder(tmp_path, "model", 4) == tmp_path / "model" / "4"
-    with pytest.raises(OptionError, match="--version: found 0"):
-        version_folder(tmp_path, "model", 0)

@@ -1,4 +1,4 @@
-"""The exported graph against the Python path, in a process without Keras and in this one."""
+"""The exported graph against the Python path."""
 
 from dataclasses import replace
 
@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.export import export_saved_model
 from sarcoma.config import QUICK
 from sarcoma.data import LoadedPatient, prepare_patient
 from sarcoma.inference import build_for_inference, make_apply, segment
-from sarcoma.serving import make_endpoints, make_examples, segment_in_graph
+from sarcoma.serving import cut_patches, segment_in_graph
 
 SMALL = replace(QUICK, filters=(2, 2, 2), window_stride=14, windows_per_batch=8)
 CASCADE = replace(SMALL, architecture="cascade", cascade_filters=(1, 1, 2), cascade_step=20)
@@ -40,6 +39,9 @@ def randomised(config):
         (CASCADE, (1, 57, 60)),
         (replace(CASCADE, centre_index=28), (1, 57, 60)),
         (DILATED, (1, 59, 64)),
+        # Slices that do not fill the last group, windows that do not fill the last batch.
+        (replace(SMALL, window_stride=28, windows_per_batch=9), (3, 56, 60)),
+        (replace(SMALL, windows_per_batch=5), (2, 50, 64)),
     ],
 )
 def test_graph_equals_the_python_path(config, shape):
@@ -55,19 +57,11 @@ def test_graph_equals_the_python_path(config, shape):
     assert expected.std() > 1e-4
 
 
-def test_signatures(tmp_path):
-    """One export, served without Keras and compared there."""
-    config = SMALL
-    network = randomised(config)
-    differences = export_saved_model(
-        tmp_path / "1",
-        model=network,
-        endpoints=make_endpoints(network, config),
-        examples=make_examples(network, config),
-        tolerance=1e-5,
-        beside={},
-    )
-    assert set(differences) == {
-        "serving_default/labels", "probabilities/probabilities", "patches/y",
-    }  # fmt: skip
-    assert max(differences.values()) < 1e-5
+def test_patches_are_cut_from_the_slice_that_varies_most():
+    """Continued by repetition where the slice is smaller; the second lies three columns further."""
+    image = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5, 1)
+    image[1] *= 2
+    first, second = cut_patches(image, 6)[..., 0]
+    rows, columns = np.arange(6) % 4, np.arange(9) % 5
+    np.testing.assert_array_equal(first, image[1, rows[:, None], columns[:6], 0])
+    np.testing.assert_array_equal(second, image[1, rows[:, None], columns[3:], 0])

@@ -1,0 +1,149 @@
+"""`python -m common.export verify`: what it accepts, what it finds, what it refuses."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.export import main
+from common.passport import PARITY, PASSPORT, hash_files, read_passport, write_passport
+from common.verify import verify
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIABLES = "variables/variables.data-00000-of-00001"
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    """A copy of an exported model that a test may spoil."""
+    return shutil.copytree(exported("vertebra").folder, tmp_path / "vertebra" / "1")
+
+
+def failures(folder):
+    """Return {check: detail} of what failed; no check that runs the graph may have been tried."""
+    checks = verify(folder)
+    return {check.what: check.detail for check in checks if check.result == "FAILED"}
+
+
+def reseal(folder, **changes):
+    """Write the passport again, files and seal true, as a forger would."""
+    passport = read_passport(folder)
+    del passport["seal"]
+    write_passport(folder, {**passport, "files": hash_files(folder), **changes})
+
+
+def run(*words):
+    """Run the command as a user does, where Keras cannot be imported; return status and text."""
+    done = subprocess.run(
+        [sys.executable, "-m", "common.export", "verify", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_whole_model_is_as_its_passport_says(exported):
+    folder = exported("fetal_brain").folder
+    status, said, _ = run(folder)
+    assert status == 0, said
+    rows = [line.split()[:2] for line in said.splitlines()]
+    assert ["volume/probabilities", "ok"] in rows
+    assert said.splitlines()[-1] == f"{folder}: as its passport says"
+    assert len({line.index(" ok ") for line in said.splitlines()[1:-1]}) == 1  # columns
+
+
+@pytest.mark.parametrize("paper", ["dhcp_fetal", "raseg", "sarcoma", "vertebra"])
+def test_the_other_papers(exported, paper):
+    checks = verify(exported(paper).folder)
+    assert {check.result for check in checks} == {"ok"}, checks
+    tried = {check.what for check in checks}
+    assert read_passport(exported(paper).folder)["parity"].keys() <= tried
+
+
+class TestFindings:
+    def test_a_changed_byte(self, copy):
+        path = copy / VARIABLES
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        checks = verify(copy)
+        found = {check.what: check for check in checks}
+        assert f"{VARIABLES} was changed: sha256 " in found["file"].detail
+        assert found["recorded case"].result == "not tried"
+        status, said, _ = run(copy)
+        assert status == 1
+        assert "FAILED: file, signatures" in said.splitlines()[-1]
+
+    def test_missing_and_extra_files(self, copy):
+        (copy / VARIABLES).unlink()
+        (copy / "notes.txt").write_text("mine")
+        details = [check.detail for check in verify(copy) if check.what == "file"]
+        assert details == [f"{VARIABLES} is missing", "notes.txt is not in the passport"]
+
+    def test_an_edited_passport(self, copy):
+        path = copy / PASSPORT
+        path.write_text(path.read_text().replace('"version": 1', '"version": 7'))
+        assert failures(copy) == {"seal": "the passport was changed after it was written"}
+
+    @pytest.mark.parametrize(
+        "text", ["{", '{"schema": 1}', '{"schema": 9}', '{"schema": 1, "name": 3}']
+    )
+    def test_a_passport_that_is_none(self, copy, text):
+        (copy / PASSPORT).write_text(text)
+        assert list(failures(copy)) == ["passport"]
+
+    def test_a_model_without_passport(self, copy):
+        (copy / PASSPORT).unlink()
+        assert "expected passport.json" in failures(copy)["passport"]
+
+    def test_another_output_than_recorded(self, copy):
+        """Hashes and seal are right: only the graph can tell."""
+        with np.load(copy / PARITY) as arrays:
+            changed = dict(arrays)
+        changed["serving_default/output:mask"][0, 0, 0] -= 0.01
+        np.savez_compressed(copy / PARITY, **changed)
+        reseal(copy)
+        found = failures(copy)
+        assert list(found) == ["serving_default/mask"]
+        assert found["serving_default/mask"].startswith("1.0e-02 of at most 1e-05; ")
+
+    def test_other_signatures_than_stated(self, copy):
+        signatures = read_passport(copy)["signatures"]
+        signatures["serving_default"]["inputs"]["image"]["dtype"] = "float64"
+        reseal(copy, signatures=signatures)
+        assert "serving_default: found " in failures(copy)["signatures"]
+
+    def test_a_damaged_graph(self, copy):
+        (copy / "saved_model.pb").write_bytes(b"\xff" * 40)
+        reseal(copy)
+        assert "is damaged" in failures(copy)["signatures"]
+        assert "recorded case" in failures(copy)
+
+
+class TestMistakes:
+    def test_no_model(self, tmp_path, capsys):
+        assert main(["verify", str(tmp_path)]) == 2
+        assert capsys.readouterr().err == (
+            f"verify: {tmp_path} is no exported model; expected passport.json\n"
+        )
+
+    def test_no_folder(self, tmp_path, capsys):
+        assert main(["verify", str(tmp_path / "none")]) == 2
+        assert "expected models/<name>/<version>" in capsys.readouterr().err
+
+    def test_the_model_instead_of_a_version(self, exported, capsys):
+        folder = exported("vertebra").folder
+        assert main(["verify", str(folder.parent)]) == 2
+        assert f"expected one of its versions, such as {folder}" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("words", [[], ["verify"], ["verify", "a", "b"], ["check", "a"]])
+    def test_other_words(self, words, capsys):
+        assert main(words) == 2
+        assert "usage: python -m common.export verify" in capsys.readouterr().err
