@@ -22,3 +22,7 @@ class RunError(UserError):
 
 class TrainingDivergedError(UserError):
     """The loss is no longer a finite number."""
+
+
+class ServingError(UserError):
+    """A model server does not answer, or not as the model's passport says."""

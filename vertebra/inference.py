@@ -35,17 +35,22 @@ def make_ask(model: keras.Model, config: Config) -> Callable:
         return found["mask"][0, ..., 0], found["completeness"][0, 0]
 
     def ask(image: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, float]:
-        edge = config.patch_size
-        if any(size % MULTIPLE or not edge <= size < 2 * edge for size in image.shape):
-            raise DataError(
-                f"a window of {image.shape} voxels, which the network cannot take: the released"
-                " search breaks down here; expected --traversal port"
-            )
+        check_window(image.shape, config)
         patch = np.stack([image, memory], axis=-1)[None].astype(np.float32)
         mask, completeness = run(tf.constant(patch))
         return mask.numpy(), float(completeness)
 
     return ask
+
+
+def check_window(shape: tuple[int, ...], config: Config) -> None:
+    """Raise `DataError` for a window that the network cannot take."""
+    edge = config.patch_size
+    if any(size % MULTIPLE or not edge <= size < 2 * edge for size in shape):
+        raise DataError(
+            f"a window of {shape} voxels, which the network cannot take: the released search breaks"
+            " down here; expected --traversal port"
+        )
 
 
 def build_for_any_size(config: Config) -> keras.Model:

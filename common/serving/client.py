@@ -1,0 +1,232 @@
+"""A served model as its passport describes it: asked for scans, in parts where that is exact.
+
+A scan goes out whole. Where it is larger than one message may be, it is cut only along an axis of
+which the passport says that its slices do not know of each other (`independent_axes`); the parts
+then give the very same labels. Any other scan is refused: whole-scan statistics, windows and
+three-dimensional networks would see something else in a part than in the whole.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common.errors import OptionError, ServingError
+from common.serving.protocol import Request, Signature, TensorSpec, Way, mib
+
+ROOM_AROUND = 1024
+"""Bytes of an answer beside its arrays, at most."""
+MASK = "mask"
+"""Input of the signatures that look within a region of interest only."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A model that can be asked, and what its passport says of it."""
+
+    passport: Mapping[str, Any]
+    way: Way
+    signatures: Mapping[str, Signature]
+    """Of the passport, to which the model was held when it was opened."""
+
+    @property
+    def whole_scan(self) -> str:
+        """Name of the signature that takes a whole scan.
+
+        Raises:
+            OptionError: there is none; names the command that segments scans.
+        """
+        name = self.passport["whole_scan"].get("signature")
+        if name is None:
+            raise OptionError(
+                f"model {self.passport['name']!r} takes no whole scan in one request; expected "
+                f"`{self.passport['whole_scan'].get('command')}`"
+            )
+        return name
+
+    @property
+    def scan_input(self) -> str:
+        """Name of the one input of the signature for whole scans."""
+        (name,) = self.signatures[self.whole_scan].inputs
+        return name
+
+    def signature_for(self, outputs: Sequence[str], *, masked: bool = False) -> str:
+        """Return the signature for whole scans that computes the least beside what is asked for.
+
+        Args:
+            outputs: "labels", "probabilities" or both.
+            masked: it also takes a `mask`, the region of interest.
+
+        Raises:
+            OptionError: the model has none.
+        """
+        whole = self.signatures[self.whole_scan].inputs
+        wanted = {self.scan_input, MASK} if masked else {self.scan_input}
+        fitting = [
+            name
+            for name, signature in self.signatures.items()
+            if signature.inputs.keys() == wanted
+            and signature.inputs[self.scan_input] == whole[self.scan_input]
+            and set(outputs) <= set(signature.outputs)
+        ]
+        if not fitting:
+            given = "a scan and its mask" if masked else "a whole scan"
+            raise OptionError(
+                f"model {self.passport['name']!r} has no signature for {', '.join(outputs)} of "
+                f"{given}; found {', '.join(self.signatures)}"
+            )
+        return min(fitting, key=lambda name: (len(self.signatures[name].outputs), name))
+
+    def predict(
+        self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Ask for some outputs of one signature, in one request.
+
+        Returns:
+            The outputs, of the types and numbers of axes that the passport says.
+
+        Raises:
+            ServingError: the request is larger than a message may be, the model does not answer, or
+                otherwise than its passport says.
+        """
+        request = self.way.prepare(signature, inputs, outputs)
+        if self.way.limit is not None and request.size > self.way.limit:
+            raise self._too_large(f"a request of {signature!r}", request.size)
+        return self._send(request)
+
+    def predict_scan(
+        self,
+        tensor: np.ndarray,
+        outputs: Sequence[str],
+        *,
+        mask: np.ndarray | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Ask for outputs of a whole scan, in parts where that changes nothing and is needed.
+
+        Args:
+            tensor: in the axes of the passport.
+            outputs: "labels", "probabilities" or both.
+            mask: region of interest, for models that take one; the tensor's axes without C.
+            progress: called after every part with the parts done and their number.
+
+        Raises:
+            ServingError: see `predict`; or the scan is larger than a message may be and cannot be
+                cut, or one of its slices is larger.
+        """
+        requests, axis = self._divide(tensor, outputs, mask)
+        answers = []
+        for number, request in enumerate(requests, start=1):
+            answers.append(self._send(request))
+            if progress is not None:
+                progress(number, len(requests))
+        found = {
+            name: np.concatenate([answer[name] for answer in answers], axis=axis)
+            if len(answers) > 1
+            else answers[0][name]
+            for name in outputs
+        }
+        for name, array in found.items():
+            if list(array.shape[:3]) != self._voxels(tensor.shape):
+                raise ServingError(
+                    f"{self.way.address}: found {name} of {array.shape[:3]} voxels; expected "
+                    f"{tuple(self._voxels(tensor.shape))}, the scan's"
+                )
+        return found
+
+    def _send(self, request: Request) -> dict[str, np.ndarray]:
+        found = self.way.send(request)
+        for name, array in found.items():
+            spec = self.signatures[request.signature].outputs[name]
+            if not self.way.typed:
+                found[name] = array = as_told(array, spec.dtype)
+            got = TensorSpec(array.dtype.name, array.shape)
+            if not got.agrees(spec):
+                raise ServingError(
+                    f"{self.way.address}: found the output {name!r} of {request.signature!r} to "
+                    f"be {got}; expected {spec}"
+                )
+        return found
+
+    def _divide(
+        self, tensor: np.ndarray, outputs: Sequence[str], mask: np.ndarray | None
+    ) -> tuple[list[Request], int]:
+        """Return the requests for a scan, and along which axis their answers are put together."""
+        signature = self.signature_for(outputs, masked=mask is not None)
+        limit, inputs = self.way.limit, {self.scan_input: tensor}
+        if mask is not None:
+            inputs[MASK] = mask
+
+        def prepare(low: int, high: int, axis: int) -> Request:
+            part = (*(slice(None),) * axis, slice(low, high))
+            cut = {name: array[part] for name, array in inputs.items()}
+            return self.way.prepare(signature, cut, outputs)
+
+        whole = prepare(0, tensor.shape[0], 0)
+        if limit is None or self._larger_message(whole, tensor.shape) <= limit:
+            return [whole], 0
+        entry = self.passport["inputs"][self.scan_input]
+        independent = entry.get("independent_axes") or []
+        if not independent:
+            size = self._larger_message(whole, tensor.shape)
+            raise self._too_large("the scan, which this model must see whole,", size)
+        # C is the last axis or none, so that the answer's axis has the same number.
+        axis = entry["axes"].index(independent[0])
+        slices, size = tensor.shape[axis], self._larger_message(whole, tensor.shape)
+        for count in range(min(-(-size // limit), slices), slices + 1):
+            step = -(-slices // count)
+            shape = (*tensor.shape[:axis], step, *tensor.shape[axis + 1 :])
+            requests = [prepare(low, low + step, axis) for low in range(0, slices, step)]
+            size = max(self._larger_message(request, shape) for request in requests)
+            if size <= limit:
+                return requests, axis
+        raise self._too_large("one slice of the scan", size)
+
+    def _larger_message(self, request: Request, shape: Sequence[int]) -> int:
+        """Return the bytes of a request or about those of its answer, whichever are more."""
+        outputs = self.signatures[request.signature].outputs
+        voxels = int(np.prod(self._voxels(shape), dtype=np.int64))
+        answer = ROOM_AROUND
+        for name, spec in outputs.items():
+            if self.way.typed and name not in request.outputs:
+                continue
+            axes = len(spec.shape or ())
+            classes = spec.shape[-1] if axes == 4 and spec.shape[-1] else 1
+            answer += voxels * classes * self.way.value_bytes(spec)
+        return max(request.size, answer)
+
+    def _voxels(self, shape: Sequence[int]) -> list[int]:
+        axes = self.passport["inputs"][self.scan_input]["axes"]
+        return [size for size, letter in zip(shape, axes, strict=True) if letter != "C"]
+
+    def _too_large(self, what: str, size: int) -> ServingError:
+        more = ", or grpc://host:8500, where a value has 4 bytes"
+        if self.way.typed:
+            more = (
+                " (and, if the server was told less than its own 2 GiB, "
+                f"--grpc_channel_arguments=grpc.max_receive_message_length={size} there)"
+            )
+        return ServingError(
+            f"{self.way.address}: {what} needs a message of at least {mib(size)}, and one may "
+            f"have {mib(self.way.limit or 0)}; expected a larger --max_message_mib{more}"
+        )
+
+
+def as_told(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Give numbers out of JSON, which knows no types, the type of the passport.
+
+    Args:
+        array: as numpy takes lists.
+        dtype: of the passport.
+
+    Returns:
+        The same numbers as `dtype`, or the array as it is where it holds other numbers.
+    """
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        whole = array.dtype.kind in "iu" and array.size
+        fits = whole and limits.min <= array.min() and array.max() <= limits.max
+        return array.astype(dtype) if fits else array
+    return array.astype(dtype) if array.dtype.kind in "iuf" else array

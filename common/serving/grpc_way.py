@@ -1,0 +1,211 @@
+"""The gRPC interface of TensorFlow Serving, in the official messages of tensorflow-serving-api."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from common.errors import OptionError, ServingError
+from common.serving.protocol import (
+    METADATA_LIMIT,
+    MIB,
+    Patience,
+    Request,
+    Served,
+    Signature,
+    TensorSpec,
+    UnavailableError,
+    ask_patiently,
+    late,
+    mib,
+    numpy_name,
+)
+
+LARGEST_MIB = 2047
+"""Protobuf and TensorFlow Serving take 2 GiB less one byte."""
+RECONNECT_MS = 200
+"""A refused connection is tried anew after this time, not after gRPC's second."""
+
+
+class GrpcServer:
+    """A model behind `grpc://host:port`; see `protocol.Way`."""
+
+    typed = True
+
+    def __init__(
+        self, target: str, *, name: str, version: int, patience: Patience, limit: int | None = None,
+        secure: bool = False,
+    ):  # fmt: skip
+        """Prepare a channel; nothing is sent yet.
+
+        Args:
+            target: host:port.
+            name: of the model on the server.
+            version: of the model; every request asks for it and every answer is held to it.
+            patience: deadline and tries of a request.
+            limit: bytes that one message may have; None: `LARGEST_MIB`.
+            secure: TLS with the system's certificates.
+
+        Raises:
+            OptionError: the package tensorflow-serving-api is not installed.
+        """
+        self.address = f"{'grpcs' if secure else 'grpc'}://{target}"
+        self.limit = LARGEST_MIB * MIB if limit is None else limit
+        self._name, self._version, self._patience = name, version, patience
+        self._api = load_api(self.address)
+        grpc = self._api.grpc
+        options = [
+            ("grpc.max_send_message_length", self.limit),
+            ("grpc.max_receive_message_length", max(self.limit, METADATA_LIMIT)),
+            ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
+            ("grpc.min_reconnect_backoff_ms", RECONNECT_MS),
+            ("grpc.max_reconnect_backoff_ms", 10 * RECONNECT_MS),
+        ]
+        if secure:
+            self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
+        else:
+            self._channel = grpc.insecure_channel(target, options)
+        self._stub = self._api.service.PredictionServiceStub(self._channel)
+
+    def describe(self) -> Served:
+        """Ask the server for the model's signatures.
+
+        Raises:
+            ServingError: the server is away, late, has no such model, or sends no signatures.
+        """
+        request = self._api.metadata.GetModelMetadataRequest(metadata_field=["signature_def"])
+        self._fill(request.model_spec)
+        response = self._call(self._stub.GetModelMetadata, request)
+        signatures = self._api.metadata.SignatureDefMap()
+        if not response.metadata["signature_def"].Unpack(signatures):
+            raise ServingError(f"{self.address}: found no signatures in the answer")
+        return Served(
+            response.model_spec.name,
+            response.model_spec.version.value,
+            {
+                name: Signature(self._specs(entry.inputs), self._specs(entry.outputs))
+                for name, entry in signatures.signature_def.items()
+            },
+        )
+
+    def prepare(
+        self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
+    ) -> Request:
+        """Write a PredictRequest, 4 bytes for each float32; other outputs stay at the server."""
+        import tensorflow as tf
+
+        least = sum(array.nbytes for array in inputs.values())
+        if least > self.limit:  # which protobuf may not even be able to hold
+            return Request(signature, tuple(outputs), None, least)
+        message = self._api.predict.PredictRequest(output_filter=outputs)
+        self._fill(message.model_spec)
+        message.model_spec.signature_name = signature
+        for name, array in inputs.items():
+            message.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+        return Request(signature, tuple(outputs), message, message.ByteSize())
+
+    def send(self, request: Request) -> dict[str, np.ndarray]:
+        """Evaluate a request on the server.
+
+        Raises:
+            ServingError: the server is away, late or refuses, a message is too large, or the answer
+                is that of another model, version or signature.
+        """
+        import tensorflow as tf
+
+        response = self._call(self._stub.Predict, request.content)
+        found = response.model_spec
+        answered = (found.name, found.version.value, found.signature_name)
+        if answered != (self._name, self._version, request.signature):
+            raise ServingError(
+                f"{self.address}: found an answer of model {found.name!r}, version "
+                f"{found.version.value}, signature {found.signature_name!r}; expected "
+                f"{self._name!r}, {self._version}, {request.signature!r}"
+            )
+        missing = [name for name in request.outputs if name not in response.outputs]
+        if missing:
+            raise ServingError(f"{self.address}: the answer lacks the output {missing[0]!r}")
+        return {name: tf.make_ndarray(response.outputs[name]) for name in request.outputs}
+
+    def value_bytes(self, spec: TensorSpec) -> int:
+        """Return the bytes of a number; of small integers the server packs as few as one."""
+        return max(np.dtype(spec.dtype).itemsize, 2)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def _fill(self, model_spec) -> None:
+        model_spec.name = self._name
+        model_spec.version.value = self._version
+
+    def _specs(self, entries) -> dict[str, TensorSpec]:
+        return {
+            name: TensorSpec(
+                numpy_name(self._api.types.DataType.Name(info.dtype)),
+                None
+                if info.tensor_shape.unknown_rank
+                else tuple(None if d.size < 0 else d.size for d in info.tensor_shape.dim),
+            )
+            for name, info in entries.items()
+        }
+
+    def _call(self, method: Callable, request) -> Any:
+        def ask(seconds: float):
+            try:
+                return method(request, timeout=seconds)
+            except self._api.grpc.RpcError as failure:
+                raise self._explain(failure, request.ByteSize()) from None
+
+        return ask_patiently(ask, self._patience, address=self.address)
+
+    def _explain(self, failure, size: int) -> Exception:
+        """Turn a gRPC status into an error of one line."""
+        code, codes = failure.code(), self._api.grpc.StatusCode
+        said = " ".join((failure.details() or "").split())[:300]
+        model = f"model {self._name!r}, version {self._version}"
+        if code is codes.UNAVAILABLE:
+            return UnavailableError(said)
+        if code is codes.DEADLINE_EXCEEDED:
+            return late(self.address, self._patience)
+        if code is codes.NOT_FOUND:
+            return ServingError(f"{self.address}: found no {model} there ({said})")
+        if code is codes.RESOURCE_EXHAUSTED:
+            return ServingError(
+                f"{self.address}: the message is too large ({said}; {mib(size)} were sent); "
+                "expected a larger --max_message_mib, and grpc.max_receive_message_length in the "
+                "server's --grpc_channel_arguments or in what lies between"
+            )
+        return ServingError(f"{self.address}: {model} refuses, {code.name}: {said}")
+
+
+def load_api(address: str) -> SimpleNamespace:
+    """Import gRPC and the official messages of TensorFlow Serving.
+
+    Args:
+        address: what needs them.
+
+    Raises:
+        OptionError: they are not installed.
+    """
+    try:
+        import grpc
+        from tensorflow.core.framework import types_pb2
+        from tensorflow_serving.apis import (
+            get_model_metadata_pb2,
+            predict_pb2,
+            prediction_service_pb2_grpc,
+        )
+    except ModuleNotFoundError as absent:
+        raise OptionError(
+            f"{address}: the package {absent.name} is not installed; expected `pip install "
+            '"tensorflow-serving-api>=2.19,<2.22"` (the extra "serving"), or http://host:8501'
+        ) from None
+    return SimpleNamespace(
+        grpc=grpc,
+        types=types_pb2,
+        metadata=get_model_metadata_pb2,
+        predict=predict_pb2,
+        service=prediction_service_pb2_grpc,
+    )

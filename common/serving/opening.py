@@ -1,0 +1,227 @@
+"""Opening a model: its address, its passport, and whether what answers is what it says."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from common.errors import OptionError, RunError, ServingError
+from common.passport import PASSPORT, read_passport
+from common.serving.client import Client
+from common.serving.protocol import MIB, Patience, Signature, TensorSpec, Way
+
+URL_FORMS = "grpc://host:8500 or http://host:8501[/v1/models/NAME[/versions/N]]"
+KEYS = ("name", "version", "inputs", "labels", "signatures", "whole_scan", "files")
+"""Of a passport, without which no scan can be sent."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a model is served, and as what if the URL says so."""
+
+    scheme: str
+    target: str
+    """host:port for gRPC; the URL before /v1 for REST."""
+    name: str | None = None
+    version: int | None = None
+
+
+def parse_url(url: str) -> Address:
+    """Read the URL of a server or of a model on it.
+
+    Args:
+        url: grpc://host:port[/NAME[/VERSION]], grpcs://..., or http(s)://host[:port][/before]
+            [/v1[/models/NAME[/versions/VERSION]]].
+
+    Raises:
+        OptionError: it is none of these.
+    """
+    wrong = OptionError(f"--url: found {url!r}; expected {URL_FORMS}")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise wrong from None
+    path = parts.path.rstrip("/")
+    if not host or parts.query or parts.fragment or parts.username:
+        raise wrong
+    if parts.scheme in ("grpc", "grpcs"):
+        found = re.fullmatch(r"(?:/(?P<name>[^/:]+)(?:/(?P<version>\d+))?)?", path)
+        if not found or port is None:
+            raise wrong
+        target = parts.netloc
+    elif parts.scheme in ("http", "https"):
+        found = re.fullmatch(
+            r"(?P<before>.*?)(?:/v1(?:/models(?:/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?)?)?)?",
+            path,
+        )
+        if ":" in path:
+            raise wrong
+        target = f"{parts.scheme}://{parts.netloc}{found['before']}"
+    else:
+        raise wrong
+    version = found["version"]
+    return Address(parts.scheme, target, found["name"], int(version) if version else None)
+
+
+@contextmanager
+def open_client(
+    *,
+    model: Path | None,
+    passport: Path | None = None,
+    url: str | None = None,
+    patience: Patience | None = None,
+    max_message_mib: float | None = None,
+) -> Iterator[Client]:
+    """Open a model, here or on a server, and hold it to its passport.
+
+    Args:
+        model: folder of an exported version; its files are held to its passport.
+        passport: a passport.json instead, where the model itself is on the server alone.
+        url: of the server; None: the local twin.
+        patience: deadline and tries of a request.
+        max_message_mib: what one message may have; None: 2047 for gRPC, 256 for JSON.
+
+    Returns:
+        Context manager giving a `Client`.
+
+    Raises:
+        OptionError: no model is named, the URL is none, or a limit or deadline is not positive.
+        RunError: the folder is no exported model, or its files are not those of its passport.
+        ServingError: the server is away, or its model is another than the passport's.
+    """
+    content = find_passport(model, passport, url=url)
+    signatures = {
+        name: Signature.from_entry(entry) for name, entry in content["signatures"].items()
+    }
+    way = open_way(content, model, url, patience or Patience(), max_message_mib)
+    try:
+        client = Client(content, way, signatures)
+        check_model(client)
+        yield client
+    finally:
+        way.close()
+
+
+def open_way(
+    passport: Mapping[str, Any],
+    model: Path | None,
+    url: str | None,
+    patience: Patience,
+    max_message_mib: float | None,
+) -> Way:
+    """Return the way to a model: a server's address or the SavedModel itself."""
+    if max_message_mib is not None and not 0 < max_message_mib <= 2047:
+        raise OptionError(f"--max_message_mib: found {max_message_mib:g}; expected 0 to 2047")
+    if not patience.deadline_s > 0 or patience.retries < 0:
+        raise OptionError(
+            f"--deadline_s {patience.deadline_s:g}, --retries {patience.retries}: expected a "
+            "deadline above 0 and 0 retries or more"
+        )
+    name, version = passport["name"], int(passport["version"])
+    if url is None:
+        from common.serving.local import LocalModel
+
+        return LocalModel(model, name=name, version=version)
+    address = parse_url(url)
+    if address.version not in (None, version):
+        raise OptionError(
+            f"--url {url}: found version {address.version}; expected {version}, the passport's"
+        )
+    limit = None if max_message_mib is None else int(max_message_mib * MIB)
+    options = {"name": address.name or name, "version": version, "patience": patience}
+    if address.scheme.startswith("grpc"):
+        from common.serving.grpc_way import GrpcServer
+
+        secure = address.scheme == "grpcs"
+        return GrpcServer(address.target, **options, limit=limit, secure=secure)
+    from common.serving.rest_way import RestServer
+
+    return RestServer(address.target, **options, limit=limit)
+
+
+def find_passport(model: Path | None, passport: Path | None, *, url: str | None) -> dict[str, Any]:
+    """Read the passport that the options name, and hold the model's files to it.
+
+    Raises:
+        OptionError: no model is named, or no SavedModel where there is no server.
+        RunError: there is no passport, it is damaged, or the files are others.
+    """
+    from common import verify
+
+    if model is None and (passport is None or url is None):
+        raise OptionError(
+            "expected --model models/<name>/<version>, or --url with --passport passport.json"
+        )
+    if passport is not None and Path(passport).name != PASSPORT:
+        raise OptionError(f"--passport: found {passport}; expected a {PASSPORT}")
+    if model is not None:
+        verify.check_folder(Path(model))
+    folder = Path(model) if passport is None else Path(passport).parent
+    content = read_passport(folder)
+    missing = [key for key in KEYS if key not in content]
+    if missing:
+        raise RunError(f"{folder / PASSPORT}: found no {missing[0]!r}; expected a whole passport")
+    if model is not None:
+        check_files(Path(model), content)
+    return content
+
+
+def check_files(folder: Path, passport: Mapping[str, Any]) -> None:
+    """Refuse a folder whose files are not those that its passport names.
+
+    Raises:
+        RunError: a file is missing, was changed or added, or the passport itself was changed.
+    """
+    from common import verify
+
+    checks = [verify.check_seal(passport), *verify.check_files(folder, passport["files"])]
+    for check in checks:
+        if check.result != "ok":
+            raise RunError(f"{folder} is not as {PASSPORT} says: {check.detail}")
+
+
+def check_model(client: Client) -> None:
+    """Hold the model that answers to the passport: name, version, signatures.
+
+    Raises:
+        ServingError: names what was found and what the passport says.
+    """
+    served, address = client.way.describe(), client.way.address
+    if served.version != int(client.passport["version"]):
+        raise ServingError(
+            f"{address}: found version {served.version} of {served.name!r}; expected "
+            f"{client.passport['version']}, the passport's"
+        )
+    for name, expected in client.signatures.items():
+        found = served.signatures.get(name)
+        if found is None:
+            known = ", ".join(sorted(served.signatures)) or "none"
+            raise ServingError(
+                f"{address}: model {served.name!r} has no signature {name!r} (found {known}); "
+                "expected the model of the passport"
+            )
+        for kind in ("inputs", "outputs"):
+            what = f"{address}: {kind} of {name!r} of model {served.name!r}"
+            check_tensors(getattr(found, kind), getattr(expected, kind), what=what)
+
+
+def check_tensors(
+    found: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec], *, what: str
+) -> None:
+    """Refuse tensors of other names, types or shapes than the passport's.
+
+    Raises:
+        ServingError: names both.
+    """
+    same = found.keys() == expected.keys()
+    if same and all(found[name].agrees(expected[name]) for name in expected):
+        return
+    shown, wanted = (
+        ", ".join(f"{name} {spec}" for name, spec in sorted(specs.items()))
+        for specs in (found, expected)
+    )
+    raise ServingError(f"{what}: found {shown}; expected {wanted}, as in the passport")

@@ -1,0 +1,236 @@
+"""From the files of a patient to the tensor that a passport asks for, and back to a label file.
+
+Volumes are (Z, Y, X) as `common.volumes` reads them; a tensor has the axes its passport names.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import DataError
+from common.volumes import Geometry, Volume, check_same_grid, read_geometry, read_volume
+
+AS_STORED = "as stored"
+"""The orientation of a model that takes the axes as the file has them."""
+OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "S": "I", "I": "S"}
+POSITIVE = "LPS"
+"""Towards which the coordinates of `Geometry` grow."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Which axis of a file becomes which axis of the model, and which are flipped."""
+
+    sources: tuple[int, int, int] = (0, 1, 2)
+    """For every axis x, y, z of the model, the file's."""
+    flipped: tuple[bool, bool, bool] = (False, False, False)
+
+    @property
+    def is_none(self) -> bool:
+        """Say whether nothing is turned."""
+        return self == Turn()
+
+    def apply(self, array_zyx: np.ndarray) -> np.ndarray:
+        """Turn an array (Z, Y, X, ...) of the file into the model's."""
+        turned = array_zyx.transpose(*self._zyx(self.sources), *range(3, array_zyx.ndim))
+        return np.flip(turned, [2 - axis for axis in range(3) if self.flipped[axis]])
+
+    def undo(self, array_zyx: np.ndarray) -> np.ndarray:
+        """Turn an array (Z, Y, X, ...) of the model back into the file's."""
+        flat = np.flip(array_zyx, [2 - axis for axis in range(3) if self.flipped[axis]])
+        back = tuple(self.sources.index(axis) for axis in range(3))
+        return flat.transpose(*self._zyx(back), *range(3, array_zyx.ndim))
+
+    @staticmethod
+    def _zyx(sources: Sequence[int]) -> list[int]:
+        """Write a permutation of x, y, z as one of the axes z, y, x."""
+        return [2 - axis for axis in sources[::-1]]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A patient's files as the model takes them."""
+
+    tensor: np.ndarray
+    """In the passport's axes and the signature's type."""
+    axes: str
+    """Of the tensor, such as "YXZC"."""
+    turn: Turn
+    geometry: Geometry
+    """Of the first file, as it is."""
+
+    def back(self, output: np.ndarray) -> np.ndarray:
+        """Return an output in the passport's axes (a class axis may follow) as the file's Z, Y, X.
+
+        Args:
+            output: labels or probabilities, the axes of the tensor without C, perhaps classes last.
+        """
+        axes = self.axes.replace("C", "")
+        order = [axes.index(letter) for letter in "ZYX"]
+        return self.turn.undo(output.transpose(*order, *range(3, output.ndim)))
+
+
+def read_scan(paths: Sequence[Path], entry: Mapping, *, dtype: str, reorient: bool = False) -> Scan:
+    """Read a patient's files and refuse what the model was not made for.
+
+    Args:
+        paths: a file per channel, in the order of the passport.
+        entry: of the input in the passport: axes, channels, orientation, spacing_mm, sizes.
+        dtype: of the tensor, from the signature.
+        reorient: turn axes to the model's orientation; voxels are moved, never interpolated.
+
+    Raises:
+        DataError: a file cannot be read or is no scan, the number of files, the orientation, the
+            spacing or the size is another than the passport's, or the files lie on several grids.
+    """
+    channels = list(entry["channels"])
+    if len(paths) != len(channels):
+        wanted = "1 scan" if len(channels) == 1 else f"{len(channels)} scans, in this order"
+        found = "1 scan" if len(paths) == 1 else f"{len(paths)} scans"
+        raise DataError(f"found {found}; the model expects {wanted}: {', '.join(channels)}")
+    volumes = [_read(path, entry.get("intensity_range")) for path in paths]
+    for path, volume in zip(paths[1:], volumes[1:], strict=True):
+        check_same_grid(volumes[0], volume, names=(str(paths[0]), str(path)))
+    geometry = volumes[0].geometry
+    turn = find_turn(paths[0], geometry, entry["orientation"], reorient=reorient)
+    axes = entry["axes"]
+    letters = axes.replace("C", "")
+    spacing = dict(zip("XYZ", (geometry.spacing_mm[axis] for axis in turn.sources), strict=True))
+    check_spacing(paths[0], [spacing[letter] for letter in letters], entry)
+    arrays = [turn.apply(volume.array) for volume in volumes]
+    stacked = np.stack(arrays, axis=-1) if "C" in axes else arrays[0]
+    tensor = stacked.transpose(["ZYXC".index(letter) for letter in axes])
+    spatial = [size for size, letter in zip(tensor.shape, axes, strict=True) if letter != "C"]
+    check_size(paths[0], spatial, entry)
+    return Scan(np.ascontiguousarray(tensor, dtype=dtype), axes, turn, geometry)
+
+
+def read_mask(path: Path, scan: Scan, like: Path, *, dtype: str) -> np.ndarray:
+    """Read a region of interest as the tensor that belongs to a scan's.
+
+    Args:
+        path: file on the scan's grid, above 0 inside.
+        scan: whose axes it takes.
+        like: the scan's first file.
+        dtype: of the tensor.
+
+    Raises:
+        DataError: it cannot be read, lies on another grid, or is empty.
+    """
+    volume = read_volume(path)
+    check_same_grid(read_geometry(like), volume, names=(str(like), str(path)))
+    if not (volume.array > 0.5).any():
+        raise DataError(f"{path}: found nothing in the mask; expected a region above 0")
+    letters = scan.axes.replace("C", "")
+    turned = scan.turn.apply(np.rint(volume.array))
+    tensor = turned.transpose(["ZYX".index(letter) for letter in letters])
+    return np.ascontiguousarray(tensor, dtype=dtype)
+
+
+def find_turn(path: Path, geometry: Geometry, wanted: str, *, reorient: bool) -> Turn:
+    """Return how a file is turned to the model's orientation.
+
+    Raises:
+        DataError: it has another orientation and may not be turned.
+    """
+    if wanted == AS_STORED:
+        return Turn()
+    found = orientation_of(geometry)
+    if found == wanted:
+        return Turn()
+    if not reorient:
+        raise DataError(
+            f"{path}: found the orientation {found}; expected {wanted} (axes x, y, z), or "
+            "--reorient, which turns the scan and its labels back without interpolation"
+        )
+    sources, flipped = [], []
+    for letter in wanted:
+        same = letter in found
+        sources.append(found.index(letter if same else OPPOSITE[letter]))
+        flipped.append(not same)
+    return Turn(tuple(sources), tuple(flipped))
+
+
+def orientation_of(geometry: Geometry) -> str:
+    """Return towards what the axes x, y, z of a file grow, such as "LPS"; the nearest if oblique.
+
+    Raises:
+        DataError: no nearest one, since two axes lean to the same direction.
+    """
+    direction = np.reshape(geometry.direction, (3, 3))
+    nearest = np.abs(direction).argmax(axis=0)
+    if sorted(nearest) != [0, 1, 2]:
+        raise DataError(f"found the direction {geometry.direction}; expected three clear axes")
+    letters = [POSITIVE[axis] for axis in nearest]
+    signs = direction[nearest, range(3)]
+    return "".join(
+        letter if sign > 0 else OPPOSITE[letter]
+        for letter, sign in zip(letters, signs, strict=True)
+    )
+
+
+def check_spacing(path: Path, found: Sequence[float], entry: Mapping) -> None:
+    """Refuse voxels of another size than those the model learnt on.
+
+    Args:
+        path: what the message names.
+        found: mm, in the order of the passport's axes.
+        entry: spacing_mm: `expected` in the same order, or None for any; `tolerance`, the largest
+            share they may differ, None for rounding alone.
+
+    Raises:
+        DataError: they differ by more.
+    """
+    expected = entry["spacing_mm"]["expected"]
+    if expected is None:
+        return
+    share = float(entry["spacing_mm"]["tolerance"] or 1e-3)
+    if not np.allclose(found, expected, rtol=share, atol=0.0):
+        raise DataError(
+            f"{path}: found voxels of {_times(found)} mm ({_axes(entry)}); expected "
+            f"{_times(expected)} mm within {share:.1%}: resample the scan first, as for training"
+        )
+
+
+def check_size(path: Path, found: Sequence[int], entry: Mapping) -> None:
+    """Refuse a scan with fewer or more voxels than the model takes.
+
+    Raises:
+        DataError: see above.
+    """
+    least, most = entry.get("minimum_size"), entry.get("maximum_size")
+    if least and any(n < limit for n, limit in zip(found, least, strict=True)):
+        raise DataError(
+            f"{path}: found {_times(found)} voxels ({_axes(entry)}); expected at least "
+            f"{_times(least)}"
+        )
+    if most and any(n > limit for n, limit in zip(found, most, strict=True)):
+        raise DataError(
+            f"{path}: found {_times(found)} voxels ({_axes(entry)}); expected at most "
+            f"{_times(most)}"
+        )
+
+
+def _read(path: Path, limits: Sequence[float] | None) -> Volume:
+    volume = read_volume(path)
+    array = volume.array
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{path}: found NaN or infinite voxels; expected finite values")
+    if array.min() == array.max():
+        raise DataError(f"{path}: every voxel is {array.flat[0]}; expected a scan")
+    if limits and not (limits[0] <= array.min() and array.max() <= limits[1]):
+        raise DataError(
+            f"{path}: found intensities from {array.min():g} to {array.max():g}; expected "
+            f"{limits[0]:g} to {limits[1]:g}"
+        )
+    return volume
+
+
+def _axes(entry: Mapping) -> str:
+    return ", ".join(entry["axes"].replace("C", "").lower())
+
+
+def _times(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)

@@ -1,0 +1,65 @@
+"""An exported network as the search sees it: the SavedModel here, or TensorFlow Serving."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import DataError, RunError
+from common.serving.opening import open_client
+from vertebra.config import Config
+from vertebra.inference import check_window
+
+SIGNATURE = "serving_default"
+
+
+@contextmanager
+def open_served(model: Path, url: str | None) -> Iterator[tuple[Callable, Config]]:
+    """Open an exported network, here or on a server.
+
+    Args:
+        model: folder of the exported version, whose passport is read.
+        url: of the server, such as grpc://host:8500; None: the SavedModel in this process.
+
+    Returns:
+        Context manager giving what `vertebra.inference.make_ask` returns, and the configuration of
+        the run that was exported. Its statistics are part of the graph.
+
+    Raises:
+        UserError: see `common.serving.opening.open_client`.
+        RunError: the passport is not that of a network of this paper.
+    """
+    with open_client(model=model, url=url) as client:
+        config = config_of(client.passport, model)
+
+        def ask(image: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, float]:
+            check_window(image.shape, config)
+            window = {"image": image.astype(np.float32), "memory": memory.astype(np.float32)}
+            found = client.predict(SIGNATURE, window, ["mask", "completeness"])
+            if found["mask"].shape != image.shape:
+                raise DataError(
+                    f"{client.way.address}: found a mask of {found['mask'].shape} voxels; expected "
+                    f"{image.shape}, the window's"
+                )
+            return found["mask"], float(found["completeness"][0])
+
+        yield ask, config
+
+
+def config_of(passport: dict, model: Path) -> Config:
+    """Return the configuration that a passport holds for the search.
+
+    Raises:
+        RunError: it holds none, or one of another version of this paper.
+    """
+    values = passport["whole_scan"].get("config")
+    try:
+        plain = {key: tuple(value) if isinstance(value, list) else value
+                 for key, value in values.items()}  # fmt: skip
+        return Config(**plain)
+    except (AttributeError, TypeError):
+        raise RunError(
+            f"{model}: found no configuration of a search in its passport; expected an exported "
+            "network of vertebra"
+        ) from None
