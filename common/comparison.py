@@ -1,9 +1,142 @@
-"""Tables that lay original and port side by side, on the terminal and as JSON."""
+"""Original beside port: the parts of a comparison, on the terminal, as JSON and as a page.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+A paper's `compare` names its facts; choosing the parts, laying tables out and writing files are the
+same for all. `microscope`, `effects` and `forensics` make the parts that need computation.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from common.errors import OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from common.report import Figure
+
+PARTS = (
+    "presets", "layers", "activations", "live", "effects", "metrics", "formulas", "inference",
+    "weights", "flips",
+)  # fmt: skip
+"""What a comparison can hold, in the order of the page."""
+QUICK_PARTS = ("presets", "layers", "inference", "weights", "flips")
+"""Those made where neither a page nor parts are asked for; the last three need a run or data."""
+TERMINAL_COLUMNS = 118
+
+
+@dataclass(frozen=True)
+class Table:
+    """One part: a table, what it says in words, and pictures for the page."""
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    text: str = ""
+    figures: "Sequence[Figure]" = ()
+    phantom: bool = False
+    """The numbers are measured on synthetic data."""
+
+
+def compare_parts(
+    paper: str,
+    makers: Mapping[str, Callable[[], Table]],
+    *,
+    parts: Sequence[str] | None,
+    out: Path | None,
+    to: Path | None,
+) -> None:
+    """Make the parts that are asked for, write them, then print them.
+
+    Args:
+        paper: package name.
+        makers: what makes each part that is possible, by its name in `PARTS`.
+        parts: which; None: all with `to`, else those that need no computation.
+        out: JSON file with the rows of every part, or None.
+        to: folder of the page, its sections and `compare.json`, or None.
+
+    Raises:
+        OptionError: a part is unknown, or needs a run that is not given.
+        RunError: a file cannot be written; nothing is printed then.
+    """
+    chosen = choose_parts(makers, parts, everything=to is not None)
+    tables = {name: makers[name]() for name in chosen}
+    if to is not None:
+        write_page(to, paper, tables)
+    show_tables(tables, out)
+    left = [name for name in makers if name not in chosen]
+    if left and parts is None:
+        print(f"Not shown: {', '.join(left)} (--parts all, or --to FOLDER for the page)")
+    if to is not None:
+        print(f"Page: {Path(to) / 'index.html'}")
+    if out is not None:
+        print(f"JSON: {out}")
+
+
+def choose_parts(
+    makers: Mapping[str, Any], parts: Sequence[str] | None, *, everything: bool
+) -> list[str]:
+    """Return the names of the parts to make, in the order of the page; arguments as above."""
+    if parts is None:
+        wanted = PARTS if everything else QUICK_PARTS
+        return [name for name in PARTS if name in wanted and name in makers]
+    if tuple(parts) == ("all",):
+        return [name for name in PARTS if name in makers]
+    for name in parts:
+        if name not in PARTS:
+            raise OptionError(f"--parts: found {name!r}; expected all, or some of: {words(PARTS)}")
+        if name not in makers:
+            raise OptionError(f"--parts {name} needs more options; possible now: {words(makers)}")
+    return [name for name in PARTS if name in parts]
+
+
+def words(names) -> str:
+    """Return names as "a, b, c"."""
+    return ", ".join(names)
+
+
+def write_page(to: Path, paper: str, tables: Mapping[str, Table]) -> None:
+    """Write `compare.json`, `sections.json` and `index.html` into a folder.
+
+    Args:
+        to: folder, made where it is missing; other files in it stay.
+        paper: package name.
+        tables: parts by name.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    from common.files import write_json
+    from common.report import PHANTOM_NOTICE, Section, write_report, write_sections
+
+    to = Path(to)
+    to.mkdir(parents=True, exist_ok=True)
+    phantom = any(table.phantom for table in tables.values())
+    parts = {
+        name: {"title": table.title, "text": table.text, "phantom": table.phantom,
+               "rows": list(table.rows)}
+        for name, table in tables.items()
+    }  # fmt: skip
+    write_json(to / "compare.json", {"paper": paper, "phantom": phantom, "parts": parts})
+    sections = [
+        Section(
+            table.title,
+            text=" ".join([table.text, *([PHANTOM_NOTICE] if table.phantom else [])]),
+            header=list(table.rows[0]) if table.rows else (),
+            rows=[[show(value) for value in row.values()] for row in table.rows],
+            figures=table.figures,
+        )
+        for table in tables.values()
+    ]
+    write_sections(to / "sections.json", sections)
+    write_report(
+        to / "index.html",
+        title=f"{paper}: original and port",
+        lead="What the released code does, what the port does, and what lies between.",
+        sections=sections,
+        phantom=phantom,
+    )
 
 
 def compare_presets(presets: Mapping[str, Any]) -> list[dict]:
@@ -21,6 +154,129 @@ def compare_presets(presets: Mapping[str, Any]) -> list[dict]:
         differs = len(set(values.values())) > 1
         rows.append({"field": field.name, **values, "differs": "yes" if differs else ""})
     return sorted(rows, key=lambda row: not row["differs"])
+
+
+def presets_table(presets: Mapping[str, Any]) -> Table:
+    """Return the presets side by side as a part."""
+    rows = compare_presets(presets)
+    differing = sum(row["differs"] == "yes" for row in rows)
+    text = f"{differing} of {len(rows)} settings differ between the presets; these come first."
+    return Table("presets", rows, text)
+
+
+def layers_table(
+    ours: Sequence[Mapping[str, Any]],
+    theirs: Mapping[str, Sequence[int]] | None,
+    *,
+    why_not: str = "The original's shapes are not recorded in this installation.",
+) -> Table:
+    """Lay the original's variables and the port's side by side.
+
+    Args:
+        ours: a row per variable of the port: `original` (its name there), `port` (its path here),
+            `shape` ("3x3x32"), `parameters`, perhaps `trained` ("yes" or "no") and more.
+        theirs: shape of every variable of the original's network by name, as recorded; None where
+            no recording is at hand.
+        why_not: the sentence for that case.
+
+    Returns:
+        Part whose rows have `original`, `its shape`, then the columns of `ours`; variables of one
+        side alone have a dash on the other.
+    """
+    left = dict(theirs or {})
+    rows = []
+    for row in ours:
+        shape = left.pop(row["original"], None)
+        there = "–" if shape is None else "x".join(map(str, shape)) or "scalar"
+        rows.append({"original": row["original"], "its shape": there, **row})
+    for name, shape in left.items():
+        dashes = dict.fromkeys(ours[0], "–") if ours else {}
+        rows.append({**dashes, "original": name, "its shape": "x".join(map(str, shape)),
+                     "parameters": 0})  # fmt: skip
+    header = ("original", "its shape", *list(ours[0])[1:])
+    rows = [{key: row[key] for key in header} for row in rows]
+    text = describe_totals(ours, theirs, only_there=len(left), why_not=why_not)
+    return Table("layers", rows, text)
+
+
+def describe_totals(ours, theirs, *, only_there: int, why_not: str) -> str:
+    """Return the sentence below the layers: numbers on both sides, and what has no counterpart."""
+    here = sum(row["parameters"] for row in ours)
+    trained = sum(row["parameters"] for row in ours if row.get("trained", "yes") == "yes")
+    text = f"Port: {len(ours)} variables, {here:,} numbers, {trained:,} of them trained."
+    if theirs is None:
+        return f"{text} {why_not}"
+    there = sum(product_of(shape) for shape in theirs.values())
+    only_here = sum(row["original"] not in theirs for row in ours)
+    return (
+        f"Original (released code, as recorded): {len(theirs)} variables, {there:,} numbers. {text}"
+        f" Without a counterpart: {only_there} there, {only_here} here."
+    )
+
+
+def product_of(shape: Sequence[int]) -> int:
+    """Return the number of elements of a shape."""
+    import math
+
+    return math.prod(shape)
+
+
+def describe_variable(name: str, variable: Any) -> dict[str, Any]:
+    """Return the row of one variable for `layers_table`.
+
+    Args:
+        name: the original's.
+        variable: Keras variable.
+    """
+    return {
+        "original": name,
+        "port": variable.path,
+        "shape": "x".join(map(str, variable.shape)),
+        "parameters": product_of(variable.shape),
+        "trained": "yes" if variable.trainable else "no",
+    }
+
+
+def compare_ways(
+    case: str,
+    ways: "Mapping[str, Callable[[], np.ndarray]]",
+    reference: "np.ndarray | None",
+    *,
+    measure: "Callable[[np.ndarray, np.ndarray], float] | None" = None,
+) -> list[dict]:
+    """Segment one case in several ways and say how each differs from the first.
+
+    Args:
+        case: its name.
+        ways: functions that return a label map, by name; the first is what others are held to.
+        reference: label map of the same shape, or None.
+        measure: of prediction and reference; None: Dice of everything above 0.
+
+    Returns:
+        A row per way: case, inference, seconds, dice, voxels unlike the first, and their share.
+    """
+    import numpy as np
+
+    from common.metrics import dice
+
+    measure = measure or (lambda found, real: dice(found > 0, real > 0))
+    rows, first = [], None
+    for name, segment in ways.items():
+        start = time.perf_counter()
+        found = np.asarray(segment())
+        seconds = time.perf_counter() - start
+        first = found if first is None else first
+        unlike = int((found != first).sum())
+        score = float("nan") if reference is None else float(measure(found, reference))
+        rows.append({
+            "case": case,
+            "inference": name,
+            "seconds": round(seconds, 2),
+            "dice": round(score, 4),
+            f"voxels unlike {next(iter(ways))}": unlike,
+            "share": f"{unlike / max(found.size, 1):.3%}",
+        })  # fmt: skip
+    return rows
 
 
 def compare_arrays(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict]:
@@ -41,35 +297,115 @@ def compare_arrays(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[
     ]
 
 
-def show_tables(tables: Mapping[str, Sequence[Mapping]], out: Path | None) -> None:
-    """Print tables under their names, and write them as JSON where asked.
+def require_run(run: Path | None, original: Path | None, *, what: str = "checkpoint") -> None:
+    """Refuse a file of the original's without a run to compare it with.
+
+    Raises:
+        OptionError: `original` is given and `run` is not.
+    """
+    if original is not None and run is None:
+        raise OptionError(f"--original needs --run; expected the run to compare the {what} with")
+
+
+def show_tables(tables: Mapping[str, Table], out: Path | None) -> None:
+    """Print parts under their names, and write their rows as JSON where asked.
 
     Args:
-        tables: rows by name of the table.
+        tables: parts by name.
         out: JSON file, or None; its folder is made.
 
     Raises:
         RunError: the file cannot be written.
     """
     from common.files import write_json
+    from common.report import PHANTOM_NOTICE
 
     if out is not None:  # first, so that a file that cannot be written is all that is said
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, tables)
-    for name, rows in tables.items():
-        print(f"{name}\n{format_table(rows)}\n")
-    if out is not None:
-        print(f"JSON: {out}")
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, {name: list(table.rows) for name, table in tables.items()})
+    for name, table in tables.items():
+        print(name)
+        print(format_table(table.rows, columns=TERMINAL_COLUMNS))
+        for line in (table.text, PHANTOM_NOTICE if table.phantom else ""):
+            if line:
+                print(fill(line, TERMINAL_COLUMNS))
+        print()
 
 
-def format_table(rows: Sequence[Mapping]) -> str:
-    """Return rows of equal keys as a table of aligned columns."""
+def fill(text: str, columns: int) -> str:
+    """Return text broken into lines of so many columns, its own line breaks kept."""
+    import textwrap
+
+    return "\n".join(textwrap.fill(line, columns) for line in text.splitlines())
+
+
+def show(value: Any) -> str:
+    """Return a cell as text: floats with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_table(rows: Sequence[Mapping], *, columns: int | None = None) -> str:
+    """Return rows of equal keys as a table of aligned columns.
+
+    Args:
+        rows: cells by column.
+        columns: width of the terminal; wider tables have their widest cells broken into lines.
+    """
     if not rows:
         return "(nothing)"
     header = list(rows[0])
-    cells = [header] + [[str(row[key]) for key in header] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
+    cells = [header] + [[show(row[key]) for key in header] for row in rows]
+    places = range(len(header))
+    longest = [max(len(word) for line in cells for word in line[i].split() or [""]) for i in places]
+    widths = fit_widths(
+        [max(len(line[i]) for line in cells) for i in places],
+        columns,
+        [min(n, 30) for n in longest],
     )
+    lines = []
+    for line in cells:
+        broken = [break_cell(cell, width) for cell, width in zip(line, widths, strict=True)]
+        for row in range(max(map(len, broken))):
+            parts = [part[row] if row < len(part) else "" for part in broken]
+            lines.append("  ".join(
+                part.ljust(width) for part, width in zip(parts, widths, strict=True)
+            ).rstrip())  # fmt: skip
+    return "\n".join(lines)
+
+
+def break_cell(cell: str, width: int) -> list[str]:
+    """Return a cell as lines; a word that is too long is broken behind a `/`, `_`, `.` or `,`."""
+    lines = []
+    for word in cell.split():
+        while len(word) > width:
+            place = max(word.rfind(mark, 0, width) for mark in "/_.,") + 1
+            place = place if place > width // 3 else width
+            lines.append(word[:place])
+            word = word[place:]
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines or [""]
+
+
+def fit_widths(
+    widths: Sequence[int], columns: int | None, least: Sequence[int] | None = None
+) -> list[int]:
+    """Return column widths that fit a terminal, taken from the widest ones first.
+
+    Args:
+        widths: that the columns would like to have.
+        columns: of the terminal; None: no limit.
+        least: widths below which a column's words break; they give way last.
+    """
+    widths = [max(width, 1) for width in widths]
+    least = least or [1] * len(widths)
+    while columns is not None and sum(widths) + 2 * (len(widths) - 1) > columns:
+        free = [i for i, (width, need) in enumerate(zip(widths, least, strict=True))
+                if width > max(need, 4)]  # fmt: skip
+        widest = max(free or range(len(widths)), key=lambda i: widths[i])
+        if widths[widest] <= 4:
+            break
+        widths[widest] -= 1
+    return widths

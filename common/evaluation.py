@@ -1,7 +1,8 @@
 """From scored cases to files and lines: cases.csv, report.json, the HTML page, the terminal.
 
 A paper's `evaluate` reads two folders of label files and scores them with `common.metrics`; what
-follows is the same for every paper and lives here.
+follows is the same for every paper and lives here. Beside the page stand its parts as data
+(sections.json, viewer/), from which `common.suite` makes the page of all papers.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.claims_reader import data_kind
 from common.journal import read_log
 from common.metrics import summarise
 from common.report import (
@@ -21,8 +23,10 @@ from common.report import (
     format_number,
     format_summary,
     write_report,
+    write_sections,
 )
 from common.runs import Run, write_folder_atomically, write_json, write_text_atomically
+from common.viewer.embed import FOLDER, ViewedCase, write_case
 
 MEASURES = {
     "dice": "Dice",
@@ -43,6 +47,9 @@ def write_evaluation(
     overlays: Sequence[Figure],
     phantom: bool,
     measures: Mapping[str, str] = MEASURES,
+    viewed: ViewedCase | None = None,
+    others: Mapping[str, Mapping[str, Mapping]] | None = None,
+    cohort: str | None = None,
 ) -> None:
     """Write and print what came out of scoring the cases of a run.
 
@@ -54,10 +61,15 @@ def write_evaluation(
         overlays: pictures, worst case first.
         phantom: True where the data are synthetic; said wherever a number is.
         measures: columns of `rows` to summarise, and their names; a paper may add its own.
+        viewed: the worst case, for the viewer of the suite's page.
+        others: label -> measure -> summary of what is no mean over `rows`, for the claims.
+        cohort: the data are those of the paper, by this name in its claims.yaml.
 
     Raises:
+        OptionError: no claim of the paper is about that cohort, or the data are phantoms.
         RunError: the report folder cannot be written; an earlier report is untouched.
     """
+    kind = data_kind(record.paper, cohort, phantom=phantom)
     folder = record.path / "report"
     summaries = summarise_rows(rows, measures)
     cases = len({row["id"] for row in rows})
@@ -73,7 +85,15 @@ def write_evaluation(
         write_text_atomically(unfinished / "cases.csv", pd.DataFrame(rows).to_csv(index=False))
         write_json(
             unfinished / "report.json",
-            {"paper": record.paper, "phantom": phantom, "cases": cases, "labels": summaries},
+            {
+                "paper": record.paper,
+                "phantom": phantom,
+                "data": {"kind": kind.value, "cohort": cohort},
+                "cases": cases,
+                "cases_trained_on": len({row["id"] for row in rows if row["in_training_set"]}),
+                "labels": summaries,
+                "others": others or {},
+            },
         )
         write_report(
             unfinished / "index.html",
@@ -82,6 +102,10 @@ def write_evaluation(
             sections=sections,
             phantom=phantom,
         )
+        write_sections(unfinished / "sections.json", sections)
+        if viewed is not None:
+            (unfinished / FOLDER).mkdir()
+            write_case(unfinished / FOLDER, viewed, phantom=phantom)
     print_results(rows, summaries, measures, phantom=phantom)
     print(f"Report: {folder / 'index.html'}")
 

@@ -6,6 +6,7 @@ copied elsewhere still says what it shows.
 """
 
 import base64
+import binascii
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from common.errors import RunError
+from common.files import read_json, write_json
 
 PHANTOM_NOTICE = "Synthetic phantom data: these numbers say nothing about patients."
 PHANTOM_MARK = "PHANTOM, NOT A PATIENT"
@@ -75,6 +79,64 @@ def write_report(
         title=title, lead=lead, sections=sections, phantom=PHANTOM_NOTICE if phantom else ""
     )
     write_text_atomically(path, page)
+
+
+def write_sections(path: Path, sections: Sequence[Section]) -> None:
+    """Write parts of a page as JSON, so that another page can show them; pictures as base64 PNG.
+
+    Args:
+        path: JSON file in an existing folder.
+        sections: the parts; cells of tables become text.
+
+    Raises:
+        RunError: the file cannot be written; what was there is untouched.
+    """
+    parts = [
+        {
+            "title": section.title,
+            "text": section.text,
+            "header": [str(cell) for cell in section.header],
+            "rows": [[str(cell) for cell in row] for row in section.rows],
+            "figures": [{"caption": each.caption, "png": each.data} for each in section.figures],
+        }
+        for section in sections
+    ]
+    write_json(path, {"sections": parts})
+
+
+def read_sections(path: Path) -> list[Section]:
+    """Read what `write_sections` wrote.
+
+    Raises:
+        RunError: the file is missing, unreadable, or does not hold the parts of a page.
+    """
+    stored = read_json(path)
+    try:
+        return [_read_section(part) for part in stored["sections"]]
+    except (KeyError, TypeError, AttributeError, binascii.Error) as failure:
+        raise RunError(
+            f"{path} is damaged ({type(failure).__name__}: {failure}); expected the sections of a "
+            "page, as evaluate and compare write them: run that command again"
+        ) from failure
+
+
+def _read_section(part: Mapping) -> Section:
+    return Section(
+        title=_text(part["title"]),
+        text=_text(part["text"]),
+        header=tuple(_text(cell) for cell in part["header"]),
+        rows=tuple(tuple(_text(cell) for cell in row) for row in part["rows"]),
+        figures=tuple(
+            Figure(base64.b64decode(each["png"], validate=True), _text(each["caption"]))
+            for each in part["figures"]
+        ),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"found {value!r}, expected text")
+    return value
 
 
 def format_number(value: float, digits: int = 3) -> str:

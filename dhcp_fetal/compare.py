@@ -1,8 +1,12 @@
-"""Lay original and port side by side: presets, layers, and the effect of the inference quirks."""
+"""Lay original and port side by side: presets, layers, activations, quirks, metrics."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dhcp_fetal.config import PRESETS, Preset
+
+if TYPE_CHECKING:
+    from common.comparison import Table
 
 
 def compare(
@@ -12,13 +16,16 @@ def compare(
     original: Path | None = None,
     model_cfg: Path | None = None,
     out: Path | None = None,
+    to: Path | None = None,
+    parts: tuple[str, ...] | None = None,
 ) -> None:
     """Lay original and port side by side.
 
     Always: the presets, and the layers with the original's variable names. With run: how the label
     maps of the run's held-out cases change from the engine's way of inference to the port's. With
     original: the first variables in which a checkpoint and the run, or the network of a model cfg,
-    differ.
+    differ. With to, or parts: the activations of the engine against the port's, what each quirk
+    does on phantoms, and one prediction under every Dice of the five projects.
 
     Args:
         preset: whose network is listed.
@@ -26,34 +33,109 @@ def compare(
         original: a checkpoint of the original.
         model_cfg: the original's model cfg, whose network is listed instead (-model).
         out: JSON file with the same tables.
+        to: folder of a page with every part, such as report/dhcp_fetal/compare.
+        parts: which of presets, layers, activations, effects, metrics, formulas, inference,
+            weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import compare_presets, show_tables
+    from common.comparison import Table, compare_parts, presets_table
+    from common.forensics import formulas_table
     from dhcp_fetal.config import from_cfg
 
     config = PRESETS[preset] if model_cfg is None else from_cfg(model_cfg)
-    tables = {"presets": compare_presets(PRESETS), "layers": list_layers(config)}
+    makers = {
+        "presets": lambda: presets_table(PRESETS),
+        "layers": lambda: compare_layers(config),
+        "activations": compare_activations,
+        "effects": lambda: compare_effects(run),
+        "metrics": lambda: compare_metrics(run),
+        "formulas": formulas_table,
+    }
     if run is not None:
-        tables["inference"] = compare_inference(run)
+        makers["inference"] = lambda: Table("inference", compare_inference(run))
     if original is not None:
-        tables["weights"] = compare_weights(run, original, config)
-    show_tables(tables, out)
+        makers["weights"] = lambda: Table("weights", compare_weights(run, original, config))
+    compare_parts("dhcp_fetal", makers, parts=parts, out=out, to=to)
+
+
+def compare_layers(config) -> "Table":
+    """Lay the published network's variables beside those of a configuration's network.
+
+    Names are numbers in the order of creation, so that only networks of one layout can be paired.
+    """
+    from common.comparison import layers_table
+    from common.microscope import recorded_shapes
+    from dhcp_fetal.recording import NETWORK
+
+    rows, theirs = list_layers(config), recorded_shapes("dhcp_fetal", NETWORK)
+    why_not = "The original's shapes are not recorded in this installation."
+    if theirs is not None and {row["original"] for row in rows} != theirs.keys():
+        theirs, why_not = None, "The published network has another layout: nothing to pair."
+    return layers_table(rows, theirs, why_not=why_not)
 
 
 def list_layers(config) -> list[dict]:
     """Return a row per variable of a network: the original's name, the port's, shape, count."""
-    from dhcp_fetal.convert import name_variables
+    from common.comparison import describe_variable
+    from dhcp_fetal.convert import name_variables, original_shape
     from dhcp_fetal.model import build_model
 
     return [
         {
-            "original": name,
-            "port": variable.path,
-            "shape": "x".join(map(str, variable.shape)),
-            "parameters": int(variable.value.shape.num_elements()),
-            "trained": "yes" if variable.trainable else "no",
+            **describe_variable(name, variable),
+            # In the engine's order, kernels [out, in, x, y, z], so that shapes can be compared.
+            "shape": "x".join(map(str, original_shape(variable))),
         }
         for name, variable in name_variables(build_model(config))
     ]
+
+
+def compare_activations() -> "Table":
+    """Hold every block of the published network to what the engine computed."""
+    from common.microscope import compare_recorded
+    from dhcp_fetal.recording import NETWORK, rebuild
+
+    return compare_recorded("dhcp_fetal", NETWORK, rebuild)
+
+
+def compare_effects(run: Path | None = None) -> "Table":
+    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
+
+    Args:
+        run: whose trained network segments the phantoms; None: one trained here for some seconds.
+    """
+    from common.effects import compare_effects as measure
+    from common.training import configure_runtime
+    from dhcp_fetal.config import CODE
+    from dhcp_fetal.effects import Bench
+    from dhcp_fetal.networks import load_run_network
+
+    configure_runtime(seed=0)
+    return measure(Bench(run and load_run_network(run)), code=CODE, run=run)
+
+
+def compare_metrics(run: Path | None = None) -> "Table":
+    """Score telling predictions, and the first of a run's, with every historical Dice."""
+    from common.forensics import metrics_table
+
+    return metrics_table(*([] if run is None else [read_prediction(run)]))
+
+
+def read_prediction(run: Path):
+    """Return the first held-out case that has a label map, for `metrics_table`; else None."""
+    from common.evaluation import prediction_path
+    from common.forensics import Case
+    from common.runs import load_config, load_run
+    from dhcp_fetal.config import Config
+    from dhcp_fetal.data import files_from, load_case, name_of
+    from dhcp_fetal.images import read_image
+
+    config = load_config(run, Config)
+    for files in map(files_from, load_run(run).read_split().get("test", ())):
+        path = prediction_path(Path(run) / "predictions", name_of(files))
+        if path.is_file() and files.labels is not None:
+            case = load_case(files, config)
+            return {f"run: {case.name}": Case(read_image(path).array, case.labels, case.mask)}
+    return None
 
 
 def compare_inference(run: Path) -> list[dict]:
@@ -62,16 +144,18 @@ def compare_inference(run: Path) -> list[dict]:
     Args:
         run: run folder with a trained network.
     Returns:
-        A row per case and way: seconds, DICE1 of the foreground, share of voxels unlike the port's.
+        A row per case and way: seconds, DICE1 of the foreground as `dice`, voxels unlike the
+        port's, and their share.
     """
-    import time
     from dataclasses import replace
+    from functools import partial
 
+    from common.comparison import compare_ways
+    from common.forensics import deepmedic_dice
     from common.runs import load_run
     from common.training import configure_runtime
     from dhcp_fetal.data import files_from, load_case, prepare_case
-    from dhcp_fetal.inference import make_apply, segment_volume
-    from dhcp_fetal.measures import engine_dice
+    from dhcp_fetal.inference import make_apply
     from dhcp_fetal.networks import load_run_network
 
     configure_runtime(seed=0)
@@ -89,20 +173,17 @@ def compare_inference(run: Path) -> list[dict]:
     rows = []
     for files in map(files_from, load_run(run).read_split()["test"]):
         case = load_case(files, config)
-        image, found = prepare_case(case, config), {}
-        for name, way in ways.items():
-            start = time.perf_counter()
-            found[name] = segment_volume(apply, image, way, mask=case.mask).labels
-            unlike = float((found[name] != found["port"]).mean())
-            dice = engine_dice(found[name], case.labels, case.mask, config.classes)
-            rows.append({
-                "case": case.name,
-                "inference": name,
-                "seconds": round(time.perf_counter() - start, 2),
-                "dice1": round(dice["foreground"][0], 4),
-                "voxels unlike port": f"{unlike:.4%}",
-            })  # fmt: skip
+        image = prepare_case(case, config)
+        segment = {name: partial(label, apply, image, way, case.mask) for name, way in ways.items()}
+        rows += compare_ways(case.name, segment, case.labels, measure=deepmedic_dice)
     return rows
+
+
+def label(apply, image, config, mask):
+    """Return the label map of a volume."""
+    from dhcp_fetal.inference import segment_volume
+
+    return segment_volume(apply, image, config, mask=mask).labels
 
 
 def compare_weights(run: Path | None, original: Path, config) -> list[dict]:

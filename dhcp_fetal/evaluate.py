@@ -7,6 +7,7 @@ from dhcp_fetal.config import Config
 
 if TYPE_CHECKING:
     from common.report import Figure
+    from common.viewer.embed import ViewedCase
     from dhcp_fetal.session import CaseFiles
 
 PICTURES = 4
@@ -20,6 +21,7 @@ def evaluate(
     predictions: Path | None = None,
     structure: str | None = None,
     suffix: str = "",
+    cohort: str | None = None,
 ) -> None:
     """Measure label maps against the reference segmentations and write the run's report.
 
@@ -34,9 +36,11 @@ def evaluate(
         predictions: folder of label maps named <name>.nii.gz; default: predictions/ in the run.
         structure: what the foreground is called; default: foreground.
         suffix: what stands between name and ending, such as _Segm for the original's maps.
+        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
+            outcome compared with the published number.
     """
     from common.errors import DataError
-    from common.evaluation import worst_first, write_evaluation
+    from common.evaluation import MEASURES, worst_first, write_evaluation
     from common.runs import load_config, load_run
     from dhcp_fetal.data import files_from, find_cases, is_phantom, name_of
 
@@ -68,6 +72,9 @@ def evaluate(
             for name in drawn
         ],
         phantom=phantom,
+        measures={**MEASURES, "dice1": "DICE1 (engine)"},
+        viewed=view_case(by_name[drawn[0]], folder, config, suffix=suffix),
+        cohort=cohort,
     )
     for row in rows:
         print(f"{row['id']}  {row['label']}  " + "  ".join(
@@ -158,3 +165,15 @@ def draw_case(
         phantom=phantom,
     )
     return Figure(png, f"{title}: scan, reference and prediction.")
+
+
+def view_case(files: "CaseFiles", folder: Path, config: Config, *, suffix: str) -> "ViewedCase":
+    """Return a case for the viewer in three planes."""
+    from common.viewer.embed import ViewedCase
+    from dhcp_fetal.data import name_of
+    from dhcp_fetal.images import read_image
+
+    found, truth, _, _ = read_case(files, folder, config, suffix=suffix)
+    path = next(path for path in files.channels if path is not None)
+    scan = read_image(path, first_of_many=config.compat == "v0.7.0")
+    return ViewedCase(name_of(files), scan.array, truth, found, scan.affine)

@@ -13,6 +13,7 @@ def reproduce(
     *,
     out: Path | None = None,
     seed: int = 42,
+    cohort: str | None = None,
 ) -> None:
     """Run phantom (or your data), train both networks, predict, evaluate and export in one go.
 
@@ -21,10 +22,12 @@ def reproduce(
         preset: whose numbers.
         out: folder of everything that is written; default: runs/dhcp_fetal-<preset>.
         seed: of phantoms and training.
+        cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.reproduce import Stage, run_stages
+    from common.reproduce import Stage, cohort_options, run_stages
 
     out = out or Path("runs") / f"dhcp_fetal-{preset}"
+    own_data = cohort_options("dhcp_fetal", cohort, data)
     stages = []
     if data is None:
         data = out / "phantom"
@@ -39,11 +42,11 @@ def reproduce(
         stages.append(Stage("train", [*words, "--seed", seed, "--overwrite"]))
     stages += [
         Stage("predict", ["--brain", brain, "--cortex", cortex]),
-        Stage("evaluate", ["--run", cortex, "--structure", "cortex"]),
+        Stage("evaluate", ["--run", cortex, "--structure", "cortex", *own_data]),
         Stage("export", ["--run", brain, "--to", out / "models", "--name", "dhcp_fetal_brain"]),
         Stage("export", ["--run", cortex, "--to", out / "models", "--name", "dhcp_fetal_cortex"]),
     ]
-    run_stages("dhcp_fetal", stages)
+    run_stages("dhcp_fetal", stages, preset=preset, out=out, run=cortex)
     print(f"dhcp_fetal report: {cortex / 'report' / 'index.html'}")
 
 

@@ -1,8 +1,12 @@
-"""Lay original and port side by side: presets, layers, and the effect of the inference quirks."""
+"""Lay original and port side by side: presets, layers, activations, quirks, metrics."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fetal_brain.config import PRESETS, Preset
+
+if TYPE_CHECKING:
+    from common.comparison import Table
 
 
 def compare(
@@ -11,45 +15,122 @@ def compare(
     run: Path | None = None,
     original: Path | None = None,
     out: Path | None = None,
+    to: Path | None = None,
+    parts: tuple[str, ...] | None = None,
 ) -> None:
     """Lay original and port side by side.
 
     Always: the presets, and the layers with the original's variable names. With run: how the
     label maps of the run's held-out cases change from the original's way of inference to the
-    port's. With original: the first variables in which a checkpoint and the run differ.
+    port's. With original: the first variables in which a checkpoint and the run differ. With to,
+    or parts: the activations of the original against the port's, what each quirk does on
+    phantoms, and one prediction under every Dice of the five projects.
 
     Args:
         preset: whose network is listed.
         run: run folder with a trained network.
         original: a checkpoint or export of the original.
         out: JSON file with the same tables.
+        to: folder of a page with every part, such as report/fetal_brain/compare.
+        parts: which of presets, layers, activations, effects, metrics, formulas, inference,
+            weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import compare_presets, show_tables
+    from common.comparison import Table, compare_parts, presets_table, require_run
+    from common.forensics import formulas_table
 
-    tables = {"presets": compare_presets(PRESETS), "layers": list_layers(preset)}
+    require_run(run, original)
+    makers = {
+        "presets": lambda: presets_table(PRESETS),
+        "layers": lambda: compare_layers(preset),
+        "activations": compare_activations,
+        "effects": lambda: compare_effects(run),
+        "metrics": lambda: compare_metrics(run),
+        "formulas": formulas_table,
+    }
     if run is not None:
-        tables["inference"] = compare_inference(run)
+        makers["inference"] = lambda: Table("inference", compare_inference(run))
     if original is not None:
-        tables["weights"] = compare_weights(run, original)
-    show_tables(tables, out)
+        makers["weights"] = lambda: Table("weights", compare_weights(run, original))
+    compare_parts("fetal_brain", makers, parts=parts, out=out, to=to)
+
+
+def compare_layers(preset: Preset) -> "Table":
+    """Lay the original's variables beside those of a preset's network."""
+    from common.comparison import layers_table
+    from common.microscope import recorded_shapes
+    from fetal_brain.recording import NETWORK
+
+    return layers_table(list_layers(preset), recorded_shapes("fetal_brain", NETWORK))
 
 
 def list_layers(preset: Preset) -> list[dict]:
     """Return a row per variable of the network: the original's name, the port's, shape, count."""
+    from common.comparison import describe_variable
     from fetal_brain.convert import variables_by_name
     from fetal_brain.model import build_model
 
-    model = build_model(PRESETS[preset])
-    return [
-        {
-            "original": name,
-            "port": variable.path,
-            "shape": "x".join(map(str, variable.shape)),
-            "parameters": int(variable.value.shape.num_elements()),
-            "trained": "yes" if variable.trainable else "no",
-        }
-        for name, variable in variables_by_name(model).items()
-    ]
+    named = variables_by_name(build_model(PRESETS[preset]))
+    return [describe_variable(name, variable) for name, variable in named.items()]
+
+
+def compare_activations() -> "Table":
+    """Hold every layer of the released network to what the original computed."""
+    from common.microscope import compare_recorded
+    from fetal_brain.recording import NETWORK, rebuild
+
+    return compare_recorded("fetal_brain", NETWORK, rebuild)
+
+
+def compare_effects(run: Path | None = None) -> "Table":
+    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
+
+    Args:
+        run: whose trained network segments the phantoms; None: one trained here for some seconds.
+    """
+    from common.effects import compare_effects as measure
+    from common.training import configure_runtime
+    from fetal_brain.config import CODE
+    from fetal_brain.effects import Bench
+
+    configure_runtime(seed=0)
+    return measure(Bench(run and load_trained(run)), code=CODE, run=run)
+
+
+def compare_metrics(run: Path | None = None) -> "Table":
+    """Score telling predictions, and the first of a run's, with every historical Dice."""
+    from common.forensics import metrics_table
+
+    return metrics_table(*([] if run is None else [read_prediction(run)]))
+
+
+def read_prediction(run: Path):
+    """Return the first held-out case that has a label map, for `metrics_table`."""
+    from common.evaluation import prediction_path
+    from common.forensics import Case
+    from common.runs import load_config, load_run
+    from common.volumes import read_volume
+    from fetal_brain.config import Config
+    from fetal_brain.data import Case as Scan
+    from fetal_brain.data import read_reference
+    from fetal_brain.predict import read_ids
+
+    config = load_config(run, Config)
+    for scan in map(Scan.from_dict, load_run(run).read_split()["test"]):
+        path = prediction_path(Path(run) / "predictions", scan.id)
+        if path.is_file():
+            found = read_ids(read_volume(path), config, source=str(path)).array
+            return {f"run: {scan.id}": Case(found, read_reference(scan, config).array)}
+    return None
+
+
+def load_trained(run: Path):
+    """Return the trained network of a run and its configuration."""
+    from common.runs import load_config
+    from fetal_brain.config import Config
+    from fetal_brain.inference import load_network
+
+    config = load_config(run, Config)
+    return load_network(run, config), config
 
 
 def compare_inference(run: Path) -> list[dict]:
@@ -61,21 +142,18 @@ def compare_inference(run: Path) -> list[dict]:
     Returns:
         A row per case and way: seconds, Dice of the foreground, voxels unlike the port's.
     """
-    import time
     from dataclasses import replace
 
-    from common.metrics import dice
-    from common.runs import load_config, load_run
+    from common.comparison import compare_ways
+    from common.runs import load_run
     from common.training import configure_runtime
-    from fetal_brain.config import Config
     from fetal_brain.data import load_case, prepare_case
-    from fetal_brain.inference import load_network, make_apply, segment_labels
+    from fetal_brain.inference import make_apply, segment_labels
     from fetal_brain.predict import choose_cases, with_inference_of
 
-    record = load_run(run)
-    config = load_config(run, Config)
+    network, config = load_trained(run)
     configure_runtime(seed=0)
-    apply = make_apply(load_network(run, config), config)
+    apply = make_apply(network, config)
     code = with_inference_of(config, "code")
     # [F29] The port's windows are as large as the plane, the code's slide in half steps.
     ways = {
@@ -84,19 +162,14 @@ def compare_inference(run: Path) -> list[dict]:
         "code without F5": replace(code, pad_small_volumes=True, count_last_window_twice=False),
     }
     rows = []
-    for case in choose_cases(record, config, csv=None, image=None, all_rows=False, mode="EVAL"):
+    cases = choose_cases(load_run(run), config, csv=None, image=None, all_rows=False, mode="EVAL")
+    for case in cases:
         image, reference = prepare_case(load_case(case, config), config)
-        found = {}
-        for name, way in ways.items():
-            start = time.perf_counter()
-            found[name] = segment_labels(apply, image[..., 0], way)
-            rows.append({
-                "case": case.id,
-                "inference": name,
-                "seconds": round(time.perf_counter() - start, 2),
-                "dice": round(float(dice(found[name] > 0, reference > 0)), 4),
-                "voxels unlike port": int((found[name] != found["port"]).sum()),
-            })  # fmt: skip
+        segment = {
+            name: lambda way=way, image=image: segment_labels(apply, image[..., 0], way)
+            for name, way in ways.items()
+        }
+        rows += compare_ways(case.id, segment, reference)
     return rows
 
 
@@ -107,17 +180,12 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
         OptionError: no run is given.
         DataError: the checkpoint cannot be read or is another architecture.
     """
-    from common.comparison import compare_arrays
-    from common.errors import OptionError
-    from common.runs import load_config
-    from fetal_brain.config import Config
+    from common.comparison import compare_arrays, require_run
     from fetal_brain.convert import assign_original, read_original, variables_by_name
-    from fetal_brain.inference import build_for_any_plane, load_network
+    from fetal_brain.inference import build_for_any_plane
 
-    if run is None:
-        raise OptionError("--original needs --run; expected the run to compare the checkpoint with")
-    config = load_config(run, Config)
+    require_run(run, original)
+    trained, config = load_trained(run)
     converted = build_for_any_plane(config)
     assign_original(converted, read_original(original), source=str(original))
-    trained = variables_by_name(load_network(run, config))
-    return compare_arrays(variables_by_name(converted), trained)
+    return compare_arrays(variables_by_name(converted), variables_by_name(trained))

@@ -7,6 +7,7 @@ from fetal_brain.config import Config
 
 if TYPE_CHECKING:
     from common.report import Figure
+    from common.viewer.embed import ViewedCase
     from common.volumes import Volume
     from fetal_brain.data import Case
 
@@ -20,6 +21,7 @@ def evaluate(
     *,
     predictions: Path | None = None,
     all_rows: bool = False,
+    cohort: str | None = None,
 ) -> None:
     """Measure label maps against the reference segmentations and write the run's report.
 
@@ -28,6 +30,8 @@ def evaluate(
         csv: list with the reference segmentations; default: the held-out cases of the run.
         predictions: folder of label maps named <id>.nii.gz; default: predictions/ in the run.
         all_rows: measure every row of the list, not its last held_out_cases.
+        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
+            outcome compared with the published number.
     """
     from common.evaluation import worst_first, write_evaluation
     from common.runs import load_config, load_run
@@ -51,6 +55,8 @@ def evaluate(
         curve=[("loss", "val_loss"), ("dice", "val_dice")],
         overlays=[draw_case(by_id[name], folder, config, phantom=phantom) for name in drawn],
         phantom=phantom,
+        viewed=view_case(by_id[drawn[0]], folder, config),
+        cohort=cohort,
     )
 
 
@@ -123,3 +129,17 @@ def draw_case(case: "Case", folder: Path, config: Config, *, phantom: bool) -> "
         phantom=phantom,
     )
     return Figure(png, f"{title}: scan, reference and prediction.")
+
+
+def view_case(case: "Case", folder: Path, config: Config) -> "ViewedCase":
+    """Return a case for the viewer in three planes.
+
+    Raises:
+        DataError: a file is missing or unreadable.
+    """
+    from common.viewer.embed import ViewedCase
+    from common.volumes import read_volume
+
+    prediction, reference = read_pair(case, folder, config)
+    volumes = (read_volume(case.image_path).array, reference.array, prediction.array)
+    return ViewedCase.from_zyx(case.id, volumes, reference.geometry)

@@ -11,6 +11,7 @@ def reproduce(
     *,
     out: Path | None = None,
     seed: int = 42,
+    cohort: str | None = None,
 ) -> None:
     """Run phantom (or your data), prepare, train, predict, evaluate and export in one go.
 
@@ -19,10 +20,12 @@ def reproduce(
         preset: whose numbers.
         out: folder of everything that is written; default: runs/fetal_brain-<preset>.
         seed: of phantoms and training.
+        cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.reproduce import Stage, run_stages
+    from common.reproduce import Stage, cohort_options, run_stages
 
     out = out or Path("runs") / f"fetal_brain-{preset}"
+    own_data = cohort_options("fetal_brain", cohort, data)
     stages = []
     if data is None:
         listing = out / "phantom" / "phantom.csv"
@@ -37,10 +40,10 @@ def reproduce(
         Stage("train", ["--train_csv", listing, "--preset", preset, "--run", run,
                         "--prepared", prepared, "--seed", seed, "--overwrite"]),
         Stage("predict", ["--run", run]),
-        Stage("evaluate", ["--run", run]),
+        Stage("evaluate", ["--run", run, *own_data]),
         Stage("export", ["--run", run, "--to", out / "models"]),
     ]  # fmt: skip
-    run_stages("fetal_brain", stages)
+    run_stages("fetal_brain", stages, preset=preset, out=out)
     print(f"fetal_brain report: {run / 'report' / 'index.html'}")
 
 

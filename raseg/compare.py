@@ -1,8 +1,12 @@
-"""Lay original and port side by side: presets, layers, and what the quirks do to predictions."""
+"""Lay original and port side by side: presets, layers, activations, quirks, metrics."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raseg.config import PRESETS, Config, Preset
+
+if TYPE_CHECKING:
+    from common.comparison import Table
 
 
 def compare(
@@ -12,12 +16,16 @@ def compare(
     data: Path = Path("datasets"),
     original: Path | None = None,
     out: Path | None = None,
+    to: Path | None = None,
+    parts: tuple[str, ...] | None = None,
 ) -> None:
     """Lay original and port side by side.
 
     Always: the presets, and the layers with the original's variable names. With run: how the masks
     of its held-out volumes change under the original's quirks. With original: in which variables a
-    checkpoint and the run differ.
+    checkpoint and the run differ. With to, or parts: the activations of the original against the
+    port's, what each quirk does on phantoms, and one prediction under every Dice of the five
+    projects.
 
     Args:
         preset: whose network is listed.
@@ -25,32 +33,106 @@ def compare(
         data: folder of the arrays, for run.
         original: a checkpoint of the original.
         out: JSON file with the same tables.
+        to: folder of a page with every part, such as report/raseg/compare.
+        parts: which of presets, layers, activations, effects, metrics, formulas, inference,
+            weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import compare_presets, show_tables
+    from common.comparison import Table, compare_parts, presets_table, require_run
+    from common.forensics import formulas_table
 
-    tables = {"presets": compare_presets(PRESETS), "layers": list_layers(preset)}
+    require_run(run, original)
+    makers = {
+        "presets": lambda: presets_table(PRESETS),
+        "layers": lambda: compare_layers(preset),
+        "activations": compare_activations,
+        "effects": lambda: compare_effects(run),
+        "metrics": lambda: compare_metrics(run, data),
+        "formulas": formulas_table,
+    }
     if original is not None:
-        tables["weights"] = compare_weights(run, original)
+        makers["weights"] = lambda: Table("weights", compare_weights(run, original))
     elif run is not None:
-        tables["inference"] = compare_inference(run, data)
-    show_tables(tables, out)
+        makers["inference"] = lambda: Table("inference", compare_inference(run, data))
+    compare_parts("raseg", makers, parts=parts, out=out, to=to)
+
+
+def compare_layers(preset: Preset) -> "Table":
+    """Lay the original's variables beside those of a preset's network."""
+    from common.comparison import layers_table
+    from common.microscope import recorded_shapes
+    from raseg.recording import NETWORK
+
+    return layers_table(list_layers(preset), recorded_shapes("raseg", NETWORK))
 
 
 def list_layers(preset: Preset) -> list[dict]:
     """Return a row per variable of the network: the original's name, the port's, shape, count."""
+    from common.comparison import describe_variable
     from raseg.convert import variables_by_name
     from raseg.inference import build_for_any_size
 
-    model = build_for_any_size(PRESETS[preset])
-    return [
-        {
-            "original": name,
-            "port": variable.path,
-            "shape": "x".join(map(str, variable.shape)),
-            "parameters": int(variable.value.shape.num_elements()),
-        }
-        for name, variable in variables_by_name(model).items()
-    ]
+    named = variables_by_name(build_for_any_size(PRESETS[preset]))
+    return [describe_variable(name, variable) for name, variable in named.items()]
+
+
+def compare_activations() -> "Table":
+    """Hold every layer of the released network to what the original computed."""
+    from common.microscope import compare_recorded
+    from raseg.recording import NETWORK, rebuild
+
+    return compare_recorded("raseg", NETWORK, rebuild)
+
+
+def compare_effects(run: Path | None = None) -> "Table":
+    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
+
+    Args:
+        run: whose trained network segments the phantoms; None: one trained here for some seconds.
+    """
+    from common.effects import compare_effects as measure
+    from common.training import configure_runtime
+    from raseg.config import CODE
+    from raseg.effects import Bench
+
+    configure_runtime(seed=0)
+    return measure(Bench(run and load_trained(run)), code=CODE, run=run)
+
+
+def compare_metrics(run: Path | None = None, data: Path = Path("datasets")) -> "Table":
+    """Score telling predictions, and the first of a run's, with every historical Dice."""
+    from common.forensics import metrics_table
+
+    return metrics_table(*([] if run is None else [read_prediction(run, data)]))
+
+
+def read_prediction(run: Path, data: Path):
+    """Return the first held-out volume that has a mask, for `metrics_table`; else None."""
+    import numpy as np
+
+    from common.forensics import Case
+    from common.runs import load_config, load_run
+    from raseg.data import open_volumes, read_split
+    from raseg.evaluate import read_mask
+    from raseg.predict import mask_path
+
+    record = load_run(run)
+    volumes = open_volumes(data, load_config(run, Config))
+    folder, tag = Path(run) / "predictions", record.config["tag"]
+    for number in read_split(record).get("test", []):
+        if mask_path(folder, tag, number).is_file():
+            # Slices first: they are what a batch is made of.
+            mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
+            return {f"run: img{number}": Case(np.moveaxis(mask, 2, 0), np.moveaxis(label, 2, 0))}
+    return None
+
+
+def load_trained(run: Path):
+    """Return the trained network of a run and its configuration."""
+    from common.runs import load_config
+    from raseg.inference import load_network
+
+    config = load_config(run, Config)
+    return load_network(run, config), config
 
 
 def compare_inference(run: Path, data: Path) -> list[dict]:
@@ -63,39 +145,37 @@ def compare_inference(run: Path, data: Path) -> list[dict]:
     Returns:
         A row per volume and way: Dice, and voxels unlike the run's own way.
     """
-    import numpy as np
+    from functools import partial
 
-    from common.metrics import dice
-    from common.runs import load_config, load_run
+    from common.comparison import compare_ways
+    from common.runs import load_run
     from common.training import configure_runtime
     from raseg.data import open_volumes
-    from raseg.inference import load_network, make_whole_pass, to_mask
+    from raseg.inference import make_whole_pass
     from raseg.predict import choose_volumes
 
-    record = load_run(run)
-    config = load_config(run, Config)
+    network, config = load_trained(run)
     volumes = open_volumes(data, config)
     configure_runtime(seed=0)
-    whole = make_whole_pass(load_network(run, config), config)
+    whole = make_whole_pass(network, config)
     rows = []
-    for number in choose_volumes(record, volumes, None):
-        image, label = volumes.image(number), volumes.label(number)
-        found = {}
-        for way, normalised in prepare_ways(image, config, number).items():
-            logits = whole(normalised)
-            found[way] = to_mask(logits)
-            if way == "own":  # [R2] A clip at zero turns low logits into ties, hence background.
-                found["R2: ReLU on the logits"] = to_mask(np.maximum(logits, 0))
-        rows += [
-            {
-                "volume": number,
-                "way": way,
-                "dice": round(float(dice(mask, label)), 4),
-                "voxels unlike own": int((mask != found["own"]).sum()),
-            }
-            for way, mask in found.items()
-        ]
+    for number in choose_volumes(load_run(run), volumes, None):
+        inputs = prepare_ways(volumes.image(number), config, number)
+        ways = {way: partial(mask_of, whole, normalised) for way, normalised in inputs.items()}
+        # [R2] A clip at zero turns low logits into ties, hence background.
+        ways["R2: ReLU on the logits"] = partial(mask_of, whole, inputs["own"], clip=True)
+        rows += compare_ways(f"img{number}", ways, volumes.label(number))
     return rows
+
+
+def mask_of(whole, image, *, clip: bool = False):
+    """Return the mask of a normalised volume, its logits perhaps clipped at zero."""
+    import numpy as np
+
+    from raseg.inference import to_mask
+
+    logits = whole(image)
+    return to_mask(np.maximum(logits, 0) if clip else logits)
 
 
 def prepare_ways(image, config: Config, number: int) -> dict:
@@ -125,23 +205,12 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
         OptionError: no run is given.
         DataError: the checkpoint cannot be read or is another architecture.
     """
-    import numpy as np
-
-    from common.errors import OptionError
-    from common.runs import load_config
+    from common.comparison import compare_arrays, require_run
     from raseg.convert import assign_original, read_original, variables_by_name
-    from raseg.inference import build_for_any_size, load_network
+    from raseg.inference import build_for_any_size
 
-    if run is None:
-        raise OptionError("--original needs --run; expected the run to compare the checkpoint with")
-    config = load_config(run, Config)
+    require_run(run, original)
+    trained, config = load_trained(run)
     converted = build_for_any_size(config)
     assign_original(converted, read_original(original), source=str(original))
-    trained = variables_by_name(load_network(run, config))
-    return [
-        {
-            "variable": name,
-            "largest difference": float(np.abs(np.subtract(variable, trained[name])).max()),
-        }
-        for name, variable in variables_by_name(converted).items()
-    ]
+    return compare_arrays(variables_by_name(converted), variables_by_name(trained))

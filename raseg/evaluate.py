@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from common.report import Figure
+    from common.viewer.embed import ViewedCase
     from raseg.data import Volumes
 
 PICTURES = 4
@@ -25,6 +26,7 @@ def evaluate(
     data: Path = Path("datasets"),
     out: Path | None = None,
     imgn: int | None = None,
+    cohort: str | None = None,
 ) -> None:
     """Measure masks against the labels of the arrays and write the run's report.
 
@@ -38,6 +40,8 @@ def evaluate(
         data: folder of the arrays.
         out: where predict wrote preds/; default: predictions/ in the run folder.
         imgn: number of one volume; default: every held-out volume of the run.
+        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
+            outcome compared with the published number.
     """
     from common.evaluation import MEASURES, worst_first, write_evaluation
     from common.runs import load_config, load_run
@@ -65,6 +69,8 @@ def evaluate(
         overlays=[draw_volume(n, volumes, folder, tag, phantom=phantom) for n in drawn],
         phantom=phantom,
         measures={**MEASURES, "dice_original": "Dice (original)"},
+        viewed=view_volume(drawn[0], volumes, folder, tag),
+        cohort=cohort,
     )
 
 
@@ -144,3 +150,17 @@ def draw_volume(
         phantom=phantom,
     )
     return Figure(png, f"{title}: scan, reference and prediction.")
+
+
+def view_volume(number: int, volumes: "Volumes", folder: Path, tag: str) -> "ViewedCase":
+    """Return a volume for the viewer in three planes; where left is, the arrays do not say."""
+    import numpy as np
+
+    from common.viewer.embed import ViewedCase
+    from common.volumes import Geometry
+
+    mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
+    rows_mm, columns_mm, slices_mm = volumes.spacing_mm or VOXELS
+    arrays = (np.moveaxis(a, 2, 0) for a in (volumes.image(number)[..., 0], label, mask))
+    geometry = Geometry((columns_mm, rows_mm, slices_mm))
+    return ViewedCase.from_zyx(f"img{number}", tuple(arrays), geometry, oriented=False)

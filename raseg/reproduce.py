@@ -18,6 +18,7 @@ def reproduce(
     tag: str = "main",
     val: int | None = None,
     seed: int = 42,
+    cohort: str | None = None,
 ) -> None:
     """Run phantom (or your data), prepare, train, predict, evaluate and export in one go.
 
@@ -28,10 +29,12 @@ def reproduce(
         tag: name of binaries and run.
         val: volumes at the end that are held out; default: 10, quick 3.
         seed: of phantoms and training.
+        cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.reproduce import Stage, run_stages
+    from common.reproduce import Stage, cohort_options, run_stages
 
     out = out or Path("runs") / f"raseg-{preset}"
+    own_data = cohort_options("raseg", cohort, data)
     held_out = HELD_OUT.get(preset, 10) if val is None else val
     stages = []
     if data is None:
@@ -47,8 +50,8 @@ def reproduce(
         Stage("train", ["--tag", tag, "--preset", preset, "--data_dir", bins, "--run", run,
                         "--seed", seed, "--overwrite"]),
         Stage("predict", ["--tag", tag, "--run", run, "--data", data]),
-        Stage("evaluate", ["--tag", tag, "--run", run, "--data", data]),
+        Stage("evaluate", ["--tag", tag, "--run", run, "--data", data, *own_data]),
         Stage("export", ["--run", run, "--to", out / "models"]),
     ]  # fmt: skip
-    run_stages("raseg", stages)
+    run_stages("raseg", stages, preset=preset, out=out)
     print(f"raseg report: {run / 'report' / 'index.html'}")

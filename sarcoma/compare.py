@@ -1,9 +1,13 @@
-"""Lay original and port side by side: presets, layers, weights, and what the quirks do."""
+"""Lay original and port side by side: presets, layers, activations, quirks, metrics."""
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sarcoma.config import PRESETS, Architecture, Config, Preset
+
+if TYPE_CHECKING:
+    from common.comparison import Table
 
 
 def compare(
@@ -14,13 +18,17 @@ def compare(
     original: Path | None = None,
     data: Path | None = None,
     out: Path | None = None,
+    to: Path | None = None,
+    parts: tuple[str, ...] | None = None,
 ) -> None:
     """Lay original and port side by side.
 
     Always: the presets, and the layers with the original's variable names. With run: the test
     patients segmented from patches that overlap and that do not, and within the window alone. With
     original: the variables in which a Keras 2 file and the run differ. With data: what flipping
-    the image alone does to the Dice of a perfect prediction.
+    the image alone does to the Dice of a perfect prediction. With to, or parts: the activations of
+    the original against the port's, what each quirk does on phantoms, and one prediction under
+    every Dice of the five projects.
 
     Args:
         preset: whose network is listed.
@@ -29,86 +37,152 @@ def compare(
         original: a Keras 2 file of the original; needs run.
         data: HDF5 file with labels.
         out: JSON file with the same tables.
+        to: folder of a page with every part, such as report/sarcoma/compare.
+        parts: which of presets, layers, activations, effects, metrics, formulas, inference,
+            weights, flips; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import compare_presets, show_tables
+    from common.comparison import Table, compare_parts, presets_table, require_run
+    from common.forensics import formulas_table
 
+    require_run(run, original, what="file")
     config = replace(PRESETS[preset], architecture=architecture)
-    tables = {"presets": compare_presets(PRESETS), "layers": list_layers(config)}
+    makers = {
+        "presets": lambda: presets_table(PRESETS),
+        "layers": lambda: compare_layers(config),
+        "activations": lambda: compare_activations(architecture),
+        "effects": lambda: compare_effects(run),
+        "metrics": lambda: compare_metrics(run),
+        "formulas": formulas_table,
+    }
     if run is not None:
-        tables["inference"] = compare_inference(run)
+        makers["inference"] = lambda: Table("inference", compare_inference(run))
     if original is not None:
-        tables["weights"] = compare_weights(run, original)
+        makers["weights"] = lambda: Table("weights", compare_weights(run, original))
     if data is not None:
-        tables["flips"] = compare_flips(data)
-    show_tables(tables, out)
+        makers["flips"] = lambda: Table("flips", compare_flips(data))
+    compare_parts("sarcoma", makers, parts=parts, out=out, to=to)
+
+
+def compare_layers(config: Config) -> "Table":
+    """Lay the original's variables beside those of a configuration's network."""
+    from common.comparison import layers_table
+    from common.microscope import recorded_shapes
+
+    return layers_table(list_layers(config), recorded_shapes("sarcoma", config.architecture))
 
 
 def list_layers(config: Config) -> list[dict]:
     """Return a row per variable: the name in a Keras 2 file, shape, count, whether trained."""
-    import math
-
     import keras
 
+    from common.comparison import describe_variable
     from sarcoma.convert import ordered_variables
     from sarcoma.model import build_model
 
     with keras.StatelessScope():  # shapes alone: the dilated network has 134 million numbers
         variables = ordered_variables(build_model(config))
-    return [
-        {
-            "variable": f"{variable.path}:0",
-            "shape": "x".join(map(str, variable.shape)),
-            "parameters": math.prod(variable.shape),
-            "trained": "yes" if variable.trainable else "no",
-        }
-        for variable in variables
-    ]
+    return [describe_variable(f"{variable.path}:0", variable) for variable in variables]
+
+
+def compare_activations(architecture: Architecture = "unet2d") -> "Table":
+    """Hold every layer of a released network to what the original computed."""
+    from common.microscope import compare_recorded
+    from sarcoma.recording import rebuild
+
+    return compare_recorded("sarcoma", architecture, lambda: rebuild(architecture))
+
+
+def compare_effects(run: Path | None = None) -> "Table":
+    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
+
+    Args:
+        run: whose trained U-Net segments the phantoms; None: one trained here for some seconds.
+    """
+    from common.effects import compare_effects as measure
+    from common.training import configure_runtime
+    from sarcoma.config import CODE
+    from sarcoma.effects import Bench
+
+    configure_runtime(seed=0)
+    return measure(Bench(run and load_trained(run)), code=CODE, run=run)
+
+
+def compare_metrics(run: Path | None = None) -> "Table":
+    """Score telling predictions, and the first of a run's, with every historical Dice."""
+    from common.forensics import metrics_table
+
+    return metrics_table(*([] if run is None else [read_prediction(run)]))
+
+
+def read_prediction(run: Path):
+    """Return the first test patient who has a label map, for `metrics_table`; else None."""
+    from common.evaluation import prediction_path
+    from common.forensics import Case
+    from common.runs import load_config, load_run
+    from sarcoma.evaluate import read_pair
+    from sarcoma.predict import choose_patients
+
+    config, folder = load_config(run, Config), Path(run) / "predictions"
+    for patient in choose_patients(load_run(run), config, data=None, patients=None):
+        if prediction_path(folder, patient.id).is_file():
+            return {f"run: {patient.id}": Case(*read_pair(patient, folder, config)[:2])}
+    return None
+
+
+def load_trained(run: Path):
+    """Return the trained network of a run and its configuration."""
+    from common.runs import load_config
+    from sarcoma.inference import load_network
+
+    config = load_config(run, Config)
+    return load_network(run, config), config
 
 
 def compare_inference(run: Path) -> list[dict]:
     """Segment the test patients of a run in several ways.
 
     Returns:
-        A row per patient and way: seconds, Dice of the lesion, lesion in ml.
+        A row per patient and way: seconds, Dice of the lesion, voxels unlike the first way's.
     """
-    import time
+    from functools import partial
 
-    import numpy as np
-
-    from common.metrics import dice, volume_ml
-    from common.runs import load_config, load_run
+    from common.comparison import compare_ways
+    from common.runs import load_run
     from common.training import configure_runtime
-    from sarcoma.data import SPACING_MM, find_window, load_patient, prepare_patient
-    from sarcoma.inference import load_network, make_apply, segment
+    from sarcoma.data import find_window, load_patient, prepare_patient
+    from sarcoma.inference import make_apply
     from sarcoma.predict import choose_patients
 
-    record, config = load_run(run), load_config(run, Config)
+    network, config = load_trained(run)
     configure_runtime(seed=0)
-    apply = make_apply(load_network(run, config), config)
+    apply = make_apply(network, config)
     ways = {
         "as trained": config,
         "patches side by side": replace(config, window_stride=28),
         "window alone (S24)": replace(config, test_slices="window"),
     }
     rows = []
-    for patient in choose_patients(record, config, data=None, patients=None):
+    for patient in choose_patients(load_run(run), config, data=None, patients=None):
         loaded = load_patient(patient, config.modalities)
-        image = prepare_patient(loaded, config)
-        for name, way in ways.items():
-            chosen = slice(None)
-            if way.test_slices == "window":
-                chosen = slice(*find_window(patient, loaded.label))
-            start = time.perf_counter()
-            lesion = np.zeros(patient.shape, bool)
-            lesion[chosen] = segment(apply, image[chosen], way) > way.threshold
-            rows.append({
-                "patient": patient.id,
-                "inference": name,
-                "seconds": round(time.perf_counter() - start, 1),
-                "dice": round(float(dice(lesion, loaded.label)), 4),
-                "ml": round(volume_ml(lesion, spacing_mm=(SPACING_MM,) * 3), 1),
-            })  # fmt: skip
+        image, window = prepare_patient(loaded, config), find_window(patient, loaded.label)
+        rows += compare_ways(
+            patient.id,
+            {name: partial(find_lesion, apply, image, way, window) for name, way in ways.items()},
+            loaded.label,
+        )
     return rows
+
+
+def find_lesion(apply, image, config: Config, window: tuple[int, int]):
+    """Return the lesion (Z, Y, X) bool, looked for in all slices or in the window alone."""
+    import numpy as np
+
+    from sarcoma.inference import segment
+
+    chosen = slice(*window) if config.test_slices == "window" else slice(None)
+    lesion = np.zeros(image.shape[:3], bool)
+    lesion[chosen] = segment(apply, image[chosen], config) > config.threshold
+    return lesion
 
 
 def compare_weights(run: Path | None, original: Path) -> list[dict]:
@@ -118,26 +192,19 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
         OptionError: no run is given.
         DataError: the file cannot be read or is of another architecture.
     """
-    import numpy as np
-
-    from common.errors import OptionError
-    from common.runs import load_config
+    from common.comparison import compare_arrays, require_run
     from sarcoma.convert import assign_original, ordered_variables, read_original
-    from sarcoma.inference import build_for_inference, load_network
+    from sarcoma.inference import build_for_inference
 
-    if run is None:
-        raise OptionError("--original needs --run; expected the run to compare the file with")
-    config = load_config(run, Config)
+    require_run(run, original, what="file")
+    trained, config = load_trained(run)
     converted = build_for_inference(config)
     assign_original(converted, read_original(original), source=str(original))
-    trained = load_network(run, config)
-    return [
-        {
-            "variable": one.path,
-            "largest difference": float(np.abs(np.subtract(one, other)).max()),
-        }
-        for one, other in zip(ordered_variables(converted), ordered_variables(trained), strict=True)
-    ]
+    first, second = (
+        {variable.path: variable for variable in ordered_variables(model)}
+        for model in (converted, trained)
+    )
+    return compare_arrays(first, second)
 
 
 def compare_flips(data: Path) -> list[dict]:

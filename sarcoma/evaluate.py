@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from common.report import Figure
+    from common.viewer.embed import ViewedCase
     from sarcoma.data import Patient
 
 PICTURES = 4
@@ -23,6 +24,7 @@ def evaluate(
     *,
     patients: tuple[str, ...] | None = None,
     predictions: Path | None = None,
+    cohort: str | None = None,
 ) -> None:
     """Measure label maps and patches against the labels and write the run's report.
 
@@ -34,6 +36,8 @@ def evaluate(
         data: HDF5 file with the labels; default: that of the run, its test patients.
         patients: which of its patients; default: those with a label map.
         predictions: folder of label maps named <id>.nii.gz; default: predictions/ in the run.
+        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
+            outcome compared with the published number.
     """
     from common.errors import DataError
     from common.evaluation import MEASURES, prediction_path, worst_first, write_evaluation
@@ -54,6 +58,7 @@ def evaluate(
     rows = [row for case in chosen for row in score(case, folder, config, trained_on)]
     by_id = {case.id: case for case in chosen}
     drawn = [row["id"] for row in worst_first(rows)][:PICTURES]
+    patches = measure_patch_files(folder)
     write_evaluation(
         record,
         rows,
@@ -62,8 +67,10 @@ def evaluate(
         overlays=[draw_patient(by_id[name], folder, config, phantom=phantom) for name in drawn],
         phantom=phantom,
         measures={"volume_ml": "lesion (ml)", "reference_ml": "labelled (ml)", **MEASURES},
+        viewed=view_patient(by_id[drawn[0]], folder, config),
+        others=summarise_patches(patches),
+        cohort=cohort,
     )
-    patches = measure_patch_files(folder)
     if patches is not None:
         write_json(Path(run) / "report" / "patches.json", patches)
         print(f"Patches: {patches['patches']}, Dice as the original's {patches['dice']:.4f}")
@@ -125,6 +132,24 @@ def draw_patient(case: "Patient", folder: Path, config: Config, *, phantom: bool
         phantom=phantom,
     )
     return Figure(png, f"{title}: scan, labels and prediction.")
+
+
+def view_patient(case: "Patient", folder: Path, config: Config) -> "ViewedCase":
+    """Return a patient for the viewer in three planes; where left is, the file does not say."""
+    from common.viewer.embed import ViewedCase
+    from common.volumes import Geometry
+    from sarcoma.data import SPACING_MM
+
+    prediction, reference, images = read_pair(case, folder, config)
+    volumes = (images[config.modalities[-1]], reference, prediction)
+    return ViewedCase.from_zyx(case.id, volumes, Geometry((SPACING_MM,) * 3), oriented=False)
+
+
+def summarise_patches(patches: dict | None) -> dict:
+    """Return the original's Dice as the report holds what is no mean over patients [S20]."""
+    if patches is None:
+        return {}
+    return {"balanced patches": {"batch_dice": {"mean": patches["dice"], "n": patches["patches"]}}}
 
 
 def measure_patch_files(folder: Path) -> dict | None:

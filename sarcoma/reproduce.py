@@ -14,6 +14,7 @@ def reproduce(
     *,
     out: Path | None = None,
     seed: int = 1,
+    cohort: str | None = None,
 ) -> None:
     """Run phantom (or your data), prepare, train, predict, evaluate and export in one go.
 
@@ -25,11 +26,13 @@ def reproduce(
         preset: whose numbers.
         out: folder of everything that is written; default: runs/sarcoma-<preset>.
         seed: of phantoms and training.
+        cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.reproduce import Stage, run_stages
+    from common.reproduce import Stage, cohort_options, run_stages
     from sarcoma.phantom import FILE
 
     out = out or Path("runs") / f"sarcoma-{preset}"
+    own_data = cohort_options("sarcoma", cohort, data)
     stages = []
     if data is None:
         file = out / "phantom" / FILE
@@ -44,7 +47,7 @@ def reproduce(
         Stage("prepare", ["--data", file, "--preset", preset, "--out", prepared]),
         Stage("train", [*common, "--run", run]),
         Stage("predict", ["--run", run]),
-        Stage("evaluate", ["--run", run]),
+        Stage("evaluate", ["--run", run, *own_data]),
         Stage("export", ["--run", run, "--to", out / "models"]),
     ]
     if preset == "quick":
@@ -53,7 +56,7 @@ def reproduce(
                             "--max_steps", FEW_STEPS, "--run_validation", "false"])
             for name in OTHER_ARCHITECTURES
         ]  # fmt: skip
-    run_stages("sarcoma", stages)
+    run_stages("sarcoma", stages, preset=preset, out=out)
     print(f"sarcoma report: {run / 'report' / 'index.html'}")
 
 

@@ -1,8 +1,12 @@
-"""Lay original and port side by side: presets, layers, weights, and the effect of the quirks."""
+"""Lay original and port side by side: presets, layers, activations, quirks, metrics."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vertebra.config import PRESETS, Config, Preset
+
+if TYPE_CHECKING:
+    from common.comparison import Table
 
 STATISTICS = ("batch", "moving", "per_site")
 
@@ -13,47 +17,137 @@ def compare(
     run: Path | None = None,
     original: Path | None = None,
     out: Path | None = None,
+    to: Path | None = None,
+    parts: tuple[str, ...] | None = None,
 ) -> None:
     """Lay original and port side by side.
 
     Always: the presets, and the layers with the original's names. With run: the test cases of the
     run searched the released way and the mended one, and with each kind of statistics. With
-    original: the largest difference of every tensor between a .pth file and the run.
+    original and run: the largest difference of every tensor between a .pth file and the run. With
+    to, or parts: the activations of the original against the port's, as recorded and, where PyTorch
+    is installed, live; what each quirk does on phantoms; and one prediction under every Dice of the
+    five projects.
 
     Args:
         preset: whose network is listed.
         run: run folder with a trained network.
-        original: .pth file of the original.
+        original: .pth file of the original; the live comparison takes its weights.
         out: JSON file with the same tables.
+        to: folder of a page with every part, such as report/vertebra/compare.
+        parts: which of presets, layers, activations, live, effects, metrics, formulas, inference,
+            weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import compare_presets, show_tables
+    from common.comparison import Table, compare_parts, presets_table, require_run
+    from common.forensics import formulas_table
 
-    tables = {"presets": compare_presets(PRESETS), "layers": list_layers(preset)}
+    if to is None and parts is None:
+        require_run(run, original, what="file")
+    makers = {
+        "presets": lambda: presets_table(PRESETS),
+        "layers": lambda: compare_layers(preset),
+        "activations": compare_activations,
+        "live": lambda: compare_live(original),
+        "effects": lambda: compare_effects(run),
+        "metrics": lambda: compare_metrics(run),
+        "formulas": formulas_table,
+    }
     if run is not None:
-        tables["inference"] = compare_inference(run)
-    if original is not None:
-        tables["weights"] = compare_weights(run, original)
-    show_tables(tables, out)
+        makers["inference"] = lambda: Table("inference", compare_inference(run))
+    if original is not None and run is not None:
+        makers["weights"] = lambda: Table("weights", compare_weights(run, original))
+    compare_parts("vertebra", makers, parts=parts, out=out, to=to)
+
+
+def compare_layers(preset: Preset) -> "Table":
+    """Lay the original's tensors beside those of a preset's network."""
+    from common.comparison import layers_table
+    from common.microscope import recorded_shapes
+    from vertebra.recording import NETWORK
+
+    return layers_table(list_layers(preset), recorded_shapes("vertebra", NETWORK))
 
 
 def list_layers(preset: Preset) -> list[dict]:
     """Return a row per tensor of the network: the original's name, the port's, shape, sites."""
+    from common.comparison import describe_variable
     from vertebra.convert import variables_by_name
     from vertebra.model import build_model
 
-    config = PRESETS[preset]
-    model = build_model(config)
+    model = build_model(PRESETS[preset])
     return [
         {
-            "original": name,
-            "port": variable.path,
-            "shape": "x".join(map(str, variable.shape)),
-            "numbers": int(variable.value.shape.num_elements()),
+            **describe_variable(name, variable),
             "sites": getattr(model.get_layer(name.partition(".")[0]), "sites", 1),
-            "trained": "yes" if variable.trainable else "no",
         }
         for name, (variable, _) in variables_by_name(model).items()
     ]
+
+
+def compare_activations() -> "Table":
+    """Hold every application of a block to what the original computed."""
+    from common.microscope import compare_recorded
+    from vertebra.recording import NETWORK, rebuild
+
+    return compare_recorded("vertebra", NETWORK, rebuild)
+
+
+def compare_live(original: Path | None = None) -> "Table":
+    """Hold every application of a block to PyTorch's, where that is installed.
+
+    Args:
+        original: .pth file whose weights both sides take; None: weights drawn from a seed.
+    """
+    from vertebra import live
+
+    return live.compare_live(original)
+
+
+def compare_effects(run: Path | None = None) -> "Table":
+    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
+
+    Args:
+        run: whose trained network is used, if its patches are as small as the quick preset's; None:
+            one trained here for some seconds.
+    """
+    from common.effects import compare_effects as measure
+    from common.training import configure_runtime
+    from vertebra.config import CODE
+    from vertebra.effects import Bench
+
+    configure_runtime(seed=0)
+    return measure(Bench(run and load_trained(run)), code=CODE, run=run)
+
+
+def compare_metrics(run: Path | None = None) -> "Table":
+    """Score telling predictions, and the first of a run's, with every historical Dice."""
+    from common.forensics import metrics_table
+
+    return metrics_table(*([] if run is None else [read_prediction(run)]))
+
+
+def read_prediction(run: Path):
+    """Return the first test case that has a mask, for `metrics_table`; else None."""
+    from common.forensics import Case as Scored
+    from common.runs import load_run
+    from vertebra.data import Case
+    from vertebra.evaluate import prediction_path, read_pair
+
+    folder = Path(run) / "predictions"
+    for case in map(Case.from_dict, load_run(run).read_split()["test"]):
+        if prediction_path(folder, case.id).is_file():
+            found, reference = read_pair(case, folder)
+            return {f"run: {case.id}": Scored(found.array, reference.array)}
+    return None
+
+
+def load_trained(run: Path):
+    """Return the trained network of a run and its configuration."""
+    from common.runs import load_config
+    from vertebra.inference import load_network
+
+    config = load_config(run, Config)
+    return load_network(run, config), config
 
 
 def compare_inference(run: Path) -> list[dict]:
@@ -66,17 +160,16 @@ def compare_inference(run: Path) -> list[dict]:
         A row per case and way: statistics, search, windows, finds, vertebrae found at IoU 0.5, and
         how it ended.
     """
-    from common.runs import load_config, load_run
+    from common.runs import load_run
     from common.training import configure_runtime
     from vertebra.data import Case, load_case
-    from vertebra.inference import build_for_any_size, load_network
+    from vertebra.inference import build_for_any_size
 
-    record = load_run(run)
-    config = load_config(run, Config)
+    network, config = load_trained(run)
     configure_runtime(seed=0)
-    weights = load_network(run, config).get_weights()
+    weights = network.get_weights()
     rows = []
-    for entry in record.read_split()["test"]:
+    for entry in load_run(run).read_split()["test"]:
         case = Case.from_dict(entry)
         image, labels = load_case(case, config)
         for statistics in STATISTICS:
@@ -94,26 +187,18 @@ def search_one_way(model, image, labels, config: Config, *, statistics, traversa
     """Return what one search of one scan comes to, also where it breaks down."""
     from dataclasses import replace
 
-    from common.errors import DataError
     from vertebra.inference import make_ask
     from vertebra.instances import match_instances
-    from vertebra.predict import MOST_VISITS
-    from vertebra.traverse import advance, begin
+    from vertebra.search import run_search
 
     config = replace(config, inference_statistics=statistics, traversal=traversal)
-    search = begin(image, config)
-    ask, ended = make_ask(model, config), ""
-    try:
-        for _ in advance(search, ask, max_visits=min(MOST_VISITS, 200)):
-            pass
-    except (DataError, IndexError, ValueError, OverflowError) as failure:
-        ended = f"broke down: {' '.join(str(failure).split())[:60]}"
+    search, ended = run_search(image, make_ask(model, config), config)
     matching = match_instances(search.mask, labels)
     return {
         "windows": len(search.visits),
         "finds": len(matching.predictions),
         "found": f"{matching.found} of {len(matching.references)}",
-        "ended": ended or search.ended,
+        "ended": ended,
     }
 
 
@@ -122,27 +207,20 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
 
     Raises:
         OptionError: no run is given.
-        DataError: the file cannot be read or is another architecture.
+        DataError: the file cannot be read or is of another architecture.
     """
     from dataclasses import replace
 
-    import numpy as np
-
-    from common.errors import OptionError
-    from common.runs import load_config
+    from common.comparison import compare_arrays, require_run
     from vertebra.convert import assign_original, read_original, variables_by_name
-    from vertebra.inference import build_for_any_size, load_network
+    from vertebra.inference import build_for_any_size
 
-    if run is None:
-        raise OptionError("--original needs --run; expected the run to compare the file with")
-    config = replace(load_config(run, Config), inference_statistics="batch")
-    converted = build_for_any_size(config)
+    require_run(run, original, what="file")
+    trained, config = load_trained(run)
+    converted = build_for_any_size(replace(config, inference_statistics="batch"))
     assign_original(converted, read_original(original), source=str(original))
-    trained = variables_by_name(load_network(run, config))
-    return [
-        {
-            "tensor": name,
-            "largest difference": float(np.abs(np.subtract(variable, trained[name][0])).max()),
-        }
-        for name, (variable, _) in variables_by_name(converted).items()
-    ]
+    first, second = (
+        {name: variable for name, (variable, _) in variables_by_name(model).items()}
+        for model in (converted, trained)
+    )
+    return compare_arrays(first, second)

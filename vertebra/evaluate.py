@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from common.report import Figure
+    from common.viewer.embed import ViewedCase
     from common.volumes import Volume
     from vertebra.data import Case
 
@@ -20,6 +21,7 @@ def evaluate(
     pred_dir: Path | None = None,
     test_dir: Path | None = None,
     phantom: bool = False,
+    cohort: str | None = None,
 ) -> None:
     """Measure found vertebrae against the reference and write the run's report.
 
@@ -32,6 +34,8 @@ def evaluate(
         pred_dir: folder with the masks, <scan>_pred.nrrd; default: predictions/ in the run folder.
         test_dir: folder with the scans, for the pictures, where label_dir is given.
         phantom: the data are synthetic; known by itself where they were written by `phantom`.
+        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
+            outcome compared with the published number.
     """
     from common.evaluation import worst_first, write_evaluation
     from common.runs import load_run, write_json
@@ -55,6 +59,7 @@ def evaluate(
     by_id = {case.id: case for case in cases if case.image_path.is_file()}
     worst = list(dict.fromkeys(row["id"] for row in worst_first(rows)))[:PICTURES]
     drawn = [name for name in worst if name in by_id]
+    summary = summarise_instances(instances)
     write_evaluation(
         record,
         rows,
@@ -62,8 +67,10 @@ def evaluate(
         curve=[("loss",), ("mask_patch_dice", "val_dice"), ("val_agreement",)],
         overlays=[draw_case(by_id[name], folder, phantom=synthetic) for name in drawn],
         phantom=synthetic,
+        viewed=view_case(by_id[drawn[0]], folder) if drawn else None,
+        others=measures_of_all_labels(summary, len(cases)),
+        cohort=cohort,
     )
-    summary = summarise_instances(instances)
     write_json(record.path / "report" / "instances.json", {"cases": instances, **summary})
     print_instances(instances, summary)
 
@@ -196,6 +203,11 @@ def summarise_instances(instances) -> dict:
     }
 
 
+def measures_of_all_labels(summary: dict, scans: int) -> dict:
+    """Return the rates and the original's average as the report holds what is no mean of rows."""
+    return {"all labels": {name: {"mean": value, "n": scans} for name, value in summary.items()}}
+
+
 def print_instances(instances, summary) -> None:
     """Print counts per scan, the rates over all, and the released code's number beside them."""
     for case in instances:
@@ -232,3 +244,13 @@ def draw_case(case: "Case", folder: Path, *, phantom: bool) -> "Figure":
         phantom=phantom,
     )
     return Figure(png, f"{title}: scan, reference and prediction, seen from the side.")
+
+
+def view_case(case: "Case", folder: Path) -> "ViewedCase":
+    """Return a case for the viewer in three planes."""
+    from common.viewer.embed import ViewedCase
+    from common.volumes import read_volume
+
+    prediction, reference = read_pair(case, folder)
+    volumes = (read_volume(case.image_path).array, reference.array, prediction.array)
+    return ViewedCase.from_zyx(case.id, volumes, reference.geometry)

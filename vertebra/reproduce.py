@@ -11,6 +11,7 @@ def reproduce(
     *,
     out: Path | None = None,
     seed: int = 1,
+    cohort: str | None = None,
 ) -> None:
     """Run phantom (or your data), prepare, train, predict, evaluate and export in one go.
 
@@ -20,10 +21,12 @@ def reproduce(
         preset: whose numbers.
         out: folder of everything that is written; default: runs/vertebra-<preset>.
         seed: of phantoms and training.
+        cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.reproduce import Stage, run_stages
+    from common.reproduce import Stage, cohort_options, run_stages
 
     out = out or Path("runs") / f"vertebra-{preset}"
+    own_data = cohort_options("vertebra", cohort, data)
     stages = []
     if data is None:
         data = out / "phantom"
@@ -36,10 +39,10 @@ def reproduce(
         Stage("train", ["--dataset", cropped, "--preset", preset, "--run", run, "--seed", seed,
                         "--overwrite"]),
         Stage("predict", ["--run", run]),
-        Stage("evaluate", ["--run", run]),
+        Stage("evaluate", ["--run", run, *own_data]),
         Stage("export", ["--run", run, "--to", out / "models"]),
     ]  # fmt: skip
-    run_stages("vertebra", stages)
+    run_stages("vertebra", stages, preset=preset, out=out)
     print(f"vertebra report: {run / 'report' / 'index.html'}")
 
 

@@ -8,7 +8,7 @@ import resource
 import numpy as np
 import pytest
 
-from common.errors import RunError
+from common.errors import OptionError, RunError
 from common.evaluation import (
     MEASURES,
     prediction_path,
@@ -17,7 +17,7 @@ from common.evaluation import (
     write_evaluation,
 )
 from common.journal import write_log
-from common.report import PHANTOM_NOTICE, Figure
+from common.report import PHANTOM_NOTICE, Figure, read_sections
 from common.runs import load_run, open_run
 
 NAN = float("nan")
@@ -81,7 +81,9 @@ def test_worst_come_first_and_the_undefined_before_them():
 def test_files(record):
     text = write(record)
     folder = record.path / "report"
-    assert {path.name for path in folder.iterdir()} == {"cases.csv", "report.json", "index.html"}
+    assert {path.name for path in folder.iterdir()} == {
+        "cases.csv", "report.json", "index.html", "sections.json",
+    }  # fmt: skip
     with (folder / "cases.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [(r["id"], r["label"], r["dice"]) for r in rows] == [
@@ -89,6 +91,8 @@ def test_files(record):
     ]  # fmt: skip
     report = json.loads((folder / "report.json").read_text())
     assert (report["paper"], report["phantom"], report["cases"]) == ("example", False, 2)
+    assert report["data"] == {"kind": "stand-in", "cohort": None}
+    assert report["cases_trained_on"] == 1
     assert report["labels"]["cord"]["hd95_mm"]["mean"] is None
     assert "2 cases, preset port." in text
     tables = [re.findall(r"<t[dh]>(.*?)</t[dh]>", t) for t in text.split("<table")[1:]]
@@ -145,7 +149,7 @@ def test_a_report_replaces_the_one_before_whole_or_not_at_all(record):
     assert not list(record.path.glob(".*.tmp"))
     write(record, rows=ROWS[:1])
     names = {path.name for path in (record.path / "report").iterdir()}
-    assert names == {"cases.csv", "report.json", "index.html"}
+    assert names == {"cases.csv", "report.json", "index.html", "sections.json"}
 
 
 def test_label_maps_are_named_by_the_case(tmp_path):
@@ -163,3 +167,31 @@ def test_a_paper_may_add_a_measure(record):
     assert "Dice (smoothed)" in page
     summary = json.loads((record.path / "report" / "report.json").read_text())
     assert summary["labels"]["brain"]["dice_smoothed"]["mean"] == 0.25
+
+
+def test_what_is_no_mean_over_cases_stands_beside(record):
+    others = {"patches": {"batch_dice": {"mean": 0.25, "n": 70}}}
+    write_evaluation(
+        record, ROWS, title="Example", curve=[("loss",)], overlays=[], phantom=True, others=others
+    )
+    report = json.loads((record.path / "report" / "report.json").read_text())
+    assert report["others"] == others
+    assert report["data"]["kind"] == "phantom"
+
+
+def test_the_parts_of_the_page_are_kept_as_data(record):
+    write(record)
+    parts = read_sections(record.path / "report" / "sections.json")
+    assert [part.title for part in parts] == [
+        "Results", "Learning curve", "Cases, worst first", "Overlays", "Run",
+    ]  # fmt: skip
+    assert parts[3].figures[0].png == b"png"
+
+
+def test_a_phantom_is_nobodys_data(record):
+    with pytest.raises(OptionError, match="these data are phantoms"):
+        write_evaluation(
+            record, ROWS, title="Example", curve=[("loss",)], overlays=[], phantom=True,
+            cohort="somebody",
+        )  # fmt: skip
+    assert not (record.path / "report").exists()

@@ -1,6 +1,7 @@
 """The page of a run: self-contained, honest about phantoms, with pictures of what is there."""
 
 import io
+import json
 import re
 import warnings
 from html.parser import HTMLParser
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from common.errors import RunError
 from common.report import (
     PHANTOM_COLOUR,
     PHANTOM_NOTICE,
@@ -22,7 +24,9 @@ from common.report import (
     format_summary,
     outline,
     picture_of_overlay,
+    read_sections,
     write_report,
+    write_sections,
 )
 
 LOG = [
@@ -94,6 +98,45 @@ class TestPage:
         assert re.findall(r"<td>(.*?)</td>", text) == ["a &amp; b", "0.5", "c", "–", "seed", "42"]
         assert re.findall(r"<th>(.*?)</th>", text) == ["case", "Dice"]
         assert "Zmlyc3QgcGljdHVyZQ==" in text  # base64 of "first picture"
+
+
+class TestSections:
+    """Parts of a page as data, for another page."""
+
+    PARTS = (
+        Section("Numbers", text="a < b", header=["case", "Dice"], rows=[["a", 0.5], ["–", None]]),
+        Section("Pictures", figures=[Figure(b"\x89PNG\r\n", "Case <1>.")]),
+    )
+
+    def test_they_survive_the_file(self, tmp_path):
+        write_sections(tmp_path / "sections.json", self.PARTS)
+        numbers, pictures = read_sections(tmp_path / "sections.json")
+        assert (numbers.title, numbers.text) == ("Numbers", "a < b")
+        assert numbers.header == ("case", "Dice")
+        assert numbers.rows == (("a", "0.5"), ("–", "None"))
+        assert pictures.figures == tuple(self.PARTS[1].figures)
+        assert pictures.rows == ()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "[]", "{}", '{"sections": [{}]}', '{"sections": 3}',
+            '{"sections": [{"title": 1, "text": "", "header": [], "rows": [], "figures": []}]}',
+        ],
+    )  # fmt: skip
+    def test_damage_is_one_line(self, text, tmp_path):
+        (tmp_path / "sections.json").write_text(text)
+        with pytest.raises(RunError, match=r"sections\.json is damaged") as failure:
+            read_sections(tmp_path / "sections.json")
+        assert "\n" not in str(failure.value)
+
+    def test_a_damaged_picture_is_one_line(self, tmp_path):
+        write_sections(tmp_path / "sections.json", self.PARTS)
+        content = json.loads((tmp_path / "sections.json").read_text())
+        content["sections"][1]["figures"][0]["png"] = "no base64!"
+        (tmp_path / "sections.json").write_text(json.dumps(content))
+        with pytest.raises(RunError, match="damaged"):
+            read_sections(tmp_path / "sections.json")
 
 
 class TestNumbers:

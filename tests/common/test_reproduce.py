@@ -1,5 +1,7 @@
-"""The main job: papers are found, a failing stage stops its paper and no other."""
+"""The main job: papers are found, a failing stage stops its paper and no other, a page is made."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -7,33 +9,63 @@ from pathlib import Path
 
 import pytest
 
-from common.reproduce import ROOT, Stage, StageError, find_papers, run_stages
+from common.errors import OptionError
+from common.reproduce import (
+    LATER_SECONDS,
+    POSITION,
+    ROOT,
+    Stage,
+    StageError,
+    cohort_options,
+    find_papers,
+    run_stages,
+)
 
 VERBS = """
 import sys
 from pathlib import Path
 
+paper = Path(__file__).parent.name
 with open("calls.txt", "a") as calls:
-    calls.write(" ".join([Path(__file__).parent.name, *sys.argv[1:]]) + "\\n")
+    calls.write(" ".join([paper, *sys.argv[1:]]) + "\\n")
 print("said by", sys.argv[1])
 sys.exit(3 if "--fail" in sys.argv or Path(__file__).with_name("broken").exists() else 0)
 """
 
+STAGED = """
+import sys
+from pathlib import Path
+
+from common.reproduce import Stage, StageError, run_stages
+
+if sys.argv[1] == "reproduce":
+    out = Path(sys.argv[sys.argv.index("--out") + 1])
+    try:
+        run_stages("beta", [Stage("one", []), Stage("two", [])], preset="quick", out=out)
+    except StageError:
+        sys.exit(2)
+sys.exit(5 if sys.argv[1] == "two" else 0)
+"""
+"""A paper whose second stage fails."""
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project with two papers, a folder that is none, and our own module that runs them."""
-    (tmp_path / "common").mkdir()
-    for name in ("reproduce.py", "errors.py", "__init__.py"):
-        shutil.copy(ROOT / "common" / name, tmp_path / "common")
+    """A project with two papers and their claims, a folder that is none, and our own `common`."""
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(ROOT / "common", tmp_path / "common", ignore=ignored)
     for paper in ("alpha", "beta"):
         (tmp_path / paper).mkdir()
         for name in ("__init__.py", "config.py", "reproduce.py"):
             (tmp_path / paper / name).write_text("")
         (tmp_path / paper / "__main__.py").write_text(VERBS)
+        claims = (ROOT / "raseg" / "claims.yaml").read_text(encoding="utf-8")
+        claims = claims.replace("paper: raseg", f"paper: {paper}")
+        (tmp_path / paper / "claims.yaml").write_text(claims)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "reproduce.py").write_text("")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(POSITION, raising=False)
     return tmp_path
 
 
@@ -52,6 +84,14 @@ def main(project, *words):
     )
 
 
+def rows(project):
+    """Return the rows of the front page as text, by paper."""
+    page = (project / "report" / "index.html").read_text(encoding="utf-8")
+    front = page.partition('<table class="front words">')[2].partition("</table>")[0]
+    texts = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in front.split("<tr>")[2:]]
+    return {text.split()[0]: text for text in texts}
+
+
 class TestPapers:
     def test_papers_of_this_project_are_found(self):
         papers = find_papers()
@@ -60,44 +100,97 @@ class TestPapers:
         assert not {"common", "tests"} & set(papers)
         assert all((ROOT / paper / "config.py").is_file() for paper in papers)
 
-    def test_all_are_run_in_order(self, project):
-        done = main(project)
-        assert done.returncode == 0, done.stderr
-        expected = ["alpha reproduce --preset quick", "beta reproduce --preset quick"]
-        assert calls(project) == expected
+    def test_all_are_run_in_order_with_folders_of_their_own(self, project):
+        done = main(project, "--to", "page")
+        assert calls(project) == [
+            f"{paper} reproduce --preset quick --out runs/{paper}-quick"
+            for paper in ("alpha", "beta")
+        ]
         assert done.stdout == "said by reproduce\n" * 2
+        # These two leave no run behind, which is said in one line.
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert "the report could not be made: runs/alpha-quick: no such folder" in done.stderr
 
     def test_options_are_passed_on(self, project):
         main(project, "--paper", "beta", "--preset", "code", "--data", "my scans")
-        assert calls(project) == ["beta reproduce --preset code --data my scans"]
+        main(project, "--paper", "beta", "--data", "scans", "--cohort", "ucsf-wrist")
+        assert calls(project) == [
+            "beta reproduce --preset code --data my scans --out runs/beta-code",
+            "beta reproduce --preset quick --data scans --cohort ucsf-wrist --out runs/beta-quick",
+        ]
         main(project, "--bench")
-        assert calls(project)[1:] == ["alpha bench", "beta bench"]
+        assert calls(project)[2:] == ["alpha bench", "beta bench"]
 
-    def test_the_others_go_on_after_one_failed(self, project):
+    def test_the_others_go_on_after_one_failed_and_the_page_says_so(self, project):
         (project / "alpha" / "broken").write_text("")
+        (project / "beta" / "__main__.py").write_text(STAGED)
         done = main(project)
         assert done.returncode == 1
-        assert done.stderr.splitlines()[-1] == "failed: alpha"
-        assert [call.split()[0] for call in calls(project)] == ["alpha", "beta"]
+        assert "failed: alpha, beta" in done.stderr.splitlines()
+        assert done.stdout.splitlines()[-1] == "Report of all papers: report/index.html"
+        assert [call.split()[0] for call in calls(project)] == ["alpha"]
+        assert "failed with status 3 before its first stage" in rows(project)["alpha"]
+        assert "failed: two failed with status 5" in rows(project)["beta"]
 
-    def test_an_unknown_paper_is_refused(self, project):
-        done = main(project, "--paper", "gamma")
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["--paper", "gamma"], "--paper gamma: expected one of alpha, beta"),
+            (["--data", "scans"], "--data: of which paper? expected --paper as well"),
+            (["--paper", "beta", "--cohort", "x"], "--cohort x: expected --data as well"),
+        ],
+    )
+    def test_a_wrong_option_is_refused_before_anything_is_run(self, words, said, project):
+        done = main(project, *words)
         assert done.returncode == 2
-        assert "--paper gamma: expected one of alpha, beta" in done.stderr.splitlines()[-1]
+        assert said in done.stderr.splitlines()[-1]
         assert calls(project) == []
+
+    def test_a_cohort_is_checked_before_hours_of_work(self):
+        assert cohort_options("raseg", None, None) == []
+        assert cohort_options("raseg", "ucsf-wrist", Path("x")) == ["--cohort", "ucsf-wrist"]
+        with pytest.raises(OptionError, match="phantoms"):
+            cohort_options("raseg", "ucsf-wrist", None)
+        with pytest.raises(OptionError, match="expected ucsf-wrist"):
+            cohort_options("raseg", "ours", Path("x"))
 
 
 class TestStages:
-    def test_each_is_a_command_of_its_own(self, project, capfd):
-        run_stages("alpha", [Stage("one", ["--to", Path("a b"), 3]), Stage("two", [])])
+    def run(self, project, *stages, out=Path("out")):
+        run_stages("alpha", stages, preset="quick", out=out)
+        return json.loads((project / out / "reproduce.json").read_text())
+
+    def test_each_is_a_command_of_its_own_and_timed(self, project, capfd):
+        state = self.run(project, Stage("one", ["--to", Path("a b"), 3]), Stage("two", []))
         assert calls(project) == ["alpha one --to a b 3", "alpha two"]
         said = capfd.readouterr()
         assert said.out == "said by one\nsaid by two\n"
-        assert said.err.startswith("[alpha 1/2] python -m alpha one --to a b 3\n[alpha 1/2] one: ")
-        assert len(said.err.splitlines()) == 4
+        lines = said.err.splitlines()
+        assert lines[0] == "[alpha 1/2] time left unknown: not timed before"
+        assert lines[1] == "[alpha 1/2] python -m alpha one --to a b 3"
+        assert lines[2].startswith("[alpha 1/2] one: ")
+        assert len(lines) == 6
+        assert (state["status"], state["run"], state["preset"]) == ("finished", "run", "quick")
+        assert [verb for verb, _ in state["seconds"]] == ["one", "two"]
+
+    def test_the_next_time_what_is_left_is_estimated(self, project, capfd, monkeypatch):
+        self.run(project, Stage("one", []), Stage("two", []))
+        capfd.readouterr()
+        monkeypatch.setenv(POSITION, "2/5")
+        monkeypatch.setenv(LATER_SECONDS, "600")
+        self.run(project, Stage("one", []), Stage("two", []))
+        first = capfd.readouterr().err.splitlines()[0]
+        assert first == "[2/5 alpha 1/2] about 10 min left, an estimate from earlier runs"
+        monkeypatch.setenv(LATER_SECONDS, "")
+        self.run(project, Stage("one", []), Stage("two", []))
+        assert "time left unknown" in capfd.readouterr().err
 
     def test_a_failing_one_is_named_and_ends_the_job(self, project):
         stages = [Stage("one", []), Stage("two", ["--fail"]), Stage("three", [])]
         with pytest.raises(StageError, match=r"^two failed with status 3$"):
-            run_stages("alpha", stages)
+            self.run(project, *stages)
         assert calls(project) == ["alpha one", "alpha two --fail"]
+        state = json.loads((project / "out" / "reproduce.json").read_text())
+        assert (state["status"], state["failure"]) == ("failed", "two failed with status 3")
+        assert [verb for verb, _ in state["seconds"]] == ["one"]

@@ -63,7 +63,7 @@ def test_a_checkpoint_becomes_a_run(golden, golden_dir, tmp_path, capsys):
     run = tmp_path / "run"
     words = ["--original", str(checkpoint), "-model", str(tmp_path / "model.cfg")]
     assert main("dhcp_fetal", argv=["convert", *words, "--run", str(run)],
-                option_aliases=command.OPTIONS) == 0  # fmt: skip
+                option_aliases=command.OPTION_ALIASES) == 0  # fmt: skip
     config = load_config(run, Config)
     assert (config.compat, config.normalisation) == ("v0.7.0", CODE.normalisation)
     network, _ = load_run_network(run)
@@ -76,7 +76,7 @@ def test_a_checkpoint_becomes_a_run(golden, golden_dir, tmp_path, capsys):
     capsys.readouterr()
     words = ["compare", "--run", str(run), "--original", str(checkpoint), "--out",
              str(tmp_path / "tables.json"), "--preset", "quick"]  # fmt: skip
-    assert main("dhcp_fetal", argv=words, option_aliases=command.OPTIONS) == 0
+    assert main("dhcp_fetal", argv=words, option_aliases=command.OPTION_ALIASES) == 0
     assert set(json.loads((tmp_path / "tables.json").read_text())) == {
         "presets",
         "layers",

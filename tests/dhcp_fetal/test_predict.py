@@ -172,7 +172,7 @@ def test_the_exit_status_says_that_a_brain_is_missing(tmp_path, runs, capsys):
     scan = write_scan(tmp_path / "scan.nii.gz", 1)
     words = ["--brain", str(runs["none"]), "--cortex", str(runs["cortex"])]
     words += ["--image", str(scan), "--out", str(tmp_path / "out")]
-    assert main("dhcp_fetal", argv=["predict", *words], option_aliases=command.OPTIONS) == 2
+    assert main("dhcp_fetal", argv=["predict", *words], option_aliases=command.OPTION_ALIASES) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.endswith("no usable result: scan")
 
@@ -234,7 +234,7 @@ def test_the_originals_command_gives_its_files(shared, example_files, tmp_path):
     checkpoint = shared / "golden/dhcp_fetal/tiny/tinyCnn.step400.model.ckpt"
     words = ["predict", "-model", str(example_files / "tinyCnn/model/modelConfig.cfg")]
     words += ["-test", str(test / "test.cfg"), "-load", str(checkpoint), "-dev", "cpu"]
-    assert main("dhcp_fetal", argv=words, option_aliases=command.OPTIONS) == 0
+    assert main("dhcp_fetal", argv=words, option_aliases=command.OPTION_ALIASES) == 0
     folder = tmp_path / "output/predictions/golden/predictions"
     names = ["pat0003_crop_ProbMapClass1.nii.gz", "pat0003_crop_Segm.nii.gz"]
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(shared, fetal_files, tm
     model = fetal_files / "cgm/architecture/cgm_model_config.cfg"
     checkpoint = shared / "golden/dhcp_fetal/tiny/tinyCnn.step400.model.ckpt"
     words = ["predict", "-model", str(model), "-load", str(checkpoint), "--image", str(scan)]
-    assert main("dhcp_fetal", argv=words, option_aliases=command.OPTIONS) == 2
+    assert main("dhcp_fetal", argv=words, option_aliases=command.OPTION_ALIASES) == 2
     assert "net/" in capsys.readouterr().err
 
 

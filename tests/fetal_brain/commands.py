@@ -35,8 +35,9 @@ class Done:
 
     @property
     def lines(self) -> list[str]:
-        """The lines on stderr; what a progress bar draws over again is none."""
-        return [line for line in self.stderr.splitlines() if line.strip() and "%|" not in line]
+        """The lines on stderr but the plan's; what a progress bar draws over again is none."""
+        said = [line for line in self.stderr.splitlines() if line.strip() and "%|" not in line]
+        return [line for line in said if not line.startswith("plan: ")]
 
     def assert_succeeded(self) -> "Done":
         assert self.status == 0, self

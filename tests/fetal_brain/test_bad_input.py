@@ -218,7 +218,9 @@ class TestBadData:
         )
         assert done.status == 2
         assert done.stdout == ""
-        said = done.stderr.splitlines()
+        first, *said = done.stderr.splitlines()
+        assert first.startswith("[fetal_brain 1/5]")
+        assert "left" in first
         assert said[0].startswith("[fetal_brain 1/5] python -m fetal_brain prepare --train_csv")
         assert said[1].startswith(f"fetal_brain prepare: {listing}, line 2:")
         assert said[2:] == ["fetal_brain reproduce: prepare failed with status 2"]

@@ -41,6 +41,15 @@ class TestPassage:
         ]
         assert not any(said.values())
 
+    def test_training_and_prediction_say_first_what_they_will_take(self, work):
+        plans = {verb: done.stderr.count("plan: ") for verb, done in work.said.items()}
+        assert {verb for verb, count in plans.items() if count} == {"train", "predict"}
+        for verb in ("train", "predict"):
+            assert plans[verb] == 1
+            first = next(line for line in work.said[verb].stderr.splitlines() if ": " in line)
+            assert first.startswith("plan: ")
+            assert "GiB available" in first
+
     def test_run_folder(self, work):
         names = {path.name for path in work.run.iterdir() if path.name != ".lock"}
         assert names == {

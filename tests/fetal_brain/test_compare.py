@@ -1,6 +1,7 @@
 """Original beside port: the tables are what presets, layers and inference really are."""
 
 import json
+import shutil
 from dataclasses import fields, replace
 
 import keras
@@ -9,13 +10,16 @@ import pytest
 
 from common.comparison import compare_presets, format_table
 from common.errors import DataError, OptionError
+from common.report import read_sections
 from common.runs import open_run
 from common.volumes import Geometry, write_volume
 from fetal_brain.compare import (
     compare,
     compare_inference,
+    compare_metrics,
     compare_weights,
     list_layers,
+    read_prediction,
 )
 from fetal_brain.config import PRESETS, QUICK, Config
 from fetal_brain.convert import variables_by_name
@@ -115,7 +119,61 @@ def test_tables_as_text_and_as_json(tmp_path, capsys):
     compare("quick", out=tmp_path / "new" / "tables.json")
     said = capsys.readouterr().out
     assert said.startswith("presets\nfield ")
+    assert "Not shown: activations, effects, metrics, formulas" in said
     assert said.endswith(f"JSON: {tmp_path / 'new' / 'tables.json'}\n")
     tables = json.loads((tmp_path / "new" / "tables.json").read_text())
     assert set(tables) == {"presets", "layers"}
-    assert tables["layers"] == list_layers("quick")
+    listed = {row["original"]: row for row in tables["layers"]}
+    for row in list_layers("quick"):
+        assert row.items() <= listed[row["original"]].items()
+    assert listed["enc_unit_0/conv3d/kernel"]["its shape"] == "5x5x5x1x32"
+    assert listed["enc_unit_0/conv3d/kernel"]["shape"] == "5x5x5x1x8"
+    assert "82 variables, 722,582 numbers. Port: 82 variables, 89,406 numbers" in said
+
+
+def test_a_page_with_every_part(run, tmp_path, capsys):
+    """The whole command on a run: the network of nobody's training is enough to see the switches.
+
+    [F5] [F29] Of the switches of inference, the size of a batch alone changes nothing.
+    """
+    to = tmp_path / "compare"
+    compare("code", run=run, to=to)
+    said = capsys.readouterr().out
+    assert "No divergence in 55 layers" in said
+    assert said.endswith(f"Page: {to / 'index.html'}\n")
+    assert all(len(line) <= 120 for line in said.splitlines() if str(to) not in line)
+    stored = json.loads((to / "compare.json").read_text())
+    assert list(stored["parts"]) == [
+        "presets", "layers", "activations", "effects", "metrics", "formulas", "inference",
+    ]  # fmt: skip
+    parts = {name: part["rows"] for name, part in stored["parts"].items()}
+    assert len(parts["activations"]) == 55
+    effects = {row["switch"]: row for row in parts["effects"]}
+    assert effects["windows_per_batch"]["changed"] == "0 %"
+    assert effects["count_last_window_twice"]["changed"] != "0 %"
+    assert effects["training_cases"]["code"].startswith("refused: the list has 36 rows")
+    assert effects["allow_training_cases_in_test"]["code"].endswith("4 tested and trained on")
+    assert effects["dropout"]["code"].endswith("differ by up to 0")
+    assert effects["output_label_ids"]["flip"] == "True -> False"
+    titles = [section.title for section in read_sections(to / "sections.json")]
+    assert titles == [part["title"] for part in stored["parts"].values()]
+    assert (to / "index.html").read_text().count("<img ") == 2
+    assert sorted(path.name for path in to.iterdir()) == [
+        "compare.json", "index.html", "sections.json",
+    ]  # fmt: skip
+
+
+def test_a_runs_own_prediction_is_scored(run, tmp_path):
+    """Nothing of a run without label maps; with one, a column of its own."""
+    assert read_prediction(run) is None
+    from common.runs import load_run
+    from common.volumes import read_volume
+
+    (entry,) = load_run(run).read_split()["test"]
+    copied = shutil.copytree(run, tmp_path / "run")
+    label = read_volume(entry["label_path"])
+    (copied / "predictions").mkdir()
+    write_volume(copied / "predictions" / "a.nii.gz", label.array, label.geometry)
+    column = {row["measure"]: row["run: a"] for row in compare_metrics(copied).rows}
+    assert column["Dice (common.metrics)"] == "1.000"
+    assert column["vertebra eval.py"] == "0.500"

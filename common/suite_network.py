@@ -1,0 +1,132 @@
+"""The layers of a trained network, read from its file as data: nothing is built or executed.
+
+A `.keras` file is a zip of a configuration, which names layers and the shapes between them, and of
+an HDF5 file with the weights. Reading both needs neither TensorFlow nor the paper's own layers.
+"""
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunError
+
+POINTWISE = ("Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Identity")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer.
+
+    Attributes:
+        name: in the network.
+        kind: class.
+        shape: of its output without the batch, "–" for a size that is free, or an empty text where
+            the file does not say.
+        parameters: numbers it holds, trained or not.
+    """
+
+    name: str
+    kind: str
+    shape: str
+    parameters: int
+
+
+def read_layers(path: Path) -> list[Layer]:
+    """Read the layers of a network file, in order.
+
+    Args:
+        path: a `.keras` file of a functional model.
+
+    Raises:
+        RunError: the file is missing, damaged or no functional model.
+    """
+    import h5py
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))["config"]
+            with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:
+                counts = _count_parameters(weights)
+        entries = config["layers"]
+        shapes = _shapes_between(entries)
+        return [
+            Layer(
+                name=entry["config"]["name"],
+                kind=entry["class_name"],
+                shape=_shown(shapes.get(entry["config"]["name"]) or _shape_of_last(entry)),
+                parameters=counts.get(entry["config"]["name"], 0),
+            )
+            for entry in entries
+        ]
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as failure:
+        raise RunError(
+            f"{path}: its layers cannot be read ({type(failure).__name__}: {failure}); expected "
+            "the network that train saved"
+        ) from failure
+
+
+def _count_parameters(weights: Any) -> dict[str, int]:
+    """Return the numbers each layer holds; state of random generators is none of them."""
+    counts = {}
+    for key, group in weights.get("layers", {}).items():
+        name = group["vars"].attrs.get("name", key) if "vars" in group else key
+        sizes = []
+
+        def add(place, item, sizes=sizes):
+            if hasattr(item, "shape") and "seed_generator" not in place:
+                sizes.append(math.prod(item.shape))
+
+        group.visititems(add)
+        counts[str(name)] = sum(sizes)
+    return counts
+
+
+def _shapes_between(entries: list[Mapping]) -> dict[str, list]:
+    """Return the output shape of every layer that another one takes."""
+    shapes = {}
+    for entry in entries:
+        for tensor in _tensors(entry.get("inbound_nodes", [])):
+            name, _, index = tensor["keras_history"]
+            if index == 0:
+                shapes[name] = tensor["shape"]
+    return shapes
+
+
+def _tensors(value: Any) -> Iterator[Mapping]:
+    """Yield the descriptions of tensors anywhere in a layer's calls."""
+    if isinstance(value, Mapping):
+        if value.get("class_name") == "__keras_tensor__":
+            yield value["config"]
+        else:
+            for item in value.values():
+                yield from _tensors(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _shape_of_last(entry: Mapping) -> list | None:
+    """Return the output shape of a layer that no other one takes, where it can be told."""
+    config = entry["config"]
+    if "batch_shape" in config:
+        return config["batch_shape"]
+    inputs = [tensor["shape"] for tensor in _tensors(entry.get("inbound_nodes", []))]
+    if len(inputs) != 1:
+        return None
+    if entry["class_name"] in POINTWISE:
+        return inputs[0]
+    if "filters" in config and (config["padding"] == "same" or set(config["kernel_size"]) == {1}):
+        strides_are_one = set(config.get("strides", [1])) == {1}
+        return [*inputs[0][:-1], config["filters"]] if strides_are_one else None
+    return [*inputs[0][:-1], config["units"]] if entry["class_name"] == "Dense" else None
+
+
+def _shown(shape: list | None) -> str:
+    if shape is None:
+        return ""
+    return " × ".join("–" if size is None else str(size) for size in shape[1:])

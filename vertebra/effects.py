@@ -1,0 +1,305 @@
+"""What each quirk of the released vertebra code does, measured on small phantoms."""
+
+from dataclasses import replace
+from functools import cached_property
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+
+from common.effects import Outcome, Probe
+from common.pipeline import rng_for
+from common.volumes import Volume
+from vertebra.augmentation import blur, displacement_fields
+from vertebra.calibration import calibrate_sites
+from vertebra.config import QUICK, Config
+from vertebra.inference import build_for_any_size, make_ask
+from vertebra.instances import match_instances
+from vertebra.learning import choose_begin, compile_model, fixed_share
+from vertebra.model import build_model
+from vertebra.phantom_spine import make_scan
+from vertebra.preparation import (
+    HOUNSFIELD_OFFSET,
+    crop_z,
+    make_isotropic,
+    middle_slice,
+    split_ids,
+    to_raw_scale,
+    weight_map,
+)
+from vertebra.sampling import TrainingSampler, without_empty
+from vertebra.search import Oracle, run_search
+
+SHAPE = (64, 48, 48)
+SPACING_MM = 3.0
+BASE = replace(QUICK, channels=12, learning_rate=2e-3, remove_incomplete=True)
+"""The port with a network that learns something of a phantom in seconds."""
+PORT_SCHEDULE = ("learning_rate", "learning_rate_steps", "max_steps", "fix_statistics_after",
+                 "fix_statistics_over", "steps_per_evaluation", "eval_iters")  # fmt: skip
+STEPS = 200
+PATCHES = 40
+
+
+class Bench:
+    """Phantoms and a network on which the quirks are measured.
+
+    Args:
+        network: a trained network with the configuration it belongs to; None: a small one is
+            trained here for some seconds.
+        seed: of phantoms, weights and draws.
+    """
+
+    def __init__(self, network: tuple[keras.Model, Config] | None = None, seed: int = 5):
+        from vertebra.config import PORT
+
+        self.base = BASE
+        if network is not None and network[1].patch_size == BASE.patch_size:
+            self.base = replace(BASE, channels=network[1].channels)
+        else:
+            network = None  # a patch of another size does not fit the phantoms
+        # The schedule is the port's own: nothing is trained with it here.
+        schedule = {name: getattr(PORT, name) for name in PORT_SCHEDULE}
+        self.base = replace(self.base, **schedule, completeness_weight=PORT.completeness_weight,
+                            elastic_alpha=PORT.elastic_alpha)  # fmt: skip
+        self.seed = seed
+        self.given = network
+
+    @cached_property
+    def scans(self) -> list[tuple[Volume, Volume]]:
+        """Three phantoms with their labels: two to train on, one to measure on."""
+        return [make_scan(SHAPE, (SPACING_MM,) * 3, rng_for(self.seed, n)) for n in range(3)]
+
+    @cached_property
+    def cases(self) -> list[SimpleNamespace]:
+        """The phantoms as patches are cut from them."""
+        return [
+            SimpleNamespace(id=f"phantom{number}", arrays={
+                "image": scan.array.astype(np.float32), "label": labels.array.astype(np.int32),
+                "weight": weight_map(labels.array, self.base),
+            })
+            for number, (scan, labels) in enumerate(self.scans)
+        ]  # fmt: skip
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The given network, or one trained on two phantoms and calibrated."""
+        if self.given is not None:
+            return self.given[0]
+        keras.utils.set_random_seed(self.seed)
+        config = replace(self.base, learning_rate=BASE.learning_rate, learning_rate_steps=(),
+                         completeness_weight=QUICK.completeness_weight)  # fmt: skip
+        model = build_for_any_size(config)
+        choose_begin(model, config)
+        compile_model(model, config, xla=False)
+        sampler = TrainingSampler(self.cases[:2], config, seed=self.seed, augment=False)
+        for step in range(STEPS):
+            inputs, targets = sampler(step)
+            model.train_on_batch(inputs[None], {name: y[None] for name, y in targets.items()})
+        calibrate_sites(model, (sampler(STEPS + number)[0] for number in range(24)))
+        return model
+
+    def probes(self) -> list[Probe]:
+        """Return a probe for every switch of the preset `code`."""
+        schedule = ("learning_rate_steps", "max_steps")
+        return [
+            Probe(("split_by_id",), "V25", "split", self.split),
+            Probe(("image_interpolation",), "V24", "preparation", self.resample),
+            Probe(("outside",), "V24", "preparation", self.resample),
+            Probe(("intensity",), "V34", "preparation", self.scale),
+            Probe(("keep_geometry",), "V21", "preparation", self.place),
+            Probe(("window_limits",), "V7", "patches", self.windows),
+            Probe(("count_before_stretch",), "V8", "patches", self.completeness),
+            Probe(("elastic_alpha",), "V9", "patches", self.deformation),
+            Probe(("integer_blur",), "V27", "patches", self.blurred),
+            Probe(("memory_gain",), "V38", "fresh network", self.memory),
+            Probe(("sparse_begin",), "V38", "fresh network", self.beginning),
+            Probe(("completeness_weight",), "V35", "loss", self.share_of_loss),
+            *(Probe((name,), "V33", "schedule", self.schedule) for name in schedule),
+            Probe(schedule, "V33", "schedule", self.schedule),
+            Probe(("fix_statistics_after",), "V2", "schedule", self.fixing),
+            Probe(("steps_per_evaluation",), "V18", "validation", self.looks),
+            Probe(("eval_iters",), "V19", "validation", self.looks),
+            Probe(("validation_statistics",), "V1", "validation", self.validation),
+            Probe(("inference_statistics",), "V1 V2", "inference", self.inference),
+            Probe(("traversal",), "V10-V16", "search", self.search),
+            Probe(("remove_incomplete",), "V17", "search", self.search_cut),
+            Probe(("largest_piece",), "V41", "search", self.search_with_islands),
+        ]
+
+    def split(self, config: Config) -> Outcome:
+        """Divide the ten cases 1 to 10."""
+        parts = split_ids(range(1, 11), config)
+        roles = [number in parts["train"] for number in range(1, 11)]
+        return Outcome(roles, f"{len(parts['train'])} train, {len(parts['test'])} test")
+
+    @cached_property
+    def hounsfield(self) -> Volume:
+        """A coarse scan in Hounsfield units, whose far faces lie beyond its last voxels."""
+        scan, _ = make_scan((40, 30, 31), (4.0, 4.5, 4.5), rng_for(self.seed, 9))
+        return Volume(scan.array - np.int16(HOUNSFIELD_OFFSET), scan.geometry)
+
+    def resample(self, config: Config) -> Outcome:
+        """Bring a scan to the isotropic grid."""
+        array = make_isotropic(self.hounsfield, config).array
+        last = array[:, :, -1].mean()
+        rough = np.abs(np.diff(array[:, :-1, :-1].astype(float), axis=0)).mean()
+        return Outcome(array, f"last plane {last:.0f} HU; neighbouring slices differ by "
+                       f"{rough:.0f} HU")  # fmt: skip
+
+    def scale(self, config: Config) -> Outcome:
+        """Bring Hounsfield units to the scale that the network knows."""
+        image, _ = to_raw_scale(self.hounsfield.array, config)
+        return Outcome(image, f"values {image.min()} to {image.max()}")
+
+    def place(self, config: Config) -> Outcome:
+        """Cut the lower ten slices off a scan."""
+        scan = self.scans[0][0]
+        geometry = crop_z(scan, 10, 40, keep_geometry=config.keep_geometry).geometry
+        origin = ", ".join(f"{value:.0f}" for value in geometry.origin_mm)
+        return Outcome(geometry.origin_mm, f"origin {origin} mm, voxels of "
+                       f"{geometry.spacing_mm[0]:.0f} mm")  # fmt: skip
+
+    def windows(self, config: Config) -> Outcome:
+        """Draw patches of a scan that is longer than it is wide."""
+        patches = self._draw(config)
+        empty = np.mean([not patch.target.any() for patch in patches])
+        return Outcome(np.stack([patch.image for patch in patches]),
+                       f"{empty:.0%} of the patches miss the vertebra to be found")  # fmt: skip
+
+    def completeness(self, config: Config) -> Outcome:
+        """Draw changed patches and say which show a complete vertebra."""
+        flags = [patch.complete for patch in self._draw(config, augment=True)]
+        return Outcome(flags, f"{sum(flags)} of {len(flags)} called complete")
+
+    def _draw(self, config: Config, *, augment: bool = False) -> list:
+        sampler = TrainingSampler(self.cases[:1], without_empty(config), seed=self.seed,
+                                  augment=augment)  # fmt: skip
+        return [sampler.draw(index) for index in range(PATCHES)]
+
+    def deformation(self, config: Config) -> Outcome:
+        """Draw the displacements of a patch."""
+        fields = displacement_fields(rng_for(self.seed), (64,) * 3, alpha=config.elastic_alpha,
+                                     sigma=config.elastic_sigma)  # fmt: skip
+        return Outcome(fields, f"voxels move by {fields.std():.2f} (deviation)")
+
+    def blurred(self, config: Config) -> Outcome:
+        """Blur a patch of whole numbers."""
+        image = self.scans[0][0].array[:32, :32, :32]
+        found = blur(image, config)
+        return Outcome(np.asarray(found, np.float32), f"mean changes by "
+                       f"{found.mean(dtype=float) - image.mean():+.2f}")  # fmt: skip
+
+    def _fresh(self, config: Config) -> tuple[np.ndarray, np.ndarray]:
+        """Masks of a fresh network for a patch with and without its memory."""
+        keras.utils.set_random_seed(self.seed)
+        model = build_model(replace(config, inference_statistics="batch"))
+        choose_begin(model, config)
+        patch = TrainingSampler(self.cases[:1], without_empty(config), seed=2, augment=False)(0)[0]
+        return tuple(np.asarray(model(patch[None] * keep)["mask"])[0, ..., 0]
+                     for keep in (1.0, np.array([1.0, 0.0], np.float32)))  # fmt: skip
+
+    def memory(self, config: Config) -> Outcome:
+        """Ask a fresh network with and without what is remembered."""
+        # The last block as it is drawn: as the identity it hides the rest.
+        with_memory, without = self._fresh(replace(config, sparse_begin=False))
+        moved = np.abs(with_memory - without).mean()
+        return Outcome(with_memory, f"forgetting moves probabilities by {moved:.2g}")
+
+    def beginning(self, config: Config) -> Outcome:
+        """Ask a fresh network."""
+        mask, _ = self._fresh(config)
+        return Outcome(mask, f"{(mask > 0.5).mean():.1%} of a patch are foreground")
+
+    def share_of_loss(self, config: Config) -> Outcome:
+        """Add up the two parts of the loss over patches of the phantom."""
+        model = self.model
+        compile_model(model, replace(config, learning_rate_steps=()), xla=False)
+        sampler = TrainingSampler(self.cases[2:], config, seed=self.seed, augment=False)
+        rows = []
+        for index in range(8):
+            inputs, targets = sampler(index)
+            rows.append(
+                model.test_on_batch(
+                    inputs[None], {name: y[None] for name, y in targets.items()}, return_dict=True
+                )
+            )
+        mask = np.mean([row["mask_loss"] for row in rows])
+        other = config.completeness_weight * np.mean([row["completeness_loss"] for row in rows])
+        return Outcome([float(mask + other)], f"the completeness is {other / (mask + other):.2%} "
+                       "of the loss")  # fmt: skip
+
+    def schedule(self, config: Config) -> Outcome:
+        """Follow the learning rate to the end of training."""
+        drops = config.learning_rate_steps
+
+        def rate(step: int) -> float:
+            drop = sum(step > limit for limit in drops)
+            return config.learning_rate * 0.1**drop if step < config.max_steps else 0.0
+
+        rates = [rate(step) for step in range(0, 25_000, 500)]
+        words = f"{config.max_steps} steps, the last at a rate of {rate(config.max_steps - 1):.0e}"
+        return Outcome(rates, words)
+
+    def fixing(self, config: Config) -> Outcome:
+        """Follow the share of the sites' statistics in training."""
+        after, steps = config.fix_statistics_after, np.arange(0, config.max_steps, 100)
+        shares = [0.0 if after is None else fixed_share(step, after, config.fix_statistics_over)
+                  for step in steps]  # fmt: skip
+        return Outcome(shares, f"training ends with {shares[-1]:.0%} of the statistics fixed")
+
+    def looks(self, config: Config) -> Outcome:
+        """Count the looks at test patches while training."""
+        count = config.max_steps // config.steps_per_evaluation
+        return Outcome([count, config.eval_iters], f"{count} looks at {config.eval_iters} "
+                       "patches each")  # fmt: skip
+
+    def validation(self, config: Config) -> Outcome:
+        """Measure the network as the look while training does."""
+        return self._answers(config.validation_statistics)
+
+    def inference(self, config: Config) -> Outcome:
+        """Measure the network as the search uses it."""
+        return self._answers(config.inference_statistics)
+
+    def _answers(self, statistics: str) -> Outcome:
+        """Dice of patches with one vertebra to be found, and voxels where all are remembered."""
+        config = replace(self.base, inference_statistics=statistics)
+        ask, masks, scores = make_ask(self.model, config), [], []
+        for patch in self._draw(config)[:10]:
+            mask = ask(patch.image, patch.memory.astype(np.float32))[0] > 0.5
+            masks.append(mask)
+            scores.append(2 * (mask & (patch.target > 0)).sum() / (mask.sum() + patch.target.sum()))
+        # Patches in which every vertebra is remembered, so that there is nothing to find.
+        empty = TrainingSampler(self.cases[:1], replace(config, empty_every=1), seed=self.seed,
+                                augment=False)  # fmt: skip
+        false = [int((ask(patch.image, patch.memory.astype(np.float32))[0] > 0.5).sum())
+                 for patch in map(empty.draw, range(5))]  # fmt: skip
+        words = f"phantom's Dice {np.mean(scores):.3f}; {np.mean(false):.0f} voxels where all is"
+        return Outcome(np.stack(masks), f"{words} remembered")
+
+    def search(self, config: Config) -> Outcome:
+        """Search a phantom with a network that knows the truth."""
+        return self._search(config)
+
+    def search_cut(self, config: Config) -> Outcome:
+        """The same in a scan that cuts a vertebra in half."""
+        return self._search(config, cut=middle_of_second(self.scans[2][1].array))
+
+    def search_with_islands(self, config: Config) -> Outcome:
+        """The same with an island beside every answer."""
+        return self._search(config, islands=True)
+
+    def _search(self, config: Config, *, cut: int = 0, islands: bool = False) -> Outcome:
+        whole = self.scans[2][1].array
+        labels = whole[cut:]
+        found, ended = run_search(labels, Oracle(whole, config, islands=islands), config)
+        matching = match_instances(found.mask, labels)
+        outcome = f"{matching.found} of {len(matching.references)} vertebrae, "
+        outcome += f"{len(matching.predictions)} finds, {len(found.visits)} windows"
+        return Outcome(found.mask > 0, f"{outcome}; {ended}")
+
+
+def middle_of_second(labels: np.ndarray) -> int:
+    """Return the slice half-way through the second vertebra from below."""
+    present = np.unique(labels[labels > 0])
+    return middle_slice(labels, present[1])
