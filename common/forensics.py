@@ -351,6 +351,7 @@ def metrics_table(of_run: Mapping[str, Case] | None = None, *, missing: str = ""
         "One prediction, every definition of Dice the five projects used. Two touching bodies; "
         "doubled: grown to twice the volume; far find: perfect but for one outside the region of "
         "interest; none: nothing is there, and nothing or 32 voxels are found. n/a: not defined. "
+        "All are made up but a run's own. "
         f"{missing}"
     ).strip()
     return Table("one prediction, every Dice", score_predictions(cases), text, phantom=True)

@@ -285,7 +285,7 @@ def draw(recording: Recording, rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
     from common.report import Figure, render
 
-    canvas = Canvas(figsize=(9, 3.4), layout="constrained")
+    canvas = Canvas(figsize=(9, 4.2), layout="constrained")
     axes = canvas.subplots()
     shares = [min(max(row["of scale"], 1e-9), 1e3) for row in rows]
     colours = ["#00b4d8" if row["verdict"] == "equal" else "#d00000" for row in rows]
@@ -295,7 +295,9 @@ def draw(recording: Recording, rows: Sequence[Mapping[str, Any]]) -> "Figure":
     axes.set_ylabel("difference / scale")
     step = max(1, len(rows) // 28)
     axes.set_xticks(range(0, len(rows), step))
-    axes.set_xticklabels([row["layer"] for row in rows][::step], rotation=90, fontsize=6)
+    names = [name if len(name) <= 26 else f"…{name[-25:]}" for name in
+             (row["layer"] for row in rows)]  # fmt: skip
+    axes.set_xticklabels(names[::step], rotation=90, fontsize=6)
     caption = (
         "Largest difference between original and port, layer by layer in the order of computation; "
         "dashed: the tolerance; 1e-9 stands for no difference at all."

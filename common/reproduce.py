@@ -215,4 +215,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where a paper's training stopped")
+        sys.exit("interrupted")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.comparison import format_table
+from common.tables import format_table
 
 if TYPE_CHECKING:
     from common.report import Figure

@@ -37,7 +37,7 @@ def compare(
         parts: which of presets, layers, activations, effects, metrics, formulas, inference,
             weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import Table, compare_parts, presets_table
+    from common.comparison import Table, compare_parts, inference_table, presets_table
     from common.forensics import formulas_table
     from dhcp_fetal.config import from_cfg
 
@@ -51,7 +51,7 @@ def compare(
         "formulas": formulas_table,
     }
     if run is not None:
-        makers["inference"] = lambda: Table("inference", compare_inference(run))
+        makers["inference"] = lambda: inference_table(compare_inference(run), run)
     if original is not None:
         makers["weights"] = lambda: Table("weights", compare_weights(run, original, config))
     compare_parts("dhcp_fetal", makers, parts=parts, out=out, to=to)

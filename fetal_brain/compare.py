@@ -35,7 +35,7 @@ def compare(
         parts: which of presets, layers, activations, effects, metrics, formulas, inference,
             weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import Table, compare_parts, presets_table, require_run
+    from common.comparison import Table, compare_parts, inference_table, presets_table, require_run
     from common.forensics import formulas_table
 
     require_run(run, original)
@@ -48,7 +48,7 @@ def compare(
         "formulas": formulas_table,
     }
     if run is not None:
-        makers["inference"] = lambda: Table("inference", compare_inference(run))
+        makers["inference"] = lambda: inference_table(compare_inference(run), run)
     if original is not None:
         makers["weights"] = lambda: Table("weights", compare_weights(run, original))
     compare_parts("fetal_brain", makers, parts=parts, out=out, to=to)

@@ -103,11 +103,11 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path):
         "import sys\nif '--measure' in sys.argv and 'inference' in sys.argv[-1]:\n"
         "    raise SystemExit('RESOURCE_EXHAUSTED: out of memory')\n"
     )
-    words = ("--small", "--paper", "sarcoma", "--precision", "float32")
+    words = ("--small", "--paper", "fetal_brain")
     done = bench(*words, backend="tensorflow", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     lines = done.stdout.splitlines()[1:]
-    assert ["failed" in line for line in lines] == [False, True, False, True]
+    assert sorted("failed" in line for line in lines) == [False, False, True, True]
 
 
 @pytest.mark.parametrize(

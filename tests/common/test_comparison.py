@@ -13,8 +13,6 @@ from common.comparison import (
     compare_parts,
     compare_presets,
     compare_ways,
-    fit_widths,
-    format_table,
     layers_table,
     presets_table,
     require_run,
@@ -74,25 +72,6 @@ def test_ways_are_held_to_the_first():
     assert np.isnan(compare_ways("case", ways, None)[0]["dice"])
 
 
-def test_columns_are_aligned():
-    assert format_table([{"a": 1, "bb": "x"}, {"a": 222, "bb": "y"}]) == "a    bb\n1    x\n222  y"
-    assert format_table([]) == "(nothing)"
-
-
-def test_wide_cells_are_broken_into_lines():
-    rows = [{"name": "short", "words": "one two three four"}]
-    assert (
-        format_table(rows, columns=16) == "name   words\nshort  one two\n       three\n       four"
-    )
-    assert (
-        format_table([{"name": "unit_0/conv3d/Conv"}], columns=12) == "name\nunit_0/\nconv3d/Conv"
-    )
-    assert fit_widths([5, 18], 16) == [5, 9]
-    assert fit_widths([5, 18], None) == [5, 18]
-    # A word of 18 letters breaks only when nothing else gives way any more.
-    assert fit_widths([12, 18], 25, [4, 18]) == [5, 18]
-
-
 def test_json_holds_what_was_printed(tmp_path, capsys):
     out = tmp_path / "new" / "tables.json"
     show_tables({"layers": Table("layers", [{"name": "h0"}], "One layer.", phantom=True)}, out)
@@ -104,7 +83,7 @@ def makers():
     """Two quick parts and one that needs computation, with a picture."""
     picture = Figure(b"png", "A picture.")
     return {
-        "presets": lambda: Table("presets", [{"field": "rate", "code": 0.123456}]),
+        "presets": lambda: Table("presets", [{"field": "rate", "code": 0.12345678901}]),
         "layers": lambda: Table("layers", [{"name": "h0"}]),
         "effects": lambda: Table("effects", [{"switch": "rate"}], "Text.", [picture], phantom=True),
     }
@@ -126,7 +105,7 @@ def test_a_page_has_every_part(tmp_path, capsys):
     stored = json.loads((to / "compare.json").read_text())
     assert (stored["paper"], stored["phantom"]) == ("paper", True)
     assert list(stored["parts"]) == ["presets", "layers", "effects"]
-    assert stored["parts"]["presets"]["rows"] == [{"field": "rate", "code": 0.123456}]
+    assert stored["parts"]["presets"]["rows"] == [{"field": "rate", "code": 0.12345678901}]
     sections = read_sections(to / "sections.json")
     assert [section.title for section in sections] == ["presets", "layers", "effects"]
     assert sections[0].rows == (("rate", "0.1235"),)

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 import pytest
 
-from common.comparison import compare_presets, format_table
+from common.comparison import compare_presets
 from common.errors import DataError, OptionError
 from common.report import read_sections
 from common.runs import open_run
+from common.tables import format_table
 from common.volumes import Geometry, write_volume
 from fetal_brain.compare import (
     compare,
