@@ -1,6 +1,5 @@
 """What the switches of the synovitis code do to phantoms; the network is nobody's."""
 
-
 import keras
 import pytest
 
