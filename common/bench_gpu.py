@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PRECISIONS = ("float32", "bfloat16")
 KINDS = ("training", "inference")
-TRAINING_PASSES = 3
-"""A step does about three times the arithmetic of a forward pass; what XLA adds or saves is not
-counted."""
 MATMUL_SIZES = {False: 8192, True: 256}
 """Edge of the matrix product by whether the run is a small one."""
 SECONDS = {False: 2.0, True: 0.05}
@@ -153,6 +150,7 @@ def time_training(workload: "Workload", *, small: bool) -> tuple[float, float]:
     import keras
     import numpy as np
 
+    from common.budget import TRAINING_PASSES
     from common.graph import trace_network
 
     network = workload.build()
@@ -274,9 +272,9 @@ def peak_memory() -> tuple[int, str]:
 
         if tf.config.list_physical_devices("GPU"):
             return tf.config.experimental.get_memory_info("GPU:0")["peak"], "device"
-    import resource
+    from common.memory import peak_memory as peak_of_process
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "process"
+    return peak_of_process(), "process"
 
 
 def device_name() -> str:

@@ -1,7 +1,9 @@
 """Time inference, training and sampling against their naive forms, in the same run."""
 
-import time
 from pathlib import Path
+
+from common.memory import GIB, peak_memory
+from common.stopwatch import clock, since
 
 
 def bench(
@@ -35,16 +37,6 @@ def bench(
         bench_inference(Path(scratch), shape, batches, bfloat16=bfloat16)
         bench_training(Path(scratch), steps)
     bench_served(PORT)
-
-
-def clock() -> tuple[float, float]:
-    """Return wall and CPU seconds."""
-    return time.perf_counter(), time.process_time()
-
-
-def since(start: tuple[float, float]) -> tuple[float, float]:
-    """Return wall and CPU seconds that have passed."""
-    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def write_volume(folder: Path, shape: tuple[int, int, int]):
@@ -87,10 +79,10 @@ def bench_inference(folder: Path, shape, batches: int, *, bfloat16: bool) -> Non
     for name, network in networks.items():
         times[name], found[name] = time_port(network, files, folder / name)
         print(f"{name}: {times[name][0]:.1f} s wall, {times[name][1]:.1f} CPU s, files included; "
-              f"peak memory of this process {peak_gib():.2f} GiB")  # fmt: skip
+              f"peak memory of this process {peak_memory() / GIB:.2f} GiB")  # fmt: skip
     (wall, cpu), tiles, apart = time_naive(model, files, batches, found["port"])
     print(f"naive: {wall:.1f} s wall, {cpu:.1f} CPU s for {tiles} tiles (forward alone, from "
-          f"{5 * batches} of them); peak memory {peak_gib():.2f} GiB; probabilities up to "
+          f"{5 * batches} of them); peak memory {peak_memory() / GIB:.2f} GiB; probabilities up to "
           f"{apart:.1e} from the port's")  # fmt: skip
     for name, (own_wall, own_cpu) in times.items():
         print(f"ratio naive / {name}: {wall / own_wall:.2f} wall, {cpu / own_cpu:.2f} CPU")
@@ -197,7 +189,7 @@ def bench_training(folder: Path, steps: int) -> None:
     print(f"training, port: {1 / wall:.1f} segments/s wall, {1 / cpu:.1f} per CPU s; ratio "
           f"{naive[0] / wall:.2f} wall, {naive[1] / cpu:.2f} CPU; waiting for segments "
           f"{waited:.1%} of the time")  # fmt: skip
-    print(f"peak memory of this process: {peak_gib():.2f} GiB")
+    print(f"peak memory of this process: {peak_memory() / GIB:.2f} GiB")
 
 
 def time_steps(model, config, drawn, steps: int) -> tuple[float, float]:
@@ -259,10 +251,3 @@ def compile_model(model, config) -> None:
     optimiser = make_optimiser(config)
     optimiser.build(model.trainable_variables)
     model.compile(optimizer=optimiser, loss=EngineCost(model, config), jit_compile=False)
-
-
-def peak_gib() -> float:
-    """Return the largest memory this process has held."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -61,19 +61,15 @@ def measure_memory(image: "np.ndarray") -> None:
     Args:
         image: (Z, Y, X) float32; it counts as memory before.
     """
-    import resource
-
+    from common.memory import GIB, peak_memory
     from fetal_brain.config import PORT
     from fetal_brain.inference import build_for_any_plane, make_apply, segment_labels
 
-    def peak() -> float:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-    before = peak()
+    before = peak_memory()
     start = time.perf_counter()
     segment_labels(make_apply(build_for_any_plane(PORT), PORT), image, PORT)
-    shape = " x ".join(map(str, image.shape))
+    shape, peak = " x ".join(map(str, image.shape)), peak_memory()
     print(
-        f"port: {time.perf_counter() - start:.0f} s for {shape}, peak {peak():.2f} GiB, "
-        f"{peak() - before:.2f} GiB above the interpreter with TensorFlow and the image"
+        f"port: {time.perf_counter() - start:.0f} s for {shape}, peak {peak / GIB:.2f} GiB, "
+        f"{(peak - before) / GIB:.2f} GiB above the interpreter with TensorFlow and the image"
     )

@@ -1,17 +1,15 @@
 """Time and memory of prediction and of a training step, beside the original's way of computing."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from common.stopwatch import matmul_rate, time_call
+
 MULTIPLY_ADDS_FULL = 3367e9
 """Of one forward pass over 512 x 512 x 20 voxels, two channels, the original's widths."""
-TRAINING_PASSES = 3.0
-"""A training step does about three times the work of a forward pass; what rematerialising repeats
-is not counted, since it is no progress."""
-MATMUL_SIZE = 3072
 
 
 def bench(
@@ -83,6 +81,7 @@ def time_step(image, work: float) -> None:
     """Time one training step, the second, and matrix products on the same machine."""
     import numpy as np
 
+    from common.budget import TRAINING_PASSES
     from raseg.config import CODE
     from raseg.train import build_for_training
 
@@ -98,20 +97,10 @@ def time_step(image, work: float) -> None:
     wall, cpu, peak = measure(step)
     print(f"first training step, with compilation: {wall:.2f} s, peak {peak:.2f} GiB beyond start")
     wall, cpu, _ = measure(step)
-    rate, best = TRAINING_PASSES * work / wall / 1e9, matmul_rate()
+    # What rematerialising repeats is not counted, since it is no progress.
+    rate, best = TRAINING_PASSES * work / wall / 1e9, matmul_rate() / 1e9
     print(f"training step: {wall:.2f} s, {cpu:.2f} CPU s, {rate:.0f} GFLOP/s, "
           f"{rate / best:.0%} of the {best:.0f} GFLOP/s of matrix products")  # fmt: skip
-
-
-def matmul_rate() -> float:
-    """Return GFLOP/s of float32 matrix products, the best of three."""
-    import tensorflow as tf
-
-    square = tf.random.stateless_normal((MATMUL_SIZE, MATMUL_SIZE), (0, 0))
-    product = tf.function(lambda x: tf.matmul(x, x))
-    product(square)
-    seconds = min(measure(lambda: product(square).numpy())[0] for _ in range(3))
-    return 2 * MATMUL_SIZE**3 / seconds / 1e9
 
 
 def time_pictures(scan) -> float:
@@ -122,9 +111,8 @@ def time_pictures(scan) -> float:
 
     masks = {"true": scan > 1, "pred": scan > 2}
     with tempfile.TemporaryDirectory() as folder:
-        begin = time.perf_counter()
-        write_slices(Path(folder), scan, masks, prefix="img0", tag="bench")
-        return time.perf_counter() - begin
+        drawn = partial(write_slices, Path(folder), scan, masks, prefix="img0", tag="bench")
+        return time_call(drawn)[0]
 
 
 def measure(run: Callable[[], object]) -> tuple[float, float, float]:
@@ -142,9 +130,7 @@ def measure(run: Callable[[], object]) -> tuple[float, float, float]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    wall, cpu = time.perf_counter(), time.process_time()
-    run()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu = time_call(run)
     done.set()
     watcher.join()
     return wall, cpu, max(max(sizes) - start, 0) / 2**30

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from common.stopwatch import clock, since, time_call
+
 PATCHES = 1800
 """Of the made-up data; the original holds them all in memory, we cut them from slices."""
 
@@ -69,7 +71,6 @@ def run_apart(way: str, steps: int) -> dict[str, float]:
 
 def time_original(steps: int) -> dict[str, float]:
     """Train as train.py does, on tf-keras: patches in memory, flips of its generator."""
-    import time
 
     import numpy as np
     import tf_keras
@@ -92,9 +93,7 @@ def time_original(steps: int) -> dict[str, float]:
     )
     batches = generator.flow(x, y, batch_size=CODE.batch_size)
     model.fit(batches, steps_per_epoch=5, verbose=0)
-    start, cpu = time.perf_counter(), time.process_time()
-    model.fit(batches, steps_per_epoch=steps, verbose=0)
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    seconds, cpu = time_call(lambda: model.fit(batches, steps_per_epoch=steps, verbose=0))
     return rates(seconds, cpu, steps, CODE.batch_size)
 
 
@@ -128,7 +127,6 @@ def build_in_tf_keras():
 def time_port(steps: int, *, deterministic: bool, mixed_precision: bool) -> dict[str, float]:
     """Train the same network as `train` does: patches cut from prepared slices."""
     import tempfile
-    import time
 
     from common.training import configure_runtime
     from sarcoma.config import CODE
@@ -147,13 +145,13 @@ def time_port(steps: int, *, deterministic: bool, mixed_precision: bool) -> dict
         batches = iter(make_dataset(sampler, first_step=0, last_step=steps + 5))
         for _ in range(5):
             model.train_on_batch(*next(batches))
-        waited, start, cpu = 0.0, time.perf_counter(), time.process_time()
+        waited, start = 0.0, clock()
         for _ in range(steps):
-            asked = time.perf_counter()
+            asked = clock()
             batch = next(batches)
-            waited += time.perf_counter() - asked
+            waited += since(asked)[0]
             model.train_on_batch(*batch)
-        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        seconds, cpu = since(start)
     return {**rates(seconds, cpu, steps, CODE.batch_size), "waited": waited / seconds}
 
 

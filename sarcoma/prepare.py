@@ -243,6 +243,7 @@ def describe_memory(cases: "Sequence[PreparedCase]", config: Config) -> str:
 
     The original holds every patch of every slice three times over while it stacks them [S19].
     """
+    from common.memory import peak_memory
     from sarcoma.sampling import Stack
 
     patches = len(Stack(cases, config, slices=config.training_slices))
@@ -252,15 +253,3 @@ def describe_memory(cases: "Sequence[PreparedCase]", config: Config) -> str:
         f"Memory: {ours / 1e9:.2f} GB at most; all {patches} patches at once, as in the original, "
         f"take {theirs / 1e9:.1f} GB, {theirs / ours:.0f} times as much"
     )
-
-
-def peak_memory() -> int:
-    """Return the most memory that this process has held, in bytes."""
-    try:
-        # Unlike `getrusage`, it does not count what the parent held when it started us.
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
-    except (OSError, StopIteration):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

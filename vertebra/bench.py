@@ -1,9 +1,9 @@
 """Time network, deformation and search against the original's way, in one run, and print ratios."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+from common.memory import GIB, peak_memory
+from common.stopwatch import clock, fastest, matmul_rate, since
 from vertebra.config import Config
 
 
@@ -67,7 +67,7 @@ def bench_network(config: Config, values: list, *, repeats: int) -> float:
         f" {error.max():.2g} at most; {flipped} of {error.size} voxels change sides"
         f" ({np.count_nonzero(exact > 0.5)} are foreground)"
     )
-    print(f"peak memory of this process: {peak_gib():.1f} GiB")
+    print(f"peak memory of this process: {peak_memory() / GIB:.1f} GiB")
     theirs = time_original(config, patch, repeats=repeats)
     for layout, their_seconds in theirs.items():
         print(f"the original's layout in PyTorch, {layout}: {their_seconds:.2f} s")
@@ -149,25 +149,6 @@ def time_pass(model, patch, *, repeats: int) -> tuple:
     return (*fastest(lambda: run(patch).numpy(), repeats), mask)
 
 
-def fastest(work: Callable, repeats: int) -> tuple[float, float]:
-    """Return wall and CPU seconds of the fastest of some repetitions."""
-    times = []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        times.append((time.perf_counter() - wall, time.process_time() - cpu))
-    return min(times)
-
-
-def matmul_rate(size: int = 3072) -> float:
-    """Return what a float32 matrix product reaches here, in FLOP/s."""
-    import tensorflow as tf
-
-    a = tf.random.normal((size, size))
-    tf.linalg.matmul(a, a)
-    return 2 * size**3 / fastest(lambda: tf.linalg.matmul(a, a).numpy(), 4)[0]
-
-
 def multiply_adds(config: Config) -> int:
     """Return the multiply-adds of the convolutions of one pass over a patch."""
     edge, c, total = config.patch_size, config.channels, 0
@@ -178,13 +159,6 @@ def multiply_adds(config: Config) -> int:
         total += voxels * block["up"] if level < 3 else 0
         total += voxels * (block["initial"] + block["final"]) if level == 0 else 0
     return 27 * total
-
-
-def peak_gib() -> float:
-    """Return the peak memory of this process so far."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def bench_elastic(edge: int = 128) -> None:
@@ -203,10 +177,10 @@ def bench_elastic(edge: int = 128) -> None:
         ("port", lambda: deform(arrays, displacement_fields(rng, (edge,) * 3, alpha=300, sigma=5))),
     ):
         work()
-        start = time.process_time()
+        start = clock()
         for _ in range(2):
             work()
-        seconds[name] = (time.process_time() - start) / 2
+        seconds[name] = since(start)[1] / 2
     print(
         f"elastic deformation of four {edge}^3 arrays: original {seconds['original']:.2f} CPU s, "
         f"port {seconds['port']:.2f} CPU s, ratio {seconds['original'] / seconds['port']:.1f}"
@@ -229,7 +203,7 @@ def bench_search(shape: tuple[int, int, int], seconds_per_window: float) -> None
     for skip in (False, True):
         config = replace(PORT, skip_air=skip)
         search = begin(image.array, config)
-        start, asked = time.perf_counter(), [0]
+        start, asked = clock(), [0]
 
         def ask(_, memory, search=search, asked=asked):
             asked[0] += 1
@@ -238,7 +212,7 @@ def bench_search(shape: tuple[int, int, int], seconds_per_window: float) -> None
 
         for _ in advance(search, ask):
             pass
-        spent = time.perf_counter() - start
+        spent, _ = since(start)
         name = "x".join(map(str, shape))
         print(
             f"search of {name}{' without air' if skip else ''}: {asked[0]} windows through the"

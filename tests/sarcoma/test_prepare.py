@@ -121,7 +121,8 @@ import numpy as np
 from common.pipeline import write_prepared_case
 from dataclasses import replace
 from sarcoma.config import CODE
-from sarcoma.prepare import describe_memory, peak_memory
+from common.memory import peak_memory
+from sarcoma.prepare import describe_memory
 from sarcoma.sampling import PatchSampler, Stack, make_pool
 rng = np.random.default_rng(0)
 arrays = {"image": rng.normal(size=(163, 100, 100, 2)).astype("f4"),
