@@ -21,16 +21,16 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 reproduce: setup
-	$(BIN)/python -m common.reproduce --preset $(PRESET) $(if $(PAPER),--paper $(PAPER)) $(if $(DATA),--data $(DATA)) $(if $(COHORT),--cohort $(COHORT)) $(if $(OPEN),--open)
+	$(BIN)/python -m common reproduce --preset $(PRESET) $(if $(PAPER),--paper $(PAPER)) $(if $(DATA),--data $(DATA)) $(if $(COHORT),--cohort $(COHORT)) $(if $(OPEN),--open)
 
 # The page again, from what lies in runs/; nothing is rerun.
 report: setup
-	$(BIN)/python -m common.suite $(wildcard runs/*-$(PRESET)) --to report $(if $(OPEN),--open)
+	$(BIN)/python -m common report $(wildcard runs/*-$(PRESET)) --to report $(if $(OPEN),--open)
 
 bench: setup
-	$(BIN)/python -m common.reproduce --bench $(if $(PAPER),--paper $(PAPER))
+	$(BIN)/python -m common bench $(if $(PAPER),--paper $(PAPER))
 
 # An environment of your own with a GPU: keras and jax are enough (pip install "keras>=3.12" "jax[cuda12]").
 bench-gpu: export KERAS_BACKEND ?= jax
 bench-gpu:
-	$(GPU_PYTHON) -m common.bench_gpu $(if $(PAPER),--paper $(PAPER)) $(if $(SMALL),--small)
+	$(GPU_PYTHON) -m common bench-gpu $(if $(PAPER),--paper $(PAPER)) $(if $(SMALL),--small)

@@ -75,24 +75,54 @@ def main(
         print(describe_paper(paper, available, verb_aliases or {}))
         return 0 if words else 2
     verb = (verb_aliases or {}).get(words[0], words[0])
-    try:
+
+    def act() -> None:
         if verb not in available:
             known = ", ".join([*available, *(verb_aliases or {})])
             raise OptionError(f"unknown verb {words[0]!r}; expected one of: {known}")
         run_verb(paper, verb, words[1:], option_aliases or {})
+
+    return run_guarded(f"{paper} {verb}", act)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser without abbreviations, whose refusals are one line; options may have hyphens."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
+
+    def error(self, message: str) -> None:
+        """Raise the refusal instead of printing the usage."""
+        raise OptionError(f"{message}; see `{self.prog} --help`")
+
+
+def run_guarded(program: str, act: Callable[[], int | None]) -> int:
+    """Run a command; what the user can mend becomes one line on stderr.
+
+    Args:
+        program: what the line begins with.
+        act: the command; returns its exit status, None for 0.
+
+    Returns:
+        Exit status: that of the command, 2 after a mistake of the user's, 130 after Ctrl-C.
+    """
+    try:
+        return act() or 0
     except UserError as mistake:
-        return refuse(f"{paper} {verb}", str(mistake))
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        return refuse(program, str(mistake))
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as refusal:
         if refusal.errno not in USER_ERRNOS:
             raise
         what = f"{refusal.filename}: " if refusal.filename else ""
-        return refuse(f"{paper} {verb}", f"{what}{refusal.strerror}")
+        return refuse(program, f"{what}{refusal.strerror}")
     except KeyboardInterrupt:
-        print(f"{paper} {verb}: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def refuse(program: str, message: str) -> int:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from common.memory import GIB, peak_memory
-from common.stopwatch import clock, since
+from common.cost.memory import GIB, peak_memory
+from common.cost.stopwatch import clock, since
 
 
 def bench(
@@ -28,7 +28,7 @@ def bench(
     """
     import tempfile
 
-    from common.training import configure_runtime
+    from common.training.loop import configure_runtime
     from dhcp_fetal.config import PORT
     from dhcp_fetal.serving import bench_served
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from dhcp_fetal.config import PRESETS, Preset
 
 if TYPE_CHECKING:
-    from common.comparison import Table
+    from common.study.compare import Table
 
 
 def compare(
@@ -37,8 +37,8 @@ def compare(
         parts: which of presets, layers, activations, effects, metrics, formulas, inference,
             weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import Table, compare_parts, inference_table, presets_table
-    from common.forensics import formulas_table
+    from common.study.compare import Table, compare_parts, inference_table, presets_table
+    from common.study.dice_definitions import formulas_table
     from dhcp_fetal.config import from_cfg
 
     config = PRESETS[preset] if model_cfg is None else from_cfg(model_cfg)
@@ -62,8 +62,8 @@ def compare_layers(config) -> "Table":
 
     Names are numbers in the order of creation, so that only networks of one layout can be paired.
     """
-    from common.comparison import layers_table
-    from common.microscope import recorded_shapes
+    from common.study.compare import layers_table
+    from common.study.microscope import recorded_shapes
     from dhcp_fetal.recording import NETWORK
 
     rows, theirs = list_layers(config), recorded_shapes("dhcp_fetal", NETWORK)
@@ -75,7 +75,7 @@ def compare_layers(config) -> "Table":
 
 def list_layers(config) -> list[dict]:
     """Return a row per variable of a network: the original's name, the port's, shape, count."""
-    from common.comparison import describe_variable
+    from common.study.compare import describe_variable
     from dhcp_fetal.convert import name_variables, original_shape
     from dhcp_fetal.model import build_model
 
@@ -91,7 +91,7 @@ def list_layers(config) -> list[dict]:
 
 def compare_activations() -> "Table":
     """Hold every block of the published network to what the engine computed."""
-    from common.microscope import compare_recorded
+    from common.study.microscope import compare_recorded
     from dhcp_fetal.recording import NETWORK, rebuild
 
     return compare_recorded("dhcp_fetal", NETWORK, rebuild)
@@ -103,8 +103,8 @@ def compare_effects(run: Path | None = None) -> "Table":
     Args:
         run: whose trained network segments the phantoms; None: one trained here for some seconds.
     """
-    from common.effects import compare_effects as measure
-    from common.training import configure_runtime
+    from common.study.effects import compare_effects as measure
+    from common.training.loop import configure_runtime
     from dhcp_fetal.config import CODE
     from dhcp_fetal.effects import Bench
     from dhcp_fetal.networks import load_run_network
@@ -115,16 +115,16 @@ def compare_effects(run: Path | None = None) -> "Table":
 
 def compare_metrics(run: Path | None = None) -> "Table":
     """Score telling predictions, and the first of a run's, with every historical Dice."""
-    from common.forensics import metrics_table
+    from common.study.dice_definitions import metrics_table
 
     return metrics_table(*([] if run is None else [read_prediction(run)]))
 
 
 def read_prediction(run: Path):
     """Return the first held-out case that has a label map, for `metrics_table`; else None."""
-    from common.evaluation import prediction_path
-    from common.forensics import Case
-    from common.runs import load_config, load_run
+    from common.evaluation.run_report import prediction_path
+    from common.runs.folder import load_config, load_run
+    from common.study.dice_definitions import Case
     from dhcp_fetal.config import Config
     from dhcp_fetal.data import files_from, load_case, name_of
     from dhcp_fetal.images import read_image
@@ -150,10 +150,10 @@ def compare_inference(run: Path) -> list[dict]:
     from dataclasses import replace
     from functools import partial
 
-    from common.comparison import compare_ways
-    from common.forensics import deepmedic_dice
-    from common.runs import load_run
-    from common.training import configure_runtime
+    from common.runs.folder import load_run
+    from common.study.compare import compare_ways
+    from common.study.dice_definitions import deepmedic_dice
+    from common.training.loop import configure_runtime
     from dhcp_fetal.data import files_from, load_case, prepare_case
     from dhcp_fetal.inference import make_apply
     from dhcp_fetal.networks import load_run_network

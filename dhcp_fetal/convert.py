@@ -59,7 +59,7 @@ def read_original(path: Path) -> "dict[str, np.ndarray]":
     Raises:
         DataError: nothing readable there; names the path.
     """
-    from common.weights import read_tf_checkpoint
+    from common.network.original_weights import read_tf_checkpoint
 
     return read_tf_checkpoint(Path(path))
 
@@ -75,7 +75,7 @@ def assign_original(model: "keras.Model", tensors: "dict[str, np.ndarray]") -> N
     Raises:
         DataError: a variable of either side has no partner, or another shape.
     """
-    from common.weights import assign_by_name
+    from common.network.original_weights import assign_by_name
 
     targets = {name: (variable, _transform(name)) for name, variable in name_variables(model)}
     assign_by_name(tensors, targets, ignored=IGNORED)
@@ -209,8 +209,8 @@ def convert(
         model_cfg: the original's model cfg (-model); without it the preset's network.
         overwrite: replace what an earlier run left in the folder.
     """
-    from common.export import save_network
-    from common.runs import open_run
+    from common.export.write import save_network
+    from common.runs.folder import open_run
     from dhcp_fetal.model import build_model
     from dhcp_fetal.networks import resolve_config
 

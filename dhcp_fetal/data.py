@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.phantoms import read_marker
 from common.errors import DataError
-from common.phantoms import read_marker
 from dhcp_fetal.cfg import read_path_list
 from dhcp_fetal.config import Config
 from dhcp_fetal.images import ENDINGS, Image, read_image

@@ -10,8 +10,8 @@ import keras
 import nibabel
 import numpy as np
 
-from common.effects import Outcome, Probe, describe_labels
-from common.pipeline import rng_for
+from common.data.batches import rng_for
+from common.study.effects import Outcome, Probe, describe_labels
 from dhcp_fetal import geometry
 from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.data import normalise

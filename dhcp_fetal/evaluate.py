@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from dhcp_fetal.config import Config
 
 if TYPE_CHECKING:
-    from common.report import Figure
-    from common.viewer.embed import ViewedCase
+    from common.report.page import Figure
+    from common.report.viewer.embed import ViewedCase
     from dhcp_fetal.session import CaseFiles
 
 PICTURES = 4
@@ -40,8 +40,8 @@ def evaluate(
             outcome compared with the published number.
     """
     from common.errors import DataError
-    from common.evaluation import MEASURES, worst_first, write_evaluation
-    from common.runs import load_config, load_run
+    from common.evaluation.run_report import MEASURES, worst_first, write_evaluation
+    from common.runs.folder import load_config, load_run
     from dhcp_fetal.data import files_from, find_cases, is_phantom, name_of
 
     record = load_run(run)
@@ -97,7 +97,7 @@ def score(
     Raises:
         DataError: a file is missing, unreadable or on another grid.
     """
-    from common.metrics import score_case
+    from common.evaluation.metrics import score_case
     from dhcp_fetal.measures import engine_dice
 
     found, truth, mask, scan = read_case(files, folder, config, suffix=suffix)
@@ -147,7 +147,7 @@ def draw_case(
     files: "CaseFiles", folder: Path, config: Config, *, suffix: str, phantom: bool
 ) -> "Figure":
     """Draw the axial slice of a case with the largest reference area."""
-    from common.report import Figure, draw_overlay
+    from common.report.page import Figure, draw_overlay
     from dhcp_fetal.data import name_of
     from dhcp_fetal.images import read_image
 
@@ -169,7 +169,7 @@ def draw_case(
 
 def view_case(files: "CaseFiles", folder: Path, config: Config, *, suffix: str) -> "ViewedCase":
     """Return a case for the viewer in three planes."""
-    from common.viewer.embed import ViewedCase
+    from common.report.viewer.embed import ViewedCase
     from dhcp_fetal.data import name_of
     from dhcp_fetal.images import read_image
 

@@ -30,16 +30,16 @@ def export(
     """
     import time
 
-    from common.export import (
+    from common.export.passport import Provenance
+    from common.export.write import (
         export_model,
         find_case,
         make_recordings,
         report_export,
         version_folder,
     )
-    from common.passport import Provenance
-    from common.runs import load_run
-    from common.training import configure_runtime
+    from common.runs.folder import load_run
+    from common.training.loop import configure_runtime
     from dhcp_fetal import serving
     from dhcp_fetal.networks import load_run_network
 

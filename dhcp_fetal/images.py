@@ -1,6 +1,6 @@
 """NIfTI files in the engine's axis order (x, y, z), their headers kept for what is written back.
 
-The other papers read through `common.volumes`; the engine's 2-D and 4-D files, its `-` for an
+The other papers read through `common.data.volumes`; the engine's 2-D and 4-D files, its `-` for an
 absent channel and its own output headers [G24] need the header itself.
 """
 

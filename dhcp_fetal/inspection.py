@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from common.inspection import (
+from common.data.inspection import (
     Entry,
     Inspection,
     listed,

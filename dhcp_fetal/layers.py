@@ -6,7 +6,7 @@ Source: layers.py and pathways.py of DeepMedic v0.8.4, layers.py of v0.7.0.
 import keras
 from keras import ops
 
-from common.losses import stable_mean
+from common.network.losses import stable_mean
 
 SMALLEST_NORMAL_FLOAT32 = 1.1754944e-38
 

@@ -6,7 +6,7 @@ Probabilities are (batch, x, y, z, classes), labels (batch, x, y, z) class numbe
 import keras
 from keras import ops
 
-from common.losses import soft_dice, stable_mean, stable_sum
+from common.network.losses import soft_dice, stable_mean, stable_sum
 from dhcp_fetal.config import Config
 
 CROSS_ENTROPY_OFFSET = 1e-6

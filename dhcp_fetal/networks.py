@@ -81,8 +81,8 @@ def load_run_network(run: Path) -> "tuple[keras.Model, Config]":
     Raises:
         RunError: there is no trained network, it cannot be read, or it is another architecture.
     """
-    from common.networks import load_trained
-    from common.runs import load_config
+    from common.network.trained import load_trained
+    from common.runs.folder import load_config
     from dhcp_fetal import layers  # noqa: F401  (Keras must know the layers to read them)
     from dhcp_fetal.model import build_model
 

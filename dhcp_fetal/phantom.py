@@ -30,9 +30,9 @@ def phantom(
     import numpy as np
     from tqdm import tqdm
 
+    from common.data.batches import rng_for
+    from common.data.phantoms import phantom_folder
     from common.errors import OptionError
-    from common.phantoms import phantom_folder
-    from common.pipeline import rng_for
     from dhcp_fetal.phantom_head import OLDEST_WEEKS, YOUNGEST_WEEKS, make_head
 
     if not 1 <= cases <= 10_000:

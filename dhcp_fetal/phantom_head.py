@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from common.phantoms import (
+from common.data.phantoms import (
     bias_field,
     ellipsoid_distance,
     fraction_inside,

@@ -56,8 +56,8 @@ def predict(
         preset: whose way of inference to use; default: the network's own.
         mixed_precision: bfloat16 arithmetic.
     """
-    from common.budget import announce_prediction
-    from common.training import configure_runtime
+    from common.cost.budget import announce_prediction
+    from common.training.loop import configure_runtime
     from dhcp_fetal.networks import choose_device
     from dhcp_fetal.workload import describe
 
@@ -176,7 +176,7 @@ def choose_cases(*, image, cases, mask, session, home) -> "tuple[CaseFiles, ...]
         DataError: see `data.find_cases`.
     """
     from common.errors import OptionError
-    from common.runs import load_run
+    from common.runs.folder import load_run
     from dhcp_fetal.data import files_from, find_cases
     from dhcp_fetal.session import CaseFiles
 

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from common.microscope import Rebuilt, draw_weights
+from common.study.microscope import Rebuilt, draw_weights
 from dhcp_fetal.config import CODE
 from dhcp_fetal.convert import assign_original, name_variables, original_shape
 from dhcp_fetal.model import build_model

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import OptionError
-from common.export import Endpoint, Example, TestCase
-from common.passport import PER_CLASS, Description, describe_input
+from common.export.passport import PER_CLASS, Description, describe_input
+from common.export.write import Endpoint, Example, TestCase
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import files_from, load_case, normalise
@@ -103,7 +103,7 @@ def load_test_case(record, config: Config) -> TestCase:
     Raises:
         DataError: the run holds no scans, or a file cannot be read.
     """
-    from common.export import first_case
+    from common.export.write import first_case
 
     entry, name = first_case(record)
     case = load_case(files_from(entry), config)
@@ -228,7 +228,7 @@ def bench_served(config: Config, shape: tuple[int, int, int] = (92, 90, 70)) -> 
         config: of a network with fresh weights.
         shape: x, y, z.
     """
-    from common.bench_export import bench_export
+    from common.export.bench import bench_export
     from dhcp_fetal.model import build_model
 
     rng = np.random.default_rng(0)

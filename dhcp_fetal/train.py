@@ -47,8 +47,8 @@ def train(
         deterministic: same bits at every repetition on the same machine; default: on a CPU.
         mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
     """
-    from common.runs import open_run
-    from common.training import configure_runtime
+    from common.runs.folder import open_run
+    from common.training.loop import configure_runtime
     from dhcp_fetal.networks import choose_device, resolve_config
 
     session = read_session(train_cfg)
@@ -89,8 +89,8 @@ def carry_out(record, split: dict, session, *, seed: int, start, reset_optimiser
         start: where first weights come from, or None.
         reset_optimiser: leave a checkpoint's optimiser state.
     """
-    from common.budget import announce_training
-    from common.training import fit
+    from common.cost.budget import announce_training
+    from common.training.loop import fit
     from dhcp_fetal.feeding import make_dataset, steps_per_epoch
     from dhcp_fetal.training import build_training
     from dhcp_fetal.workload import describe

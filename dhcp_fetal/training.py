@@ -6,8 +6,8 @@ from pathlib import Path
 
 import keras
 
-from common.export import save_network
-from common.runs import Run
+from common.export.write import save_network
+from common.runs.folder import Run
 from dhcp_fetal.config import Config
 from dhcp_fetal.feeding import (
     CaseCache,

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from math import ceil, prod
 
-from common.graph import LayerMemory
-from common.workloads import Scan, Workload, payload_of_scan
+from common.cost.layer_memory import LayerMemory
+from common.cost.workloads import Scan, Workload, payload_of_scan
 from dhcp_fetal import geometry
 from dhcp_fetal.config import CODE, QUICK, Config
 from dhcp_fetal.losses import EngineCost

@@ -22,7 +22,7 @@ def bench(
         deep_slices: slices of the volume whose peak memory is measured; 0 leaves that out.
         only: export: the exported model alone.
     """
-    from common.training import configure_runtime
+    from common.training.loop import configure_runtime
     from fetal_brain.config import PORT
     from fetal_brain.serving import bench_served
 
@@ -61,7 +61,7 @@ def measure_memory(image: "np.ndarray") -> None:
     Args:
         image: (Z, Y, X) float32; it counts as memory before.
     """
-    from common.memory import GIB, peak_memory
+    from common.cost.memory import GIB, peak_memory
     from fetal_brain.config import PORT
     from fetal_brain.inference import build_for_any_plane, make_apply, segment_labels
 

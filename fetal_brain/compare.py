@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fetal_brain.config import PRESETS, Preset
 
 if TYPE_CHECKING:
-    from common.comparison import Table
+    from common.study.compare import Table
 
 
 def compare(
@@ -35,8 +35,14 @@ def compare(
         parts: which of presets, layers, activations, effects, metrics, formulas, inference,
             weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import Table, compare_parts, inference_table, presets_table, require_run
-    from common.forensics import formulas_table
+    from common.study.compare import (
+        Table,
+        compare_parts,
+        inference_table,
+        presets_table,
+        require_run,
+    )
+    from common.study.dice_definitions import formulas_table
 
     require_run(run, original)
     makers = {
@@ -56,8 +62,8 @@ def compare(
 
 def compare_layers(preset: Preset) -> "Table":
     """Lay the original's variables beside those of a preset's network."""
-    from common.comparison import layers_table
-    from common.microscope import recorded_shapes
+    from common.study.compare import layers_table
+    from common.study.microscope import recorded_shapes
     from fetal_brain.recording import NETWORK
 
     return layers_table(list_layers(preset), recorded_shapes("fetal_brain", NETWORK))
@@ -65,7 +71,7 @@ def compare_layers(preset: Preset) -> "Table":
 
 def list_layers(preset: Preset) -> list[dict]:
     """Return a row per variable of the network: the original's name, the port's, shape, count."""
-    from common.comparison import describe_variable
+    from common.study.compare import describe_variable
     from fetal_brain.convert import variables_by_name
     from fetal_brain.model import build_model
 
@@ -75,7 +81,7 @@ def list_layers(preset: Preset) -> list[dict]:
 
 def compare_activations() -> "Table":
     """Hold every layer of the released network to what the original computed."""
-    from common.microscope import compare_recorded
+    from common.study.microscope import compare_recorded
     from fetal_brain.recording import NETWORK, rebuild
 
     return compare_recorded("fetal_brain", NETWORK, rebuild)
@@ -87,8 +93,8 @@ def compare_effects(run: Path | None = None) -> "Table":
     Args:
         run: whose trained network segments the phantoms; None: one trained here for some seconds.
     """
-    from common.effects import compare_effects as measure
-    from common.training import configure_runtime
+    from common.study.effects import compare_effects as measure
+    from common.training.loop import configure_runtime
     from fetal_brain.config import CODE
     from fetal_brain.effects import Bench
 
@@ -98,17 +104,17 @@ def compare_effects(run: Path | None = None) -> "Table":
 
 def compare_metrics(run: Path | None = None) -> "Table":
     """Score telling predictions, and the first of a run's, with every historical Dice."""
-    from common.forensics import metrics_table
+    from common.study.dice_definitions import metrics_table
 
     return metrics_table(*([] if run is None else [read_prediction(run)]))
 
 
 def read_prediction(run: Path):
     """Return the first held-out case that has a label map, for `metrics_table`."""
-    from common.evaluation import prediction_path
-    from common.forensics import Case
-    from common.runs import load_config, load_run
-    from common.volumes import read_volume
+    from common.data.volumes import read_volume
+    from common.evaluation.run_report import prediction_path
+    from common.runs.folder import load_config, load_run
+    from common.study.dice_definitions import Case
     from fetal_brain.config import Config
     from fetal_brain.data import Case as Scan
     from fetal_brain.data import read_reference
@@ -125,7 +131,7 @@ def read_prediction(run: Path):
 
 def load_trained(run: Path):
     """Return the trained network of a run and its configuration."""
-    from common.runs import load_config
+    from common.runs.folder import load_config
     from fetal_brain.config import Config
     from fetal_brain.inference import load_network
 
@@ -144,9 +150,9 @@ def compare_inference(run: Path) -> list[dict]:
     """
     from dataclasses import replace
 
-    from common.comparison import compare_ways
-    from common.runs import load_run
-    from common.training import configure_runtime
+    from common.runs.folder import load_run
+    from common.study.compare import compare_ways
+    from common.training.loop import configure_runtime
     from fetal_brain.data import load_case, prepare_case
     from fetal_brain.inference import make_apply, segment_labels
     from fetal_brain.predict import choose_cases, with_inference_of
@@ -180,7 +186,7 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
         OptionError: no run is given.
         DataError: the checkpoint cannot be read or is another architecture.
     """
-    from common.comparison import compare_arrays, require_run
+    from common.study.compare import compare_arrays, require_run
     from fetal_brain.convert import assign_original, read_original, variables_by_name
     from fetal_brain.inference import build_for_any_plane
 

@@ -32,8 +32,8 @@ def convert(
         RunError: the folder holds a run already.
         DataError: no checkpoint, a truncated one, or one of another architecture.
     """
-    from common.export import save_network
-    from common.runs import open_run
+    from common.export.write import save_network
+    from common.runs.folder import open_run
     from fetal_brain.inference import build_for_any_plane
 
     tensors = read_original(original)
@@ -56,8 +56,8 @@ def read_original(path: Path) -> dict[str, Any]:
     """Every array of a checkpoint or an export of the original.
 
     Args:
-        path: as for `common.weights.read_tf_checkpoint`, or a folder of exports named by the time
-            they were made, of which the latest is read.
+        path: as for `network.original_weights.read_tf_checkpoint`, or a folder of exports named by
+            the time they were made, of which the latest is read.
     Returns:
         {original variable name: array}; 130 of them in a checkpoint (82 of the network, 47 momentum
         slots, global_step), 83 in an export.
@@ -65,7 +65,7 @@ def read_original(path: Path) -> dict[str, Any]:
         DataError: nothing there, no checkpoint, or a truncated one.
     Source: train.py (estimator checkpoints and `export_savedmodel`).
     """
-    from common.weights import read_tf_checkpoint
+    from common.network.original_weights import read_tf_checkpoint
 
     path = Path(path)
     exports = [entry for entry in path.glob("*") if entry.name.isdigit() and entry.is_dir()]
@@ -87,7 +87,7 @@ def assign_original(model, tensors, *, source: str = "the checkpoint") -> list[s
     Raises:
         DataError: the checkpoint is of another architecture; names the first variable that differs.
     """
-    from common.weights import assign_by_name
+    from common.network.original_weights import assign_by_name
 
     targets = {name: (variable, None) for name, variable in variables_by_name(model).items()}
     return assign_by_name(tensors, targets, ignored=(f"*{SLOT}", STEP), source=source)
@@ -105,7 +105,7 @@ def assign_optimizer(optimizer, model, tensors, learning_rate: float) -> None:
     Raises:
         DataError: the file holds no momentum, or that of another architecture.
     """
-    from common.weights import assign_by_name
+    from common.network.original_weights import assign_by_name
 
     if not any(name.endswith(SLOT) for name in tensors):
         raise DataError("the file holds no momentum slots: expected a training checkpoint")

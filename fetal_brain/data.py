@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data.normalisation import whiten
+from common.data.volumes import Volume, check_same_grid, read_volume
 from common.errors import DataError, OptionError
-from common.normalisation import whiten
-from common.volumes import Volume, check_same_grid, read_volume
 from fetal_brain.case_list import (
     COLUMNS,
     check_columns,
@@ -103,7 +103,7 @@ def case_of_image(image_path: Path) -> Case:
 
 def is_phantom(list_path: Path) -> bool:
     """Say whether the list lies in a folder that the phantom writer marked as synthetic."""
-    from common.phantoms import read_marker
+    from common.data.phantoms import read_marker
 
     return read_marker(Path(list_path).parent) is not None
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from common.effects import Outcome, Probe, describe_labels
-from common.losses import sparse_cross_entropy
-from common.metrics import dice
-from common.pipeline import rng_for
-from common.volumes import Volume
+from common.data.batches import rng_for
+from common.data.volumes import Volume
+from common.evaluation.metrics import dice
+from common.network.losses import sparse_cross_entropy
+from common.study.effects import Outcome, Probe, describe_labels
 from fetal_brain.config import PORT, Config
 from fetal_brain.data import Case, LoadedCase, load_case, overlapping_ids, prepare_case, split_cases
 from fetal_brain.inference import build_for_any_plane, make_apply, segment_labels
@@ -140,7 +140,7 @@ class Bench:
         """Read a stack of two slices."""
         import tempfile
 
-        from common.volumes import write_volume
+        from common.data.volumes import write_volume
 
         stack, _ = make_stack((3, 80, 80), rng_for(self.seed, 99))
         with tempfile.TemporaryDirectory() as folder:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from fetal_brain.config import Config
 
 if TYPE_CHECKING:
-    from common.report import Figure
-    from common.viewer.embed import ViewedCase
-    from common.volumes import Volume
+    from common.data.volumes import Volume
+    from common.report.page import Figure
+    from common.report.viewer.embed import ViewedCase
     from fetal_brain.data import Case
 
 PICTURES = 4
@@ -33,8 +33,8 @@ def evaluate(
         cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
             outcome compared with the published number.
     """
-    from common.evaluation import worst_first, write_evaluation
-    from common.runs import load_config, load_run
+    from common.evaluation.run_report import worst_first, write_evaluation
+    from common.runs.folder import load_config, load_run
     from fetal_brain.data import is_phantom
     from fetal_brain.predict import choose_cases
 
@@ -74,7 +74,7 @@ def score(case: "Case", folder: Path, config: Config, trained_on: set[str]) -> l
     Raises:
         DataError: the label map is missing, unreadable or on another grid than the reference.
     """
-    from common.metrics import score_case
+    from common.evaluation.metrics import score_case
 
     prediction, reference = read_pair(case, folder, config)
     rows = score_case(
@@ -95,8 +95,8 @@ def read_pair(case: "Case", folder: Path, config: Config) -> tuple["Volume", "Vo
         DataError: a file is missing or unreadable, their grids differ, or the label map holds
             labels of neither kind.
     """
-    from common.evaluation import prediction_path
-    from common.volumes import check_same_grid, read_volume
+    from common.data.volumes import check_same_grid, read_volume
+    from common.evaluation.run_report import prediction_path
     from fetal_brain.data import read_reference
     from fetal_brain.predict import read_ids
 
@@ -112,8 +112,8 @@ def draw_case(case: "Case", folder: Path, config: Config, *, phantom: bool) -> "
     Raises:
         DataError: a file is missing or unreadable, or their grids differ.
     """
-    from common.report import Figure, draw_overlay
-    from common.volumes import check_same_grid, read_volume
+    from common.data.volumes import check_same_grid, read_volume
+    from common.report.page import Figure, draw_overlay
 
     prediction, reference = read_pair(case, folder, config)
     scan = read_volume(case.image_path)
@@ -137,8 +137,8 @@ def view_case(case: "Case", folder: Path, config: Config) -> "ViewedCase":
     Raises:
         DataError: a file is missing or unreadable.
     """
-    from common.viewer.embed import ViewedCase
-    from common.volumes import read_volume
+    from common.data.volumes import read_volume
+    from common.report.viewer.embed import ViewedCase
 
     prediction, reference = read_pair(case, folder, config)
     volumes = (read_volume(case.image_path).array, reference.array, prediction.array)

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from common.errors import DataError, OptionError
-from common.networks import load_trained
-from common.windows import stitch_windows
+from common.inference.windows import stitch_windows
+from common.network.trained import load_trained
 from fetal_brain.config import Config
 from fetal_brain.model import build_model
 

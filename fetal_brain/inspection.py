@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.inspection import Entry, Inspection, describe_grid, listed, note_twins
-from common.volumes import check_same_grid, read_geometry, read_volume
+from common.data.inspection import Entry, Inspection, describe_grid, listed, note_twins
+from common.data.volumes import check_same_grid, read_geometry, read_volume
 from fetal_brain.case_list import (
     COLUMNS,
     check_columns,

@@ -12,7 +12,7 @@ from fetal_brain.config import INFERENCE_FIELDS, PRESETS, Config, Preset
 if TYPE_CHECKING:
     import numpy as np
 
-    from common.volumes import Volume
+    from common.data.volumes import Volume
     from fetal_brain.data import Case
 
 
@@ -42,9 +42,9 @@ def predict(
         probabilities: write foreground probabilities beside the label maps.
         preset: whose way of inference to use; default: the run's own.
     """
-    from common.budget import announce_at_first_call
-    from common.runs import load_config, load_run
-    from common.training import configure_runtime
+    from common.cost.budget import announce_at_first_call
+    from common.runs.folder import load_config, load_run
+    from common.training.loop import configure_runtime
     from fetal_brain.inference import load_network, make_apply
     from fetal_brain.workload import describe
 
@@ -131,8 +131,8 @@ def segment_case(
     """
     import numpy as np
 
+    from common.data.volumes import write_volume
     from common.errors import DataError
-    from common.volumes import write_volume
     from fetal_brain.data import load_case, prepare_case
     from fetal_brain.inference import segment
 
@@ -163,7 +163,7 @@ def read_reference_of(case: "Case", volume: "Volume", config: Config) -> "np.nda
     Raises:
         DataError: the label file cannot be read or lies on another grid than the scan.
     """
-    from common.volumes import check_same_grid
+    from common.data.volumes import check_same_grid
     from fetal_brain.data import read_reference
 
     if case.label_path is None:
@@ -234,7 +234,7 @@ def read_ids(prediction: "Volume", config: Config, *, source: str = "label map")
 
 def describe(path: Path, labels, reference, *, seconds: float) -> str:
     """Return the original's line for one case; Dice is that of the foreground, -1 if unknown."""
-    from common.metrics import dice
+    from common.evaluation.metrics import dice
 
     # [F19] NaN where neither has any foreground.
     score = -1.0 if reference is None else float(dice(labels > 0, reference > 0))

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from common.microscope import Rebuilt, draw_weights
+from common.study.microscope import Rebuilt, draw_weights
 from fetal_brain.config import CODE
 from fetal_brain.convert import variables_by_name
 from fetal_brain.model import build_model

@@ -22,7 +22,7 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.reproduce import Stage, cohort_options, run_stages
+    from common.suite.reproduce import Stage, cohort_options, run_stages
 
     out = out or Path("runs") / f"fetal_brain-{preset}"
     own_data = cohort_options("fetal_brain", cohort, data)

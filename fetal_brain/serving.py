@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common.export import Endpoint, Example, TestCase
-from common.normalisation import whiten
-from common.passport import PER_CLASS, Description, describe_input
-from common.windows_in_graph import (
+from common.data.normalisation import whiten
+from common.export.passport import PER_CLASS, Description, describe_input
+from common.export.write import Endpoint, Example, TestCase
+from common.inference.windows_in_graph import (
     add_axis,
     apply_in_batches,
     cut_axis,
@@ -76,7 +76,7 @@ def load_test_case(record, config: Config) -> TestCase:
     Raises:
         DataError: the run holds no cases, or the file cannot be read.
     """
-    from common.export import first_case
+    from common.export.write import first_case
     from fetal_brain.data import Case, load_case
 
     entry, name = first_case(record)
@@ -333,7 +333,7 @@ def bench_served(config: Config, *, slices: int, plane: int) -> None:
         slices: of the scan.
         plane: its rows and columns.
     """
-    from common.bench_export import bench_export
+    from common.export.bench import bench_export
     from fetal_brain.inference import build_for_any_plane
 
     scan = np.random.default_rng(0).normal(300, 60, (slices, plane, plane)).astype(np.float32)

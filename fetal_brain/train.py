@@ -38,10 +38,10 @@ def train(
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and logits; on a GPU alone.
     """
-    from common.budget import announce_training
-    from common.export import save_network
-    from common.runs import open_run
-    from common.training import configure_runtime, fit
+    from common.cost.budget import announce_training
+    from common.export.write import save_network
+    from common.runs.folder import open_run
+    from common.training.loop import configure_runtime, fit
     from fetal_brain.data import find_cases, is_phantom, split_cases
     from fetal_brain.inference import build_for_any_plane
     from fetal_brain.prepare import prepare_cases
@@ -143,8 +143,8 @@ def warn_of_overlap(split) -> None:
 
 def compile_model(model, config: Config, *, xla: bool) -> None:
     """Give the network its optimiser, loss and the Dice shown while training."""
-    from common.losses import sparse_cross_entropy
-    from common.meters import LabelDice
+    from common.network.losses import sparse_cross_entropy
+    from common.network.meters import LabelDice
     from fetal_brain.model import make_optimizer
 
     model.compile(

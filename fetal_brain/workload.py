@@ -3,8 +3,8 @@
 from dataclasses import replace
 from math import ceil
 
-from common.losses import sparse_cross_entropy
-from common.workloads import Scan, Workload, payload_of_scan
+from common.cost.workloads import Scan, Workload, payload_of_scan
+from common.network.losses import sparse_cross_entropy
 from fetal_brain.config import CODE, PORT, QUICK, Config
 from fetal_brain.model import build_model, make_optimizer
 

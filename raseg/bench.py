@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from common.stopwatch import matmul_rate, time_call
+from common.cost.stopwatch import matmul_rate, time_call
 
 MULTIPLY_ADDS_FULL = 3367e9
 """Of one forward pass over 512 x 512 x 20 voxels, two channels, the original's widths."""
@@ -53,7 +53,7 @@ def run_part(shape: tuple[int, int, int], part: str) -> None:
     """Run and print one part in this process."""
     import numpy as np
 
-    from common.training import configure_runtime
+    from common.training.loop import configure_runtime
     from raseg.config import CODE, PORT
     from raseg.inference import build_for_any_size, make_plain_pass, make_streamed_pass
     from raseg.serving import bench_served
@@ -81,7 +81,7 @@ def time_step(image, work: float) -> None:
     """Time one training step, the second, and matrix products on the same machine."""
     import numpy as np
 
-    from common.budget import TRAINING_PASSES
+    from common.cost.budget import TRAINING_PASSES
     from raseg.config import CODE
     from raseg.train import build_for_training
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from raseg.config import PRESETS, Config, Preset
 
 if TYPE_CHECKING:
-    from common.comparison import Table
+    from common.study.compare import Table
 
 
 def compare(
@@ -37,8 +37,14 @@ def compare(
         parts: which of presets, layers, activations, effects, metrics, formulas, inference,
             weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import Table, compare_parts, inference_table, presets_table, require_run
-    from common.forensics import formulas_table
+    from common.study.compare import (
+        Table,
+        compare_parts,
+        inference_table,
+        presets_table,
+        require_run,
+    )
+    from common.study.dice_definitions import formulas_table
 
     require_run(run, original)
     makers = {
@@ -58,8 +64,8 @@ def compare(
 
 def compare_layers(preset: Preset) -> "Table":
     """Lay the original's variables beside those of a preset's network."""
-    from common.comparison import layers_table
-    from common.microscope import recorded_shapes
+    from common.study.compare import layers_table
+    from common.study.microscope import recorded_shapes
     from raseg.recording import NETWORK
 
     return layers_table(list_layers(preset), recorded_shapes("raseg", NETWORK))
@@ -67,7 +73,7 @@ def compare_layers(preset: Preset) -> "Table":
 
 def list_layers(preset: Preset) -> list[dict]:
     """Return a row per variable of the network: the original's name, the port's, shape, count."""
-    from common.comparison import describe_variable
+    from common.study.compare import describe_variable
     from raseg.convert import variables_by_name
     from raseg.inference import build_for_any_size
 
@@ -77,7 +83,7 @@ def list_layers(preset: Preset) -> list[dict]:
 
 def compare_activations() -> "Table":
     """Hold every layer of the released network to what the original computed."""
-    from common.microscope import compare_recorded
+    from common.study.microscope import compare_recorded
     from raseg.recording import NETWORK, rebuild
 
     return compare_recorded("raseg", NETWORK, rebuild)
@@ -89,8 +95,8 @@ def compare_effects(run: Path | None = None) -> "Table":
     Args:
         run: whose trained network segments the phantoms; None: one trained here for some seconds.
     """
-    from common.effects import compare_effects as measure
-    from common.training import configure_runtime
+    from common.study.effects import compare_effects as measure
+    from common.training.loop import configure_runtime
     from raseg.config import CODE
     from raseg.effects import Bench
 
@@ -100,7 +106,7 @@ def compare_effects(run: Path | None = None) -> "Table":
 
 def compare_metrics(run: Path | None = None, data: Path = Path("datasets")) -> "Table":
     """Score telling predictions, and the first of a run's, with every historical Dice."""
-    from common.forensics import metrics_table
+    from common.study.dice_definitions import metrics_table
 
     return metrics_table(*([] if run is None else [read_prediction(run, data)]))
 
@@ -109,8 +115,8 @@ def read_prediction(run: Path, data: Path):
     """Return the first held-out volume that has a mask, for `metrics_table`; else None."""
     import numpy as np
 
-    from common.forensics import Case
-    from common.runs import load_config, load_run
+    from common.runs.folder import load_config, load_run
+    from common.study.dice_definitions import Case
     from raseg.data import open_volumes, read_split
     from raseg.evaluate import read_mask
     from raseg.predict import mask_path
@@ -128,7 +134,7 @@ def read_prediction(run: Path, data: Path):
 
 def load_trained(run: Path):
     """Return the trained network of a run and its configuration."""
-    from common.runs import load_config
+    from common.runs.folder import load_config
     from raseg.inference import load_network
 
     config = load_config(run, Config)
@@ -147,9 +153,9 @@ def compare_inference(run: Path, data: Path) -> list[dict]:
     """
     from functools import partial
 
-    from common.comparison import compare_ways
-    from common.runs import load_run
-    from common.training import configure_runtime
+    from common.runs.folder import load_run
+    from common.study.compare import compare_ways
+    from common.training.loop import configure_runtime
     from raseg.data import open_volumes
     from raseg.inference import make_whole_pass
     from raseg.predict import choose_volumes
@@ -205,7 +211,7 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
         OptionError: no run is given.
         DataError: the checkpoint cannot be read or is another architecture.
     """
-    from common.comparison import compare_arrays, require_run
+    from common.study.compare import compare_arrays, require_run
     from raseg.convert import assign_original, read_original, variables_by_name
     from raseg.inference import build_for_any_size
 

@@ -40,8 +40,8 @@ def convert(
         RunError: the folder holds a run already.
         DataError: no checkpoint, a truncated one, or one of another architecture.
     """
-    from common.export import save_network
-    from common.runs import open_run
+    from common.export.write import save_network
+    from common.runs.folder import open_run
     from raseg.inference import build_for_any_size
 
     tensors = read_original(original)
@@ -65,7 +65,7 @@ def read_original(path: Path) -> dict[str, Any]:
     """Every array of a checkpoint of the original.
 
     Args:
-        path: as for `common.weights.read_tf_checkpoint`.
+        path: as for `common.network.original_weights.read_tf_checkpoint`.
     Returns:
         {original variable name: array}; 306 of them in a training checkpoint: 54 weights, their
         running means and two Adam slots each, 87 averages of losses and 3 counters.
@@ -73,7 +73,7 @@ def read_original(path: Path) -> dict[str, Any]:
         DataError: nothing there, no checkpoint, or a truncated one.
     Source: raseg_train.py (MonitoredTrainingSession's saver).
     """
-    from common.weights import read_tf_checkpoint
+    from common.network.original_weights import read_tf_checkpoint
 
     return read_tf_checkpoint(Path(path))
 
@@ -94,7 +94,7 @@ def assign_original(
         DataError: the checkpoint is of another architecture; names the first variable that differs.
     Source: raseg_predict.py (restores the running means); ledger R36.
     """
-    from common.weights import assign_by_name
+    from common.network.original_weights import assign_by_name
 
     averaged = weights == "ema" and any(name.endswith(AVERAGE) for name in tensors)
     suffix = AVERAGE if averaged else ""
@@ -114,7 +114,7 @@ def assign_training_state(optimizer, averages, model, tensors) -> None:
     Raises:
         DataError: the file is no training checkpoint, or that of another architecture.
     """
-    from common.weights import assign_by_name
+    from common.network.original_weights import assign_by_name
 
     if not any(name.endswith(SLOTS[0]) for name in tensors):
         raise DataError("the file holds no Adam slots: expected a training checkpoint")

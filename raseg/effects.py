@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common.effects import Outcome, Probe, describe_labels
-from common.pipeline import rng_for
+from common.data.batches import rng_for
+from common.study.effects import Outcome, Probe, describe_labels
 from raseg.binaries import find_binaries
 from raseg.config import PORT, Config, count_steps, steps_per_epoch
 from raseg.data import Volumes, prepare_volume, split_volumes

@@ -8,8 +8,8 @@ from raseg.config import Config
 if TYPE_CHECKING:
     import numpy as np
 
-    from common.report import Figure
-    from common.viewer.embed import ViewedCase
+    from common.report.page import Figure
+    from common.report.viewer.embed import ViewedCase
     from raseg.data import Volumes
 
 PICTURES = 4
@@ -43,8 +43,8 @@ def evaluate(
         cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
             outcome compared with the published number.
     """
-    from common.evaluation import MEASURES, worst_first, write_evaluation
-    from common.runs import load_config, load_run
+    from common.evaluation.run_report import MEASURES, worst_first, write_evaluation
+    from common.runs.folder import load_config, load_run
     from raseg.data import open_volumes, read_split
     from raseg.predict import choose_volumes
     from raseg.prepare import check_tag
@@ -76,7 +76,7 @@ def evaluate(
 
 def is_phantom(record, data: Path) -> bool:
     """Say whether the run or the arrays are marked as synthetic."""
-    from common.phantoms import read_marker
+    from common.data.phantoms import read_marker
 
     return bool(record.manifest.get("phantom")) or read_marker(data) is not None
 
@@ -89,7 +89,7 @@ def score(
     Raises:
         DataError: the mask is missing, unreadable or of another size.
     """
-    from common.metrics import score_case
+    from common.evaluation.metrics import score_case
 
     mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
     rows = score_case(
@@ -136,7 +136,7 @@ def draw_volume(
     number: int, volumes: "Volumes", folder: Path, tag: str, *, phantom: bool
 ) -> "Figure":
     """Draw the slice of a volume with the largest labelled area."""
-    from common.report import Figure, draw_overlay
+    from common.report.page import Figure, draw_overlay
 
     mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
     chosen = int(label.sum(axis=(0, 1)).argmax())
@@ -156,8 +156,8 @@ def view_volume(number: int, volumes: "Volumes", folder: Path, tag: str) -> "Vie
     """Return a volume for the viewer in three planes; where left is, the arrays do not say."""
     import numpy as np
 
-    from common.viewer.embed import ViewedCase
-    from common.volumes import Geometry
+    from common.data.volumes import Geometry
+    from common.report.viewer.embed import ViewedCase
 
     mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
     rows_mm, columns_mm, slices_mm = volumes.spacing_mm or VOXELS

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common.networks import load_trained
+from common.network.trained import load_trained
 from raseg.config import CHANNELS, Config
 from raseg.data import normalise, prepare_volume
 from raseg.model import build_model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.inspection import Entry, Inspection, listed, numbers
+from common.data.inspection import Entry, Inspection, listed, numbers
 from raseg.binaries import Layout, encode, words_of
 from raseg.config import CHANNELS, Config
 from raseg.data import (

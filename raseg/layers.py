@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from common.losses import stable_mean
+from common.network.losses import stable_mean
 
 EPSILON = 1e-5
 

@@ -7,7 +7,7 @@ import keras
 from keras import layers, ops
 
 from common.errors import OptionError
-from common.losses import soft_dice, stable_mean
+from common.network.losses import soft_dice, stable_mean
 from raseg.config import CHANNELS, VOLUME_SHAPE, count_decay_steps
 from raseg.layers import BatchStatistics, CropToSkip
 

@@ -28,10 +28,10 @@ def phantom(
     import numpy as np
     from tqdm import tqdm
 
+    from common.data.batches import rng_for
+    from common.data.phantoms import phantom_folder
     from common.errors import OptionError
     from common.files import write_json
-    from common.phantoms import phantom_folder
-    from common.pipeline import rng_for
     from raseg.data import GEOMETRY, PAIRS, PRE
     from raseg.phantom_wrist import make_wrist, spacing_of
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.phantoms import (
+from common.data.phantoms import (
     SmoothField,
     ellipsoid_distance,
     fraction_inside,

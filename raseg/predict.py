@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from raseg.config import Config
 
 if TYPE_CHECKING:
-    from common.volumes import Geometry
+    from common.data.volumes import Geometry
     from raseg.data import Volumes
 
 
@@ -38,9 +38,9 @@ def predict(
         probabilities: write img<n>_<tag>_probability.npy, float32, beside the mask.
         reference: scan whose geometry the NIfTI files take; default: geometry.json in the data.
     """
-    from common.budget import announce_at_first_call
-    from common.runs import load_config, load_run
-    from common.training import configure_runtime
+    from common.cost.budget import announce_at_first_call
+    from common.runs.folder import load_config, load_run
+    from common.training.loop import configure_runtime
     from raseg.data import open_volumes
     from raseg.inference import load_network, make_predict
     from raseg.prepare import check_tag
@@ -94,8 +94,8 @@ def find_geometry(volumes: "Volumes", reference: Path | None) -> "Geometry | Non
     Raises:
         DataError: the reference's grid has another size.
     """
+    from common.data.volumes import Geometry, read_geometry
     from common.errors import DataError
-    from common.volumes import Geometry, read_geometry
 
     if reference is not None:
         shape, geometry = read_geometry(reference)
@@ -129,9 +129,9 @@ def write_volume_files(
     """
     import numpy as np
 
+    from common.data.volumes import write_volume
     from common.errors import DataError
     from common.files import atomic_file
-    from common.volumes import write_volume
     from raseg.inference import to_mask, to_probability
     from raseg.pictures import write_slices
 

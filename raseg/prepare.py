@@ -143,7 +143,7 @@ def make_records(
         config: uses patch_shape, patches_per_volume, wrap_intensities, read_as_signed.
         seed: of the patches' places.
     """
-    from common.pipeline import rng_for
+    from common.data.batches import rng_for
     from raseg.binaries import WORD, encode
     from raseg.patches import cut_patch, draw_centres
 
@@ -172,7 +172,7 @@ def make_records(
 
 def describe(volumes: "Volumes", split, config: Config, *, counts, watched: int) -> dict:
     """Return the index: what the binaries themselves do not say."""
-    from common.phantoms import read_marker
+    from common.data.phantoms import read_marker
     from raseg.config import CHANNELS
 
     return {

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from common.microscope import Rebuilt, draw_weights
+from common.study.microscope import Rebuilt, draw_weights
 from raseg.config import CODE
 from raseg.convert import assign_original, variables_by_name
 from raseg.data import normalise

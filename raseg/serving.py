@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common.export import Endpoint, Example, TestCase
-from common.passport import FOREGROUND, Description, describe_input
-from common.windows_in_graph import join_tiles
+from common.export.passport import FOREGROUND, Description, describe_input
+from common.export.write import Endpoint, Example, TestCase
+from common.inference.windows_in_graph import join_tiles
 from raseg.config import CHANNELS, Config
 from raseg.inference import (
     SLAB_ROWS,
@@ -75,7 +75,7 @@ def load_test_case(record, config: Config) -> TestCase:
     Raises:
         DataError: the run holds no volumes, or the arrays are no longer there.
     """
-    from common.export import first_case
+    from common.export.write import first_case
     from raseg.binaries import find_binaries
     from raseg.data import open_volumes
 
@@ -331,7 +331,7 @@ def bench_served(config: Config, shape: tuple[int, int, int]) -> None:
         config: of a network with fresh weights.
         shape: rows, columns, slices.
     """
-    from common.bench_export import bench_export
+    from common.export.bench import bench_export
     from raseg.inference import build_for_any_size
 
     channels = len(CHANNELS[config.task])

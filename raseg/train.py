@@ -39,9 +39,9 @@ def train(
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and logits.
     """
-    from common.budget import announce_training
-    from common.runs import open_run
-    from common.training import configure_runtime, fit
+    from common.cost.budget import announce_training
+    from common.runs.folder import open_run
+    from common.training.loop import configure_runtime, fit
     from raseg.binaries import find_binaries
     from raseg.config import count_steps, steps_per_epoch
     from raseg.prepare import check_tag
@@ -104,7 +104,7 @@ def build_for_training(config: Config, examples: int, *, xla: bool):
     Returns:
         Network, compiled model (the network itself or its rematerialised pass), averages.
     """
-    from common.meters import LabelDice
+    from common.network.meters import LabelDice
     from raseg.averages import WeightAverages
     from raseg.inference import build_for_any_size
     from raseg.model import DiceLoss, make_optimizer
@@ -142,7 +142,7 @@ def save_averages(network, averages, binaries: "Binaries", config: Config, path:
     Of a known size it consists of Keras' own layers alone and loads without this package (but for
     batch statistics).
     """
-    from common.export import save_network
+    from common.export.write import save_network
     from raseg.model import build_model
 
     fixed = build_model(config, (*binaries.layout.shape, binaries.layout.channels))

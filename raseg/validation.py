@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from common.metrics import dice
-from common.report import picture_of_overlay
+from common.evaluation.metrics import dice
+from common.report.page import picture_of_overlay
 from raseg.averages import WeightAverages
 from raseg.binaries import Binaries, read_record
 from raseg.config import Config

@@ -5,8 +5,8 @@ from math import ceil, prod
 
 import keras
 
-from common.graph import LayerMemory, peak_of_prediction, trace_network
-from common.workloads import FLOAT_BYTES, Scan, Workload, payload_of_scan, steps_of
+from common.cost.layer_memory import LayerMemory, peak_of_prediction, trace_network
+from common.cost.workloads import FLOAT_BYTES, Scan, Workload, payload_of_scan, steps_of
 from raseg.config import CHANNELS, CODE, QUICK, VOLUME_SHAPE, Config
 from raseg.config import count_steps as steps_of_run
 from raseg.model import DiceLoss, build_model, make_optimizer
@@ -81,7 +81,7 @@ def peak_when_streamed(network: keras.Model, shapes) -> int:
     The top level's skip and the logits are whole; beside them one slab at full resolution, or all
     that is below it. Small volumes, and all on a GPU, pass in one piece.
     """
-    from common.budget import uses_gpu
+    from common.cost.budget import uses_gpu
 
     ((count, rows, columns, slices, channels),) = shapes
     trace = trace_network(network, shapes)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.stopwatch import clock, since, time_call
+from common.cost.stopwatch import clock, since, time_call
 
 PATCHES = 1800
 """Of the made-up data; the original holds them all in memory, we cut them from slices."""
@@ -42,8 +42,8 @@ def bench(steps: int = 40, *, mixed_precision: bool = True, out: Path | None = N
 
 
 def bench_export() -> None:
-    """Time the exported model beside Keras, in this process; see `common.bench_export`."""
-    from common.training import configure_runtime
+    """Time the exported model beside Keras, in this process; see `common.export.bench`."""
+    from common.training.loop import configure_runtime
     from sarcoma.config import PORT
     from sarcoma.serving import bench_served
 
@@ -58,11 +58,12 @@ def run_apart(way: str, steps: int) -> dict[str, float]:
     import subprocess
     import sys
 
-    root = Path(__file__).resolve().parents[1]
+    from common.papers import ROOT
+
     words = [sys.executable, "-m", "sarcoma.bench", way, str(steps)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     done = subprocess.run(
-        words, cwd=root, env=environment, capture_output=True, text=True, check=False
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"{way} could not be timed: {done.stderr.strip()[-500:]}")
@@ -128,7 +129,7 @@ def time_port(steps: int, *, deterministic: bool, mixed_precision: bool) -> dict
     """Train the same network as `train` does: patches cut from prepared slices."""
     import tempfile
 
-    from common.training import configure_runtime
+    from common.training.loop import configure_runtime
     from sarcoma.config import CODE
     from sarcoma.model import build_model
     from sarcoma.sampling import PatchSampler, Stack, make_dataset, make_pool
@@ -159,7 +160,7 @@ def make_cases(folder: Path):
     """Write two prepared patients of the true size, made of noise with a bright square."""
     import numpy as np
 
-    from common.pipeline import write_prepared_case
+    from common.data.batches import write_prepared_case
 
     rng = np.random.default_rng(0)
     cases = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sarcoma.config import PRESETS, Architecture, Config, Preset
 
 if TYPE_CHECKING:
-    from common.comparison import Table
+    from common.study.compare import Table
 
 
 def compare(
@@ -41,8 +41,14 @@ def compare(
         parts: which of presets, layers, activations, effects, metrics, formulas, inference,
             weights, flips; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import Table, compare_parts, inference_table, presets_table, require_run
-    from common.forensics import formulas_table
+    from common.study.compare import (
+        Table,
+        compare_parts,
+        inference_table,
+        presets_table,
+        require_run,
+    )
+    from common.study.dice_definitions import formulas_table
 
     require_run(run, original, what="file")
     config = replace(PRESETS[preset], architecture=architecture)
@@ -65,8 +71,8 @@ def compare(
 
 def compare_layers(config: Config) -> "Table":
     """Lay the original's variables beside those of a configuration's network."""
-    from common.comparison import layers_table
-    from common.microscope import recorded_shapes
+    from common.study.compare import layers_table
+    from common.study.microscope import recorded_shapes
 
     return layers_table(list_layers(config), recorded_shapes("sarcoma", config.architecture))
 
@@ -75,7 +81,7 @@ def list_layers(config: Config) -> list[dict]:
     """Return a row per variable: the name in a Keras 2 file, shape, count, whether trained."""
     import keras
 
-    from common.comparison import describe_variable
+    from common.study.compare import describe_variable
     from sarcoma.convert import ordered_variables
     from sarcoma.model import build_model
 
@@ -86,7 +92,7 @@ def list_layers(config: Config) -> list[dict]:
 
 def compare_activations(architecture: Architecture = "unet2d") -> "Table":
     """Hold every layer of a released network to what the original computed."""
-    from common.microscope import compare_recorded
+    from common.study.microscope import compare_recorded
     from sarcoma.recording import rebuild
 
     return compare_recorded("sarcoma", architecture, lambda: rebuild(architecture))
@@ -98,8 +104,8 @@ def compare_effects(run: Path | None = None) -> "Table":
     Args:
         run: whose trained U-Net segments the phantoms; None: one trained here for some seconds.
     """
-    from common.effects import compare_effects as measure
-    from common.training import configure_runtime
+    from common.study.effects import compare_effects as measure
+    from common.training.loop import configure_runtime
     from sarcoma.config import CODE
     from sarcoma.effects import Bench
 
@@ -109,16 +115,16 @@ def compare_effects(run: Path | None = None) -> "Table":
 
 def compare_metrics(run: Path | None = None) -> "Table":
     """Score telling predictions, and the first of a run's, with every historical Dice."""
-    from common.forensics import metrics_table
+    from common.study.dice_definitions import metrics_table
 
     return metrics_table(*([] if run is None else [read_prediction(run)]))
 
 
 def read_prediction(run: Path):
     """Return the first test patient who has a label map, for `metrics_table`; else None."""
-    from common.evaluation import prediction_path
-    from common.forensics import Case
-    from common.runs import load_config, load_run
+    from common.evaluation.run_report import prediction_path
+    from common.runs.folder import load_config, load_run
+    from common.study.dice_definitions import Case
     from sarcoma.evaluate import read_pair
     from sarcoma.predict import choose_patients
 
@@ -131,7 +137,7 @@ def read_prediction(run: Path):
 
 def load_trained(run: Path):
     """Return the trained network of a run and its configuration."""
-    from common.runs import load_config
+    from common.runs.folder import load_config
     from sarcoma.inference import load_network
 
     config = load_config(run, Config)
@@ -146,9 +152,9 @@ def compare_inference(run: Path) -> list[dict]:
     """
     from functools import partial
 
-    from common.comparison import compare_ways
-    from common.runs import load_run
-    from common.training import configure_runtime
+    from common.runs.folder import load_run
+    from common.study.compare import compare_ways
+    from common.training.loop import configure_runtime
     from sarcoma.data import find_window, load_patient, prepare_patient
     from sarcoma.inference import make_apply
     from sarcoma.predict import choose_patients
@@ -192,7 +198,7 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
         OptionError: no run is given.
         DataError: the file cannot be read or is of another architecture.
     """
-    from common.comparison import compare_arrays, require_run
+    from common.study.compare import compare_arrays, require_run
     from sarcoma.convert import assign_original, ordered_variables, read_original
     from sarcoma.inference import build_for_inference
 

@@ -40,8 +40,8 @@ def convert(
     """
     from dataclasses import replace
 
-    from common.export import save_network
-    from common.runs import open_run
+    from common.export.write import save_network
+    from common.runs.folder import open_run
     from sarcoma.model import build_model
 
     tensors = read_original(original)

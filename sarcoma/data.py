@@ -294,6 +294,6 @@ def prepare_patient(loaded: LoadedPatient, config: Config) -> np.ndarray:
 
 def is_phantom(path: Path) -> bool:
     """Say whether a phantom's marker lies beside the file."""
-    from common.phantoms import read_marker
+    from common.data.phantoms import read_marker
 
     return read_marker(Path(path).parent) is not None

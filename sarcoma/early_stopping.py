@@ -7,8 +7,8 @@ import numpy as np
 class EarlyStopping(keras.callbacks.Callback):
     """End training when a measure has not fallen enough for some epochs in a row.
 
-    Best value and count are variables, so that `common.training.fit` keeps them in its checkpoints;
-    Keras' own callback forgets them.
+    Best value and count are variables, so that `common.training.loop.fit` keeps them in its
+    checkpoints; Keras' own callback forgets them.
 
     Args:
         monitor: column of the log, smaller is better [S17].

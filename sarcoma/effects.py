@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from common.effects import Outcome, Probe, describe_labels
-from common.pipeline import rng_for
+from common.data.batches import rng_for
+from common.study.effects import Outcome, Probe, describe_labels
 from sarcoma.config import PORT, POSITIVE_SLICES, Config
 from sarcoma.data import (
     LoadedPatient,

@@ -8,8 +8,8 @@ from sarcoma.config import Config
 if TYPE_CHECKING:
     import numpy as np
 
-    from common.report import Figure
-    from common.viewer.embed import ViewedCase
+    from common.report.page import Figure
+    from common.report.viewer.embed import ViewedCase
     from sarcoma.data import Patient
 
 PICTURES = 4
@@ -40,8 +40,13 @@ def evaluate(
             outcome compared with the published number.
     """
     from common.errors import DataError
-    from common.evaluation import MEASURES, prediction_path, worst_first, write_evaluation
-    from common.runs import load_config, load_run, write_json
+    from common.evaluation.run_report import (
+        MEASURES,
+        prediction_path,
+        worst_first,
+        write_evaluation,
+    )
+    from common.runs.folder import load_config, load_run, write_json
     from sarcoma.data import is_phantom
     from sarcoma.predict import choose_patients
 
@@ -82,7 +87,7 @@ def score(case: "Patient", folder: Path, config: Config, trained_on: set[str]) -
     Raises:
         DataError: the label map is missing, unreadable or on another grid than the labels.
     """
-    from common.metrics import score_case
+    from common.evaluation.metrics import score_case
     from sarcoma.data import SPACING_MM
 
     prediction, reference, _ = read_pair(case, folder, config)
@@ -96,9 +101,9 @@ def read_pair(
     """Return label map, labels (both (Z, Y, X) uint8 of 0 and 1) and the images of a patient."""
     import numpy as np
 
+    from common.data.volumes import read_volume
     from common.errors import DataError
-    from common.evaluation import prediction_path
-    from common.volumes import read_volume
+    from common.evaluation.run_report import prediction_path
     from sarcoma.data import load_patient
 
     loaded = load_patient(case, config.modalities)
@@ -116,7 +121,7 @@ def read_pair(
 
 def draw_patient(case: "Patient", folder: Path, config: Config, *, phantom: bool) -> "Figure":
     """Draw the slice of a patient with the largest lesion, on the last of the modalities."""
-    from common.report import Figure, draw_overlay
+    from common.report.page import Figure, draw_overlay
     from sarcoma.data import SPACING_MM
 
     prediction, reference, images = read_pair(case, folder, config)
@@ -136,8 +141,8 @@ def draw_patient(case: "Patient", folder: Path, config: Config, *, phantom: bool
 
 def view_patient(case: "Patient", folder: Path, config: Config) -> "ViewedCase":
     """Return a patient for the viewer in three planes; where left is, the file does not say."""
-    from common.viewer.embed import ViewedCase
-    from common.volumes import Geometry
+    from common.data.volumes import Geometry
+    from common.report.viewer.embed import ViewedCase
     from sarcoma.data import SPACING_MM
 
     prediction, reference, images = read_pair(case, folder, config)

@@ -31,16 +31,16 @@ def export(
     """
     import time
 
-    from common.export import (
+    from common.export.passport import Provenance
+    from common.export.write import (
         export_model,
         find_case,
         make_recordings,
         report_export,
         version_folder,
     )
-    from common.passport import Provenance
-    from common.runs import load_config, load_run
-    from common.training import configure_runtime
+    from common.runs.folder import load_config, load_run
+    from common.training.loop import configure_runtime
     from sarcoma import serving
     from sarcoma.inference import load_network
 

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from common.errors import OptionError
-from common.networks import load_trained
-from common.windows import stitch_volume
+from common.inference.windows import stitch_volume
+from common.network.trained import load_trained
 from sarcoma.config import LABEL, PATCH, Config
 from sarcoma.model import build_model
 from sarcoma.sampling import centre_slice, reflected

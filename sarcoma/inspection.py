@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.inspection import Entry, Inspection, count_in_words, listed
+from common.data.inspection import Entry, Inspection, count_in_words, listed
 from sarcoma.config import POSITIVE_SLICES, Config
 from sarcoma.data import (
     GROUPS,

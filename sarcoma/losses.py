@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from common.losses import soft_dice
+from common.network.losses import soft_dice
 
 
 def batch_dice(y_true, y_pred):

@@ -7,7 +7,7 @@ fat and muscle differ on CT, and that the lesion spans its patient's true window
 
 import numpy as np
 
-from common.phantoms import (
+from common.data.phantoms import (
     ellipsoid_distance,
     fraction_inside,
     grid_points,

@@ -41,9 +41,9 @@ def predict(
         patches: also predict the balanced test patches, as the original's evaluation does.
         preset: whose way of inference to use; default: the run's own.
     """
-    from common.budget import announce_at_first_call
-    from common.runs import load_config, load_run
-    from common.training import configure_runtime
+    from common.cost.budget import announce_at_first_call
+    from common.runs.folder import load_config, load_run
+    from common.training.loop import configure_runtime
     from sarcoma.inference import load_network, make_apply
     from sarcoma.workload import describe
 
@@ -106,7 +106,7 @@ def segment_patient(
 
     import numpy as np
 
-    from common.volumes import write_volume
+    from common.data.volumes import write_volume
     from sarcoma.data import find_window, load_patient, prepare_patient
     from sarcoma.inference import segment
 
@@ -128,7 +128,7 @@ def segment_patient(
 
 def geometry_of_grid():
     """Return the geometry of the data set's grid; the file states no orientation."""
-    from common.volumes import Geometry
+    from common.data.volumes import Geometry
     from sarcoma.data import SPACING_MM
 
     return Geometry((SPACING_MM,) * 3, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
@@ -136,7 +136,7 @@ def geometry_of_grid():
 
 def describe(path: Path, lesion: "np.ndarray", reference, *, seconds: float) -> str:
     """Return a line with Dice and volume of a patient."""
-    from common.metrics import dice, volume_ml
+    from common.evaluation.metrics import dice, volume_ml
     from sarcoma.data import SPACING_MM
 
     volume = volume_ml(lesion, spacing_mm=(SPACING_MM,) * 3)

@@ -9,7 +9,7 @@ from sarcoma.config import PATCH, Config, Preset
 if TYPE_CHECKING:
     import numpy as np
 
-    from common.pipeline import PreparedCase
+    from common.data.batches import PreparedCase
     from sarcoma.data import Patient
 
 DATA = Path("input/lab_petct_vox_5.00mm.h5")
@@ -82,9 +82,9 @@ def prepare_cases(
     from filelock import FileLock
     from tqdm import tqdm
 
+    from common.data.batches import PreparedCase
     from common.errors import DataError
     from common.files import remove_leftovers
-    from common.pipeline import PreparedCase
 
     folder = Path(folder)
     if not patients:
@@ -106,8 +106,8 @@ def store_patient(patient: "Patient", folder: Path, config: Config, index: dict)
     """Prepare one patient, write the arrays, then the entry in the index."""
     import numpy as np
 
+    from common.data.batches import write_prepared_case
     from common.files import write_json
-    from common.pipeline import write_prepared_case
     from sarcoma.data import find_window, load_patient, prepare_patient
 
     loaded = load_patient(patient, config.modalities)
@@ -175,8 +175,8 @@ def read_index(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
 
 def is_stored(folder: Path, patient_id: str, index: dict) -> bool:
     """Say whether a patient was stored whole."""
+    from common.data.batches import PreparedCase
     from common.errors import DataError
-    from common.pipeline import PreparedCase
 
     if patient_id not in index["patients"]:
         return False
@@ -243,7 +243,7 @@ def describe_memory(cases: "Sequence[PreparedCase]", config: Config) -> str:
 
     The original holds every patch of every slice three times over while it stacks them [S19].
     """
-    from common.memory import peak_memory
+    from common.cost.memory import peak_memory
     from sarcoma.sampling import Stack
 
     patches = len(Stack(cases, config, slices=config.training_slices))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.microscope import Rebuilt, draw_weights
+from common.study.microscope import Rebuilt, draw_weights
 from sarcoma.config import CODE, Architecture, Config
 from sarcoma.layers import bilinear_kernel
 from sarcoma.model import CLASSES, build_model

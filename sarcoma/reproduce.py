@@ -28,7 +28,7 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.reproduce import Stage, cohort_options, run_stages
+    from common.suite.reproduce import Stage, cohort_options, run_stages
     from sarcoma.phantom import FILE
 
     out = out or Path("runs") / f"sarcoma-{preset}"

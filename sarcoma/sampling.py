@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from common.data.batches import PreparedCase, make_batches, rng_for
 from common.errors import DataError, OptionError
-from common.pipeline import PreparedCase, make_batches, rng_for
 from sarcoma.config import LABEL, PATCH, Config
 
 POOL = 0

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common.export import Endpoint, Example, TestCase
-from common.passport import FOREGROUND, Description, describe_input
-from common.windows_in_graph import (
+from common.export.passport import FOREGROUND, Description, describe_input
+from common.export.write import Endpoint, Example, TestCase
+from common.inference.windows_in_graph import (
     add_axis,
     apply_in_batches,
     cut_axis,
@@ -75,7 +75,7 @@ def load_test_case(record, config: Config) -> TestCase:
     Raises:
         DataError: the run holds no patients, or the file cannot be read.
     """
-    from common.export import first_case
+    from common.export.write import first_case
 
     entry, name = first_case(record)
     loaded = load_patient(Patient.from_dict(entry), config.modalities)
@@ -274,7 +274,7 @@ def bench_served(config: Config, shape: tuple[int, int, int] = (24, 100, 100)) -
         config: of a network with fresh weights.
         shape: slices, rows, columns.
     """
-    from common.bench_export import bench_export
+    from common.export.bench import bench_export
     from sarcoma.inference import build_for_inference
 
     rng = np.random.default_rng(0)

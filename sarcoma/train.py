@@ -41,10 +41,10 @@ def train(
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
     """
-    from common.budget import announce_training
-    from common.export import save_network
-    from common.runs import open_run
-    from common.training import configure_runtime, fit
+    from common.cost.budget import announce_training
+    from common.export.write import save_network
+    from common.runs.folder import open_run
+    from common.training.loop import configure_runtime, fit
     from sarcoma.data import find_patients, is_phantom, split_patients
     from sarcoma.model import build_model
     from sarcoma.prepare import prepare_cases
@@ -137,7 +137,7 @@ def choose_patches(pool, config: Config):
 
 def compile_model(model, config: Config, *, xla: bool, original: Path | None = None) -> None:
     """Give the network its optimiser, loss and Dice, and perhaps the state of the original's."""
-    from common.meters import LabelDice
+    from common.network.meters import LabelDice
     from sarcoma.losses import batch_dice, cross_entropy_of_probabilities, dice_loss
     from sarcoma.model import make_optimizer
 

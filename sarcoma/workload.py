@@ -3,8 +3,8 @@
 from dataclasses import replace
 from math import ceil
 
-from common.graph import LayerMemory
-from common.workloads import Scan, Workload, payload_of_scan
+from common.cost.layer_memory import LayerMemory
+from common.cost.workloads import Scan, Workload, payload_of_scan
 from sarcoma.config import CODE, LABEL, PATCH, QUICK, Config
 from sarcoma.losses import cross_entropy_of_probabilities, dice_loss
 from sarcoma.model import build_model, make_optimizer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.effects import check_complete
+from common.study.effects import check_complete
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(path.parent.name for path in ROOT.glob("*/effects.py") if path.parent.name !=

@@ -98,7 +98,7 @@ def test_a_verb_works_where_it_is_installed(run, installed, tmp_path):
     done = run("raseg", "prepare", "--check")
     assert done.returncode == 0, done.stderr
     assert "4 volumes: 4 in order" in done.stdout
-    code = "import common, common.reproduce as r; print(common.__file__, *r.find_papers())"
+    code = "import common, common.papers as p; print(common.__file__, *p.find_papers())"
     where, *papers = run(sys.executable, "-c", code).stdout.split()
     assert Path(where).parents[1] == installed
     assert papers == PAPERS

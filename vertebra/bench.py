@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from common.memory import GIB, peak_memory
-from common.stopwatch import clock, fastest, matmul_rate, since
+from common.cost.memory import GIB, peak_memory
+from common.cost.stopwatch import clock, fastest, matmul_rate, since
 from vertebra.config import Config
 
 
@@ -26,7 +26,7 @@ def bench(
         volume: slices, rows, columns of the searched phantom.
         volume_seconds: also time the search of the volume, with a perfect network.
     """
-    from common.training import configure_runtime
+    from common.training.loop import configure_runtime
     from vertebra.serving import bench_served
 
     configure_runtime(seed=0)
@@ -131,7 +131,7 @@ def phantom_patch(edge: int):
     """Return a patch (1, z, y, x, 2) out of a phantom, the upper half of it remembered."""
     import numpy as np
 
-    from common.pipeline import rng_for
+    from common.data.batches import rng_for
     from vertebra.phantom_spine import make_scan
 
     image, labels = make_scan((edge,) * 3, (1.0, 1.0, 1.0), rng_for(0, 0))
@@ -193,7 +193,7 @@ def bench_search(shape: tuple[int, int, int], seconds_per_window: float) -> None
 
     import numpy as np
 
-    from common.pipeline import rng_for
+    from common.data.batches import rng_for
     from vertebra.config import PORT
     from vertebra.phantom_spine import make_scan
     from vertebra.traverse import advance, begin, cut_padded

@@ -37,9 +37,9 @@ def calibrate(
     from tqdm import tqdm
 
     from common.errors import OptionError
-    from common.export import save_network
-    from common.runs import load_config, write_json
-    from common.training import configure_runtime
+    from common.export.write import save_network
+    from common.runs.folder import load_config, write_json
+    from common.training.loop import configure_runtime
     from vertebra.calibration import calibrate_sites
     from vertebra.data import find_prepared_cases
     from vertebra.inference import load_network

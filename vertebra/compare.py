@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vertebra.config import PRESETS, Config, Preset
 
 if TYPE_CHECKING:
-    from common.comparison import Table
+    from common.study.compare import Table
 
 STATISTICS = ("batch", "moving", "per_site")
 
@@ -38,8 +38,14 @@ def compare(
         parts: which of presets, layers, activations, live, effects, metrics, formulas, inference,
             weights; or all. Default: all with to, else those that need no computation.
     """
-    from common.comparison import Table, compare_parts, inference_table, presets_table, require_run
-    from common.forensics import formulas_table
+    from common.study.compare import (
+        Table,
+        compare_parts,
+        inference_table,
+        presets_table,
+        require_run,
+    )
+    from common.study.dice_definitions import formulas_table
 
     if to is None and parts is None:
         require_run(run, original, what="file")
@@ -61,8 +67,8 @@ def compare(
 
 def compare_layers(preset: Preset) -> "Table":
     """Lay the original's tensors beside those of a preset's network."""
-    from common.comparison import layers_table
-    from common.microscope import recorded_shapes
+    from common.study.compare import layers_table
+    from common.study.microscope import recorded_shapes
     from vertebra.recording import NETWORK
 
     return layers_table(list_layers(preset), recorded_shapes("vertebra", NETWORK))
@@ -70,7 +76,7 @@ def compare_layers(preset: Preset) -> "Table":
 
 def list_layers(preset: Preset) -> list[dict]:
     """Return a row per tensor of the network: the original's name, the port's, shape, sites."""
-    from common.comparison import describe_variable
+    from common.study.compare import describe_variable
     from vertebra.convert import variables_by_name
     from vertebra.model import build_model
 
@@ -86,7 +92,7 @@ def list_layers(preset: Preset) -> list[dict]:
 
 def compare_activations() -> "Table":
     """Hold every application of a block to what the original computed."""
-    from common.microscope import compare_recorded
+    from common.study.microscope import compare_recorded
     from vertebra.recording import NETWORK, rebuild
 
     return compare_recorded("vertebra", NETWORK, rebuild)
@@ -110,8 +116,8 @@ def compare_effects(run: Path | None = None) -> "Table":
         run: whose trained network is used, if its patches are as small as the quick preset's; None:
             one trained here for some seconds.
     """
-    from common.effects import compare_effects as measure
-    from common.training import configure_runtime
+    from common.study.effects import compare_effects as measure
+    from common.training.loop import configure_runtime
     from vertebra.config import CODE
     from vertebra.effects import Bench
 
@@ -121,15 +127,15 @@ def compare_effects(run: Path | None = None) -> "Table":
 
 def compare_metrics(run: Path | None = None) -> "Table":
     """Score telling predictions, and the first of a run's, with every historical Dice."""
-    from common.forensics import metrics_table
+    from common.study.dice_definitions import metrics_table
 
     return metrics_table(*([] if run is None else [read_prediction(run)]))
 
 
 def read_prediction(run: Path):
     """Return the first test case that has a mask, for `metrics_table`; else None."""
-    from common.forensics import Case as Scored
-    from common.runs import load_run
+    from common.runs.folder import load_run
+    from common.study.dice_definitions import Case as Scored
     from vertebra.data import Case
     from vertebra.evaluate import prediction_path, read_pair
 
@@ -143,7 +149,7 @@ def read_prediction(run: Path):
 
 def load_trained(run: Path):
     """Return the trained network of a run and its configuration."""
-    from common.runs import load_config
+    from common.runs.folder import load_config
     from vertebra.inference import load_network
 
     config = load_config(run, Config)
@@ -160,8 +166,8 @@ def compare_inference(run: Path) -> list[dict]:
         A row per case and way: statistics, search, windows, finds, vertebrae found at IoU 0.5, and
         how it ended.
     """
-    from common.runs import load_run
-    from common.training import configure_runtime
+    from common.runs.folder import load_run
+    from common.training.loop import configure_runtime
     from vertebra.data import Case, load_case
     from vertebra.inference import build_for_any_size
 
@@ -211,7 +217,7 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
     """
     from dataclasses import replace
 
-    from common.comparison import compare_arrays, require_run
+    from common.study.compare import compare_arrays, require_run
     from vertebra.convert import assign_original, read_original, variables_by_name
     from vertebra.inference import build_for_any_size
 

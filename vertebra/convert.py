@@ -39,8 +39,8 @@ def convert(
         preset: where the numbers come from; options after it change single ones.
         overwrite: discard what an earlier run left in the folder.
     """
-    from common.export import save_network
-    from common.runs import open_run
+    from common.export.write import save_network
+    from common.runs.folder import open_run
     from vertebra.model import build_model
 
     tensors = read_original(original)
@@ -111,7 +111,7 @@ def assign_original(model, tensors, *, source: str = "the weights file") -> list
     Raises:
         DataError: the weights are of another width or architecture.
     """
-    from common.weights import assign_by_name
+    from common.network.original_weights import assign_by_name
 
     targets = variables_by_name(model)
     return assign_by_name(tensors, targets, ignored=(f"*.{STEP}",), source=source)
@@ -127,7 +127,7 @@ def assign_optimizer(optimizer, model, snapshot: Path) -> None:
     Raises:
         DataError: the file is no snapshot, or its moments are of another architecture.
     """
-    from common.weights import assign_by_name
+    from common.network.original_weights import assign_by_name
     from vertebra.pth import read_pth
 
     found = read_pth(snapshot)

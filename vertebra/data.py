@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.volumes import FORMATS, Volume, check_same_grid, read_volume
 from common.errors import DataError
-from common.volumes import FORMATS, Volume, check_same_grid, read_volume
 from vertebra.config import Config
 from vertebra.preparation import to_raw_scale
 
@@ -252,7 +252,7 @@ def check_labelled(labels: np.ndarray, path: Path) -> None:
 
 def is_phantom(folder: Path) -> bool:
     """Say whether a folder, or one above it, was marked as synthetic by the phantom writer."""
-    from common.phantoms import read_marker
+    from common.data.phantoms import read_marker
 
     folder = Path(folder).absolute()
     return any(read_marker(place) is not None for place in (folder, *folder.parents[:3]))

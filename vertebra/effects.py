@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from common.effects import Outcome, Probe
-from common.pipeline import rng_for
-from common.volumes import Volume
+from common.data.batches import rng_for
+from common.data.volumes import Volume
+from common.study.effects import Outcome, Probe
 from vertebra.augmentation import blur, displacement_fields
 from vertebra.calibration import calibrate_sites
 from vertebra.config import QUICK, Config

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from common.report import Figure
-    from common.viewer.embed import ViewedCase
-    from common.volumes import Volume
+    from common.data.volumes import Volume
+    from common.report.page import Figure
+    from common.report.viewer.embed import ViewedCase
     from vertebra.data import Case
 
 WHOLE, CUT_OFF = "vertebra", "vertebra cut off by the scan"
@@ -37,8 +37,8 @@ def evaluate(
         cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
             outcome compared with the published number.
     """
-    from common.evaluation import worst_first, write_evaluation
-    from common.runs import load_run, write_json
+    from common.evaluation.run_report import worst_first, write_evaluation
+    from common.runs.folder import load_run, write_json
     from vertebra.data import Case, is_phantom
 
     record = load_run(run)
@@ -108,7 +108,7 @@ def read_pair(case: "Case", folder: Path) -> tuple["Volume", "Volume"]:
     Raises:
         DataError: a file is missing or unreadable, or their grids differ.
     """
-    from common.volumes import Geometry, Volume, check_same_grid, read_volume
+    from common.data.volumes import Geometry, Volume, check_same_grid, read_volume
     from vertebra.data import load_labels
 
     path = prediction_path(folder, case.id)
@@ -166,7 +166,7 @@ def score_vertebra(prediction, reference, label: int, found: int | None) -> dict
     """
     import numpy as np
 
-    from common.metrics import score_case
+    from common.evaluation.metrics import score_case
 
     mask = reference.array == label
     guess = np.zeros_like(mask) if found is None else prediction.array == found
@@ -184,7 +184,7 @@ def score_vertebra(prediction, reference, label: int, found: int | None) -> dict
 
 def foreground_dice(prediction, reference) -> float:
     """Return the Dice of everything that is vertebra, whichever."""
-    from common.metrics import dice
+    from common.evaluation.metrics import dice
 
     return float(dice(prediction > 0, reference > 0))
 
@@ -228,8 +228,8 @@ def print_instances(instances, summary) -> None:
 
 def draw_case(case: "Case", folder: Path, *, phantom: bool) -> "Figure":
     """Draw a case from the side, in the plane with the largest reference area."""
-    from common.report import Figure, draw_overlay
-    from common.volumes import read_volume
+    from common.data.volumes import read_volume
+    from common.report.page import Figure, draw_overlay
 
     prediction, reference = read_pair(case, folder)
     chosen = int((reference.array > 0).sum(axis=(0, 1)).argmax())
@@ -248,8 +248,8 @@ def draw_case(case: "Case", folder: Path, *, phantom: bool) -> "Figure":
 
 def view_case(case: "Case", folder: Path) -> "ViewedCase":
     """Return a case for the viewer in three planes."""
-    from common.viewer.embed import ViewedCase
-    from common.volumes import read_volume
+    from common.data.volumes import read_volume
+    from common.report.viewer.embed import ViewedCase
 
     prediction, reference = read_pair(case, folder)
     volumes = (read_volume(case.image_path).array, reference.array, prediction.array)

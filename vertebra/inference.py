@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import DataError, OptionError
-from common.networks import load_trained
+from common.network.trained import load_trained
 from vertebra.config import Config
 from vertebra.model import MULTIPLE, build_model, set_statistics
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.inspection import Entry, Inspection, describe_grid, listed, note_twins
-from common.volumes import Volume, check_same_grid, read_geometry, read_volume
+from common.data.inspection import Entry, Inspection, describe_grid, listed, note_twins
+from common.data.volumes import Volume, check_same_grid, read_geometry, read_volume
 from vertebra.config import Config
 from vertebra.data import (
     LABEL_MARK,

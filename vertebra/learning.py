@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from common.losses import stable_sum
-from common.pipeline import PreparedCase
+from common.data.batches import PreparedCase
+from common.network.losses import stable_sum
 from vertebra.config import Config
 from vertebra.losses import completeness_loss, make_mask_loss
 from vertebra.model import make_optimizer, normalisations

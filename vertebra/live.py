@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.comparison import Table
-from common.microscope import Layer, Recording, activations_table
-from common.pipeline import rng_for
+from common.data.batches import rng_for
+from common.study.compare import Table
+from common.study.microscope import Layer, Recording, activations_table
 from vertebra.bench_torch import build
 from vertebra.config import CODE
 from vertebra.recording import draw_state, network_with
 
 if TYPE_CHECKING:
-    from common.microscope import Rebuilt
+    from common.study.microscope import Rebuilt
 
 EDGE = 32
 """Of the patch: weights do not depend on it, and a small one is quick."""

@@ -6,7 +6,7 @@ to 6e-5 of its value on a CPU.
 
 from keras import ops
 
-from common.losses import stable_sum
+from common.network.losses import stable_sum
 
 LOG_FLOOR = -100.0
 """Logarithms in the cross-entropy are not smaller than this (the original framework's rule)."""

@@ -24,10 +24,10 @@ def phantom(
     """
     from tqdm import tqdm
 
+    from common.data.batches import rng_for
+    from common.data.phantoms import phantom_folder
+    from common.data.volumes import write_volume
     from common.errors import OptionError
-    from common.phantoms import phantom_folder
-    from common.pipeline import rng_for
-    from common.volumes import write_volume
     from vertebra.phantom_spine import make_scan
 
     if not 1 <= cases <= 10_000:

@@ -26,7 +26,7 @@ def plan(
         mixed_precision: bfloat16 arithmetic.
         out: JSON file with the same numbers.
     """
-    from common.planning import print_plan
+    from common.cost.plan import print_plan
 
     print_plan(
         "vertebra", config, scan=scan, examples=examples, probe=probe,

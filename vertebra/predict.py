@@ -13,7 +13,7 @@ from vertebra.config import INFERENCE_FIELDS, PRESETS, Config, Preset
 if TYPE_CHECKING:
     import numpy as np
 
-    from common.volumes import Volume
+    from common.data.volumes import Volume
     from vertebra.traverse import Traversal
 
 MOST_VISITS = 2000
@@ -72,7 +72,7 @@ def predict(
         DataError: a scan cannot be used, or the released search broke down on one; the others are
             finished first.
     """
-    from common.training import configure_runtime
+    from common.training.loop import configure_runtime
 
     chosen = {name: value for name, value in locals().items()
               if name in INFERENCE_FIELDS and value is not None}  # fmt: skip
@@ -117,7 +117,7 @@ def choose_ask(
     from common.errors import OptionError
 
     if model is None:
-        from common.budget import announce_at_first_call
+        from common.cost.budget import announce_at_first_call
         from vertebra.inference import make_ask
         from vertebra.workload import describe
 
@@ -162,7 +162,7 @@ def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) 
 
 def choose_network(run: Path, weights: Path | None, preset: Preset | None, chosen: dict):
     """Load the network that the options name, and the configuration of its inference."""
-    from common.runs import load_config
+    from common.runs.folder import load_config
     from vertebra.inference import load_network, load_original
 
     if weights is not None:
@@ -189,7 +189,7 @@ def choose_scans(
         OptionError: two sources are given, or none where there is no run.
     """
     from common.errors import DataError, OptionError
-    from common.runs import load_run
+    from common.runs.folder import load_run
     from vertebra.data import LABEL_MARK, find_volumes
 
     if image is not None and test_dir is not None:
@@ -230,8 +230,8 @@ def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str
     Raises:
         DataError: the scan cannot be used, or the released search broke down.
     """
+    from common.data.volumes import Volume, write_volume
     from common.files import write_json
-    from common.volumes import Volume, write_volume
     from vertebra.data import load_scan, stem_of
     from vertebra.evaluate import prediction_path
     from vertebra.preparation import back_to_source
@@ -261,7 +261,7 @@ def to_working_grid(source: "Volume", config: Config) -> tuple["Volume", list[st
         The scan, and what was done, in words. The released way takes the voxels as they are and
         drops the geometry [V21].
     """
-    from common.volumes import Geometry, Volume
+    from common.data.volumes import Geometry, Volume
     from vertebra.preparation import make_isotropic, to_raw_scale, upright
 
     if not config.keep_geometry:

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from common.data.volumes import Geometry, Volume
 from common.errors import DataError
-from common.volumes import Geometry, Volume
 from vertebra.config import Config
 
 HOUNSFIELD_LIMIT = -200

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from vertebra.config import Config, Preset
 
 if TYPE_CHECKING:
-    from common.volumes import Volume
+    from common.data.volumes import Volume
     from vertebra.data import Case
 
 Layout = Literal["csi", "verse"]
@@ -95,8 +95,8 @@ def refuse_foreign_tree(folder: Path) -> None:
 
 def begin_tree(tree: Path, dataset: Path, *, cases, subset_of, config: Config) -> None:
     """Make the folders of a tree, its split.json and, for phantoms, their marker."""
+    from common.data.phantoms import MARKER, read_marker
     from common.files import write_json
-    from common.phantoms import MARKER, read_marker
 
     for subset in ("train", "test"):
         for kind in ("img", "seg", "weight"):
@@ -133,7 +133,7 @@ def prepare_case(
 
     Source: data/preprocessing.py.
     """
-    from common.volumes import Geometry, Volume
+    from common.data.volumes import Geometry, Volume
     from vertebra.preparation import crop_range, crop_z, weight_map
 
     (image, labels), (whole, cropped) = grids, trees
@@ -169,7 +169,7 @@ def on_working_grid(
 
 def write_part(folder: Path, case: "Case", kind: str, volume: "Volume") -> None:
     """Write one volume of a case under the original's name."""
-    from common.volumes import write_volume
+    from common.data.volumes import write_volume
 
     name = {
         "img": f"{case.id}.mhd",

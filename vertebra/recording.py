@@ -8,7 +8,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from common.microscope import Rebuilt, draw_weights
+from common.study.microscope import Rebuilt, draw_weights
 from vertebra.config import CODE, Config
 from vertebra.convert import assign_original, variables_by_name
 from vertebra.model import build_model, connect

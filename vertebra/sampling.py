@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common.data.batches import PreparedCase, make_batches, rng_for
 from common.errors import DataError
-from common.pipeline import PreparedCase, make_batches, rng_for
 from vertebra.augmentation import (
     as_mask,
     blur,

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common.export import Endpoint, Example, TestCase
-from common.passport import Description, describe_input
+from common.export.passport import Description, describe_input
+from common.export.write import Endpoint, Example, TestCase
 from vertebra.config import Config
 from vertebra.inference import make_ask
 from vertebra.model import MULTIPLE, set_statistics
@@ -58,7 +58,7 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
             down on it.
     """
     from common.errors import DataError
-    from common.export import first_case
+    from common.export.write import first_case
     from vertebra.data import load_scan
     from vertebra.predict import to_working_grid
     from vertebra.traverse import advance, begin
@@ -157,7 +157,7 @@ def bench_served(config: Config) -> None:
     Args:
         config: of a network with fresh weights.
     """
-    from common.bench_export import bench_export
+    from common.export.bench import bench_export
     from vertebra.inference import build_for_any_size
 
     network = build_for_any_size(config)

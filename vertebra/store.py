@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.batches import PreparedCase, write_prepared_case
+from common.data.volumes import check_same_grid, read_volume
 from common.errors import DataError
 from common.files import remove_leftovers
-from common.pipeline import PreparedCase, write_prepared_case
-from common.volumes import check_same_grid, read_volume
 from vertebra.config import Config
 from vertebra.data import Case, load_case
 

@@ -35,10 +35,10 @@ def train(
         deterministic: same bits at every repetition on the same machine.
         mixed_precision: bfloat16 arithmetic, float32 weights, statistics and outputs.
     """
-    from common.budget import announce_training
-    from common.export import save_network
-    from common.runs import open_run
-    from common.training import configure_runtime, fit
+    from common.cost.budget import announce_training
+    from common.export.write import save_network
+    from common.runs.folder import open_run
+    from common.training.loop import configure_runtime, fit
     from vertebra.calibration import calibrate_sites
     from vertebra.data import SUBSETS, describe_cases, files_of, find_prepared_cases, is_phantom
     from vertebra.learning import FixStatistics, calibration_patches, compile_model, is_fixed

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.volumes import Volume
 from common.errors import DataError
-from common.volumes import Volume
 from vertebra.data import Case, check_some
 
 SCAN_ENDING = "_ct.nii.gz"

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from math import ceil, prod
 
-from common.graph import LayerMemory
-from common.workloads import FLOAT_BYTES, Scan, Workload
+from common.cost.layer_memory import LayerMemory
+from common.cost.workloads import FLOAT_BYTES, Scan, Workload
 from vertebra.config import CODE, QUICK, Config
 from vertebra.losses import completeness_loss, make_mask_loss
 from vertebra.model import build_model, make_optimizer

@@ -8,24 +8,15 @@ Without --url the SavedModel is evaluated in this process; with it TensorFlow Se
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import USER_ERRNOS, load_tensorflow_quietly, refuse, spell_options
-from common.errors import OptionError, UserError
+from common.cli import Parser, load_tensorflow_quietly, run_guarded, spell_options
+from common.errors import OptionError
 from common.serving.protocol import Patience
 
 PROGRAM = "python -m common.serving"
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose refusals are one line."""
-
-    def error(self, message: str) -> None:
-        """Raise the refusal instead of printing the usage."""
-        raise OptionError(f"{message}; see `{self.prog} --help`")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,33 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, or 2 after a mistake of the user's or of a server, one line on stderr.
     """
     words = spell_options(sys.argv[1:] if argv is None else argv, {})
-    try:
-        options = build_parser().parse_args(words)
-        for line in run(options):
+
+    def act() -> None:
+        for line in run(build_parser().parse_args(words)):
             print(line)
-    except UserError as mistake:
-        return refuse("common.serving", str(mistake))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as refusal:
-        if refusal.errno not in USER_ERRNOS:
-            raise
-        what = f"{refusal.filename}: " if refusal.filename else ""
-        return refuse("common.serving", f"{what}{refusal.strerror}")
-    except KeyboardInterrupt:
-        print("common.serving: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_guarded("common.serving", act)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = Parser(
-        prog=PROGRAM, description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = Parser(prog=PROGRAM, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    segment = commands.add_parser("segment", allow_abbrev=False, help="label map of a scan")
+    segment = commands.add_parser("segment", help="label map of a scan")
     segment.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
     segment.add_argument("-o", "--output", type=Path, required=True, help="label map to write")
     segment.add_argument("--mask", type=Path, help="region of interest, for models that take one")
@@ -73,8 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--reorient", action="store_true", help="turn the scan to the model's orientation and back"
     )
     segment.add_argument("--passport", type=Path, help="passport.json, if --model is not here")
-    check = commands.add_parser("check", allow_abbrev=False, help="ask the recorded case again")
-    bench = commands.add_parser("bench", allow_abbrev=False, help="measure the messages")
+    check = commands.add_parser("check", help="ask the recorded case again")
+    bench = commands.add_parser("bench", help="measure the messages")
     bench.add_argument("--shape", help="Z,Y,X of the scan; default: 40,256,256")
     bench.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     for command in (segment, check, bench):
@@ -127,7 +104,7 @@ def run(options: argparse.Namespace) -> Sequence[str]:
 
 def prepare_tensorflow() -> None:
     """Import TensorFlow without its notices and without Keras, which a served model never needs."""
-    from common.saved_model import forbid_keras
+    from common.export.saved_model import forbid_keras
 
     if "keras" not in sys.modules:
         forbid_keras()

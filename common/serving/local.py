@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
-from common.saved_model import read_signatures
+from common.export.saved_model import read_signatures
 from common.serving.protocol import Request, Served, Signature, TensorSpec
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from common.errors import OptionError, RunError, ServingError
-from common.passport import PASSPORT, read_passport
+from common.export.passport import PASSPORT, read_passport
 from common.serving.client import Client
 from common.serving.protocol import MIB, Patience, Signature, TensorSpec, Way
 
@@ -150,7 +150,7 @@ def find_passport(model: Path | None, passport: Path | None, *, url: str | None)
         OptionError: no model is named, or no SavedModel where there is no server.
         RunError: there is no passport, it is damaged, or the files are others.
     """
-    from common import verify
+    from common.export import verify
 
     if model is None and (passport is None or url is None):
         raise OptionError(
@@ -176,7 +176,7 @@ def check_files(folder: Path, passport: Mapping[str, Any]) -> None:
     Raises:
         RunError: a file is missing, was changed or added, or the passport itself was changed.
     """
-    from common import verify
+    from common.export import verify
 
     checks = [verify.check_seal(passport), *verify.check_files(folder, passport["files"])]
     for check in checks:

@@ -1,6 +1,6 @@
 """From the files of a patient to the tensor that a passport asks for, and back to a label file.
 
-Volumes are (Z, Y, X) as `common.volumes` reads them; a tensor has the axes its passport names.
+Volumes are (Z, Y, X) as `common.data.volumes` reads them; a tensor has the axes its passport names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.volumes import Geometry, Volume, check_same_grid, read_geometry, read_volume
 from common.errors import DataError
-from common.volumes import Geometry, Volume, check_same_grid, read_geometry, read_volume
 
 AS_STORED = "as stored"
 """The orientation of a model that takes the axes as the file has them."""

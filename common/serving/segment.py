@@ -51,7 +51,7 @@ def segment(
         UserError: see `open_client`, `read_scan` and `Client.predict_scan`; or a file to write is
             one to read, or cannot be written. Nothing is written then.
     """
-    from common.volumes import write_volume
+    from common.data.volumes import write_volume
 
     read = [*scans, mask] if mask is not None else scans
     check_outputs(read, [path for path in (output, probabilities) if path is not None])
@@ -86,7 +86,7 @@ def check_outputs(scans: Sequence[Path], outputs: Sequence[Path]) -> None:
         OptionError: a file has an unknown ending, its folder is missing or not writable, or it is
             one of the scans or twice the same.
     """
-    from common.volumes import FORMATS
+    from common.data.volumes import FORMATS
 
     taken = {Path(scan).resolve() for scan in scans}
     for path in map(Path, outputs):
@@ -165,9 +165,9 @@ def check(
         ServingError: an answer differs by more than the passport allows.
     """
     from common.errors import ServingError
-    from common.passport import PARITY
-    from common.saved_model import difference
-    from common.verify import read_parity
+    from common.export.passport import PARITY
+    from common.export.saved_model import difference
+    from common.export.verify import read_parity
 
     with open_client(
         model=model, url=url, patience=patience, max_message_mib=max_message_mib

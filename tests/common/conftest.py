@@ -271,13 +271,13 @@ def write_model(folder, function, *, axes, channels, extra):
     """Export a function of one image as a version with `volume` and a passport."""
     import tensorflow as tf
 
-    from common.passport import (
+    from common.export.passport import (
         describe_input,
         hash_files,
         without_tensors,
         write_passport,
     )
-    from common.saved_model import read_signatures
+    from common.export.saved_model import read_signatures
 
     shape = (None,) * 3 + ((len(channels),) if "C" in axes else ())
     image = tf.TensorSpec(shape, tf.float32, name="image")

@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common.pipeline import make_batches, rng_for
-from common.runs import open_run
-from common.training import configure_runtime, fit
+from common.data.batches import make_batches, rng_for
+from common.runs.folder import open_run
+from common.training.loop import configure_runtime, fit
 
 BATCH, STEPS_PER_EPOCH = 2, 8
 

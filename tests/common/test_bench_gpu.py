@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from common.bench_gpu import list_requests, measure
-from common.workloads import find_workloads, load_description
+from common.cost.bench_gpu import list_requests, measure
+from common.cost.workloads import load_description
+from common.papers import find_papers
 
 ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {"keras", "numpy"}
@@ -19,7 +20,7 @@ ALLOWED = {"keras", "numpy"}
 
 def bench(*words, backend, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "common.bench_gpu", *map(str, words)],
+        [sys.executable, "-m", "common", "bench-gpu", *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         capture_output=True,
@@ -52,7 +53,7 @@ def imported(module, seen):
 
 
 @pytest.mark.parametrize(
-    "module", ["common.bench_gpu", *(f"{p}.workload" for p in find_workloads())]
+    "module", ["common.cost.bench_gpu", *(f"{p}.workload" for p in find_papers("workload.py"))]
 )
 def test_keras_alone_is_imported(module):
     foreign = imported(module, set()) - set(sys.stdlib_module_names)
@@ -60,9 +61,9 @@ def test_keras_alone_is_imported(module):
 
 
 def test_all_papers_in_both_precisions_and_kinds():
-    requests = list_requests(find_workloads(), small=False, only=None)
+    requests = list_requests(find_papers("workload.py"), small=False, only=None)
     networks = {(request["paper"], request["name"]) for request in requests}
-    assert {paper for paper, _ in networks} == set(find_workloads())
+    assert {paper for paper, _ in networks} == set(find_papers("workload.py"))
     assert {name for paper, name in networks if paper == "sarcoma"} == {
         "unet2d", "cascade", "dilated"
     }  # fmt: skip
@@ -71,7 +72,7 @@ def test_all_papers_in_both_precisions_and_kinds():
 
 def test_multiply_adds_of_the_synovitis_paper_at_full_size():
     """3367e9 was counted by hand for its own benchmark."""
-    from common.graph import trace_network
+    from common.cost.layer_memory import trace_network
 
     description = load_description("raseg")
     workload = description.describe(description.full_size()[""])
@@ -132,7 +133,7 @@ def test_runs_on_jax_where_tensorflow_cannot_be_imported(tmp_path):
     done = bench("--small", "--precision", "bfloat16", backend="jax", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()[1:]
-    assert {line.split()[0] for line in lines} == set(find_workloads())
+    assert {line.split()[0] for line in lines} == set(find_papers("workload.py"))
     assert all(" jax on cpu" in line for line in lines)
 
 

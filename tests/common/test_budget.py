@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from common import budget
-from common.budget import (
+from common.cost import budget
+from common.cost.budget import (
     Budget,
     announce_at_first_call,
     announce_training,
@@ -17,8 +17,9 @@ from common.budget import (
     show_operations,
     show_time,
 )
-from common.probe import measure
-from common.workloads import Workload, find_workloads, load_description
+from common.cost.probe import measure
+from common.cost.workloads import Workload, load_description
+from common.papers import find_papers
 from fetal_brain.config import QUICK, Config
 from fetal_brain.workload import describe
 
@@ -60,7 +61,7 @@ def test_prediction_by_hand(dense):
 
 @pytest.mark.parametrize("kind", ["training", "prediction"])
 def test_estimate_is_near_what_a_process_takes(kind):
-    """The accuracy stated in `common.budget`, measured once more on a small network."""
+    """The accuracy stated in `common.cost.budget`, measured once more on a small network."""
     config = replace(SMALL, patch_shape=(3, 96, 96), window=(3, 128, 128))
     workload = describe(config)
     model = workload.compile(workload.build(), False)
@@ -110,7 +111,7 @@ class TestWords:
         assert show_operations(5e6) == "5 MFLOP"
 
 
-@pytest.mark.parametrize("paper", find_workloads())
+@pytest.mark.parametrize("paper", find_papers("workload.py"))
 def test_every_paper_describes_its_work(paper):
     """Both benchmarks' networks can be built on the shapes that are said, and scans be counted."""
     description = load_description(paper)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from common.checkpoints import read_checkpoint, write_checkpoint
+from common.training.checkpoints import read_checkpoint, write_checkpoint
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint32", "int64", "bool"])

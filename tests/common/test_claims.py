@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from common.claims import Claim, DataKind, Judgement, Outcome, Verdict, judge
-from common.claims_reader import ROOT, data_kind, find_claims, read_claims
 from common.errors import DataError, OptionError
+from common.evaluation.claims import Claim, DataKind, Judgement, Outcome, Verdict, judge
+from common.evaluation.claims_reader import data_kind, find_claims, read_claims
+from common.papers import ROOT
 
 CLAIM = Claim(
     id="X1", statement="Mean Dice.", low=0.6, high=0.6, sd=0.1, cases=10, cases_trained_on=0,

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from common.comparison import (
+from common.errors import OptionError, RunError
+from common.report.page import PHANTOM_NOTICE, Figure, read_sections
+from common.study.compare import (
     PARTS,
     Table,
     compare_arrays,
@@ -18,8 +20,6 @@ from common.comparison import (
     require_run,
     show_tables,
 )
-from common.errors import OptionError, RunError
-from common.report import PHANTOM_NOTICE, Figure, read_sections
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from common.effects import (
+from common.errors import OptionError
+from common.study.effects import (
     Outcome,
     Probe,
     check_complete,
@@ -16,7 +17,6 @@ from common.effects import (
     measure_effects,
     share_changed,
 )
-from common.errors import OptionError
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from common.errors import OptionError, RunError
-from common.evaluation import (
+from common.evaluation.run_report import (
     MEASURES,
     prediction_path,
     summarise_rows,
     worst_first,
     write_evaluation,
 )
-from common.journal import write_log
-from common.report import PHANTOM_NOTICE, Figure, read_sections
-from common.runs import load_run, open_run
+from common.report.page import PHANTOM_NOTICE, Figure, read_sections
+from common.runs.folder import load_run, open_run
+from common.training.journal import write_log
 
 NAN = float("nan")
 LOG = [{"epoch": 1, "step": 5, "loss": 2.0}, {"epoch": 2, "step": 10, "loss": 1.0}]

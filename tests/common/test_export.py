@@ -13,7 +13,9 @@ import pytest
 import tensorflow as tf
 
 from common.errors import DataError, OptionError, RunError
-from common.export import (
+from common.export.passport import Description, Provenance, read_passport
+from common.export.saved_model import difference, run_elsewhere
+from common.export.write import (
     Endpoint,
     Example,
     ExportError,
@@ -25,16 +27,14 @@ from common.export import (
     make_recordings,
     save_network,
 )
-from common.losses import sparse_cross_entropy
-from common.meters import LabelDice
-from common.passport import Description, Provenance, read_passport
-from common.saved_model import difference, run_elsewhere
+from common.network.losses import sparse_cross_entropy
+from common.network.meters import LabelDice
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_KERAS = """
 import sys
 from pathlib import Path
-from common.saved_model import run_saved_model
+from common.export.saved_model import run_saved_model
 
 run_saved_model(*map(Path, sys.argv[1:]))
 loaded = [name for name, module in sys.modules.items()

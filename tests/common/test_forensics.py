@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from common import forensics
-from common.forensics import Case, telling_cases
+from common.study import dice_definitions as forensics
+from common.study.dice_definitions import Case, telling_cases
 
 ONE, TWO = np.array([[1, 1, 0, 0]]), np.array([[0, 1, 1, 0]])
 """One voxel in common, two in each: Dice 1/2."""
@@ -170,7 +170,7 @@ def test_telling_cases_tell():
     """Each pair of definitions differs on some case, except where they differ in masks alone."""
     rows = {row["measure"]: row for row in forensics.score_predictions(telling_cases())}
     assert len(rows) == len(forensics.DEFINITIONS) == 15
-    right = rows["Dice (common.metrics)"]
+    right = rows["Dice (common.evaluation.metrics)"]
     assert right["perfect"] == "1.000"
     assert right["empty"] == "0.000"
     assert right["none, none"] == "n/a"

@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from common.graph import (
+from common.cost.layer_memory import (
     LayerMemory,
     bytes_kept_for_gradient,
     bytes_of_dtype,

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from common import inspection as room
-from common.errors import DataError, OptionError
-from common.inspection import (
+from common.data import inspection as room
+from common.data.inspection import (
     Inspection,
     free_bytes,
     listed,
@@ -16,6 +15,7 @@ from common.inspection import (
     numbers,
     size_in_words,
 )
+from common.errors import DataError, OptionError
 
 
 def refuse(message, kind=DataError):

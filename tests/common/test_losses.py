@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from common.losses import soft_dice, sparse_cross_entropy, stable_mean, stable_sum
+from common.network.losses import soft_dice, sparse_cross_entropy, stable_mean, stable_sum
 
 RASEG = {"axes": (1, 2, 3), "smooth_numerator": 0.0, "smooth_denominator": 1e-5}
 SARCOMA = {"axes": None, "smooth_numerator": 1.0, "smooth_denominator": 1.0}

@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from common.memory import GIB, available_memory, memory_held, peak_memory
+from common.cost.memory import GIB, available_memory, memory_held, peak_memory
 
 
 def write(folder, **files):

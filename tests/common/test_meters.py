@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from common.meters import LabelDice
+from common.network.meters import LabelDice
 
 
 def one_hot(classes, count=3):

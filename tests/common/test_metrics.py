@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from common.metrics import (
+from common.evaluation.metrics import (
     assd_mm,
     dice,
     hausdorff95_mm,

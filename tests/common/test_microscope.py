@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.microscope import (
+from common.study.microscope import (
     Layer,
     Recording,
     activations_table,

@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import OptionError, RunError
-from common.models_folder import (
+from common.export.versions import (
     BATCHING,
     MODELS_CONFIG,
     find_models,

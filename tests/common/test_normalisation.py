@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from common.normalisation import whiten
+from common.data.normalisation import whiten
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from common.errors import DataError, OptionError
-from common.phantoms import (
+from common.data.phantoms import (
     MARKER,
     SmoothField,
     bias_field,
@@ -18,6 +17,7 @@ from common.phantoms import (
     rician_noise,
     rotation_matrix,
 )
+from common.errors import DataError, OptionError
 
 
 def test_grid_points_are_centred_and_scaled():

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.errors import DataError
-from common.pipeline import (
+from common.data.batches import (
     CaseStore,
     make_batches,
     rng_for,
     surface_user_errors,
     write_prepared_case,
 )
+from common.errors import DataError
 
 SPEC = (tf.TensorSpec((3,), tf.float32), tf.TensorSpec((), tf.int32))
 
@@ -165,8 +165,8 @@ def test_memory_does_not_grow_with_the_cases(tmp_path):
 PARALLEL = """
 import json, threading
 import numpy as np, tensorflow as tf
-from common.pipeline import make_batches
-from common.training import configure_runtime
+from common.data.batches import make_batches
+from common.training.loop import configure_runtime
 
 facts = configure_runtime(seed=1)
 pair = threading.Barrier(2, timeout=60)
@@ -206,7 +206,7 @@ def test_workers_draw_in_parallel_under_determinism_and_one_thread():
 ENDING = """
 import time
 import numpy as np, tensorflow as tf
-from common.pipeline import make_batches
+from common.data.batches import make_batches
 
 def draw(index):
     time.sleep(0.05)

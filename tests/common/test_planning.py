@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from common import planning
-from common.budget import Budget
 from common.cli import main
+from common.cost import plan as planning
+from common.cost.budget import Budget
+from common.cost.plan import describe_kind, has_room, print_plan
+from common.cost.probe import Measured
 from common.errors import OptionError
-from common.planning import describe_kind, has_room, print_plan
-from common.probe import Measured
 from fetal_brain.config import QUICK
 from fetal_brain.workload import describe
 from sarcoma.config import PORT

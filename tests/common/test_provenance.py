@@ -1,6 +1,6 @@
 """What differs between two runs, and what is noted of the machine."""
 
-from common.provenance import differences, environment_facts, first_difference, vector_flags
+from common.runs.provenance import differences, environment_facts, first_difference, vector_flags
 
 
 def test_all_differences_are_named():

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from common.errors import OptionError, RunError
-from common.replay import check_code, check_data, hash_arrays, hash_of_all, main, replay, tell
-from common.runs import load_run
+from common.runs.folder import load_run
+from common.runs.replay import check_code, check_data, hash_arrays, hash_of_all, main, replay, tell
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--preset", "quick", "--filters", "2,2,4", "--kernels", "3,3,1", "--patch_shape", "3,16,16",
@@ -53,7 +53,7 @@ def change_manifest(path, **facts):
 
 
 def test_a_run_is_repeated_to_the_bit(original, tmp_path):
-    done = run("common.runs", "replay", original, "--to", tmp_path / "again")
+    done = run("common.runs.folder", "replay", original, "--to", tmp_path / "again")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("identical: all ")
     assert load_run(tmp_path / "again").status == "finished"

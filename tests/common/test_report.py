@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from common.errors import RunError
-from common.report import (
+from common.report.page import (
     PHANTOM_COLOUR,
     PHANTOM_NOTICE,
     PREDICTION_COLOUR,

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from common.errors import OptionError
-from common.reproduce import (
+from common.papers import find_papers
+from common.suite.reproduce import (
     LATER_SECONDS,
     POSITION,
     ROOT,
     Stage,
     StageError,
     cohort_options,
-    find_papers,
     run_stages,
 )
 
@@ -36,7 +36,7 @@ STAGED = """
 import sys
 from pathlib import Path
 
-from common.reproduce import Stage, StageError, run_stages
+from common.suite.reproduce import Stage, StageError, run_stages
 
 if sys.argv[1] == "reproduce":
     out = Path(sys.argv[sys.argv.index("--out") + 1])
@@ -76,7 +76,7 @@ def calls(project) -> list[str]:
 
 def main(project, *words):
     return subprocess.run(
-        [sys.executable, "-m", "common.reproduce", *words],
+        [sys.executable, "-m", "common", "reproduce", *words],
         cwd=project,
         capture_output=True,
         text=True,
@@ -94,7 +94,7 @@ def rows(project):
 
 class TestPapers:
     def test_papers_of_this_project_are_found(self):
-        papers = find_papers()
+        papers = find_papers("reproduce.py")
         assert "fetal_brain" in papers
         assert papers == sorted(papers)
         assert not {"common", "tests"} & set(papers)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.training import CHECKPOINT
+from common.training.loop import CHECKPOINT
 
 JOB = Path(__file__).with_name("resume_job.py")
 EDGE, STEPS = 32, 20

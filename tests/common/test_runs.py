@@ -18,13 +18,13 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from common.errors import RunError
-from common.provenance import git_state
-from common.runs import (
+from common.runs.folder import (
     load_config,
     load_run,
     open_run,
     write_text_atomically,
 )
+from common.runs.provenance import git_state
 
 SHA256_OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
 
@@ -254,7 +254,7 @@ def test_changed_data_are_refused_when_a_run_goes_on(tmp_path):
 
 HOLDER = """
 import sys, time
-from common.runs import open_run
+from common.runs.folder import open_run
 with open_run(sys.argv[1], paper="example", options={}, config={}, seed=0):
     print("open", flush=True)
     time.sleep(600)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.data.volumes import Geometry, read_volume, write_volume
 from common.errors import DataError, OptionError, ServingError
 from common.serving.__main__ import main
 from common.serving.bench import bench
 from common.serving.opening import open_client
 from common.serving.protocol import Patience
 from common.serving.segment import check, segment
-from common.volumes import Geometry, read_volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 GEOMETRY = Geometry((4.0, 4.0, 5.0), (3.0, -20.0, 11.0), (0, 1, 0, -1, 0, 0, 0, 0, 1))

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
+from common.data.volumes import Geometry, write_volume
 from common.errors import OptionError, RunError, ServingError
-from common.passport import seal
+from common.export.passport import seal
 from common.serving.__main__ import main
 from common.serving.segment import check, segment
-from common.volumes import Geometry, write_volume
 
 
 @pytest.fixture(scope="module")

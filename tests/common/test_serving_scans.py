@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from common.data.volumes import Geometry, write_volume
 from common.errors import DataError
-from common.passport import describe_input
+from common.export.passport import describe_input
 from common.serving.scans import find_turn, orientation_of, read_scan
-from common.volumes import Geometry, write_volume
 
 IDENTITY = Geometry((1.0, 2.0, 3.0))
 

@@ -2,7 +2,7 @@
 
 import time
 
-from common.stopwatch import fastest, matmul_rate, time_call
+from common.cost.stopwatch import fastest, matmul_rate, time_call
 
 
 def test_sleep_takes_the_wall_clock_alone():

@@ -1,6 +1,6 @@
 """Tables as text: by hand."""
 
-from common.tables import fill, fit_widths, format_table, show
+from common.report.tables import fill, fit_widths, format_table, show
 
 
 def test_columns_are_aligned():

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.checkpoints import read_checkpoint
+from common.data.batches import make_batches, rng_for
 from common.errors import DataError, OptionError, RunError, TrainingDivergedError
-from common.journal import read_log
-from common.pipeline import make_batches, rng_for
-from common.runs import open_run
-from common.training import CHECKPOINT, configure_runtime, fit
+from common.runs.folder import open_run
+from common.training.checkpoints import read_checkpoint
+from common.training.journal import read_log
+from common.training.loop import CHECKPOINT, configure_runtime, fit
 
 
 def make_dataset(first_step, last_step=1000, draw=None):
@@ -358,7 +358,7 @@ def test_a_seed_out_of_range_is_the_users_mistake():
 RUNTIME = """
 import json, sys
 import tensorflow as tf, keras
-from common.training import configure_runtime
+from common.training.loop import configure_runtime
 if "late" in sys.argv:
     tf.ones(1) + 1
 facts = configure_runtime(seed=5, deterministic="free" not in sys.argv,

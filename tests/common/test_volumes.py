@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from common.errors import DataError
-from common.volumes import (
+from common.data.volumes import (
     Geometry,
     Volume,
     check_same_grid,
@@ -20,6 +19,7 @@ from common.volumes import (
     read_volume,
     write_volume,
 )
+from common.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDINGS = [".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"]
@@ -269,7 +269,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from common.errors import DataError
-from common.volumes import Geometry, write_volume
+from common.data.volumes import Geometry, write_volume
 
 folder, size = Path(sys.argv[1]), int(sys.argv[2])
 array = np.random.default_rng(0).integers(0, 9999, (8, 60, 60)).astype(np.int16)

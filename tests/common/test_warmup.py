@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.warmup import Request, encode_request, read_warmup, write_warmup
+from common.export.warmup import Request, encode_request, read_warmup, write_warmup
 
 REQUEST = Request(
     "net",

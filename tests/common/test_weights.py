@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.weights import assign_by_name, read_tf_checkpoint
+from common.network.original_weights import assign_by_name, read_tf_checkpoint
 
 TENSORS = {
     "conv/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),

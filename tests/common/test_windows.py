@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from common.windows import stitch_volume, stitch_windows, window_corners, window_starts
+from common.inference.windows import stitch_volume, stitch_windows, window_corners, window_starts
 
 SHAPES = [
     # shape, window, stride

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.normalisation import whiten
-from common.windows import window_starts as starts_in_python
-from common.windows_in_graph import (
+from common.data.normalisation import whiten
+from common.inference.windows import window_starts as starts_in_python
+from common.inference.windows_in_graph import (
     add_axis,
     apply_in_batches,
     cut_axis,

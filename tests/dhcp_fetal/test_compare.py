@@ -5,8 +5,8 @@ import json
 import numpy as np
 
 from common.cli import main
-from common.comparison import compare_presets
-from common.runs import load_config
+from common.runs.folder import load_config
+from common.study.compare import compare_presets
 from dhcp_fetal import __main__ as command
 from dhcp_fetal.compare import compare_weights, list_layers
 from dhcp_fetal.config import CODE, PORT, PRESETS, QUICK, Config

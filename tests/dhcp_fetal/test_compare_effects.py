@@ -5,7 +5,7 @@ from dataclasses import replace
 import keras
 import pytest
 
-from common.effects import measure_effects
+from common.study.effects import measure_effects
 from dhcp_fetal.config import CODE
 from dhcp_fetal.effects import BASE, Bench
 from dhcp_fetal.model import build_model

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.runs import open_run
+from common.runs.folder import open_run
 from dhcp_fetal.config import QUICK
 from dhcp_fetal.data import describe_files
 from dhcp_fetal.evaluate import evaluate, score

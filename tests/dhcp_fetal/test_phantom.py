@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
+from common.data.batches import rng_for
+from common.data.phantoms import read_marker
 from common.errors import OptionError
-from common.phantoms import read_marker
-from common.pipeline import rng_for
 from dhcp_fetal.config import PORT
 from dhcp_fetal.data import find_cases, is_phantom, load_case
 from dhcp_fetal.phantom import phantom

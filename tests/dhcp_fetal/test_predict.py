@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, OptionError
-from common.runs import open_run
+from common.runs.folder import open_run
 from dhcp_fetal import __main__ as command
 from dhcp_fetal.chain import Stage, segment_case
 from dhcp_fetal.config import QUICK

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, OptionError
-from common.journal import read_log
-from common.runs import load_config, load_run
+from common.runs.folder import load_config, load_run
+from common.training.journal import read_log
 from dhcp_fetal import feeding
 from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.networks import load_run_network, resolve_config

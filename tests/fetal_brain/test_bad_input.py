@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.volumes import read_volume, write_volume
+from common.data.volumes import read_volume, write_volume
 from fetal_brain.config import QUICK
 
 # What may be wrong with the data. Each spoils the first row of a good list and names what the

@@ -12,7 +12,7 @@ import filelock
 import numpy as np
 import pytest
 
-from common.volumes import read_volume, write_volume
+from common.data.volumes import read_volume, write_volume
 
 PHANTOM_NOTICE = "Synthetic phantom data: these numbers say nothing about patients."
 

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import pytest
 
-from common.comparison import compare_presets
+from common.data.volumes import Geometry, write_volume
 from common.errors import DataError, OptionError
-from common.report import read_sections
-from common.runs import open_run
-from common.tables import format_table
-from common.volumes import Geometry, write_volume
+from common.report.page import read_sections
+from common.report.tables import format_table
+from common.runs.folder import open_run
+from common.study.compare import compare_presets
 from fetal_brain.compare import (
     compare,
     compare_inference,
@@ -167,8 +167,8 @@ def test_a_page_with_every_part(run, tmp_path, capsys):
 def test_a_runs_own_prediction_is_scored(run, tmp_path):
     """Nothing of a run without label maps; with one, a column of its own."""
     assert read_prediction(run) is None
-    from common.runs import load_run
-    from common.volumes import read_volume
+    from common.data.volumes import read_volume
+    from common.runs.folder import load_run
 
     (entry,) = load_run(run).read_split()["test"]
     copied = shutil.copytree(run, tmp_path / "run")
@@ -176,5 +176,5 @@ def test_a_runs_own_prediction_is_scored(run, tmp_path):
     (copied / "predictions").mkdir()
     write_volume(copied / "predictions" / "a.nii.gz", label.array, label.geometry)
     column = {row["measure"]: row["run: a"] for row in compare_metrics(copied).rows}
-    assert column["Dice (common.metrics)"] == "1.000"
+    assert column["Dice (common.evaluation.metrics)"] == "1.000"
     assert column["vertebra eval.py"] == "0.500"

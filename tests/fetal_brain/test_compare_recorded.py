@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.microscope import (
+from common.study.microscope import (
     compare_activations,
     compare_recorded,
     first_divergence,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, RunError
-from common.runs import load_config, load_run
+from common.runs.folder import load_config, load_run
 from fetal_brain.config import CODE, PAPER, PORT, QUICK, Config
 from fetal_brain.convert import (
     assign_optimizer,

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.data.volumes import Geometry, write_volume
 from common.errors import DataError, OptionError
-from common.volumes import Geometry, write_volume
 from fetal_brain.config import CODE, PAPER, PORT, QUICK
 from fetal_brain.data import (
     Case,

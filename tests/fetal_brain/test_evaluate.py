@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.data.volumes import Geometry, write_volume
 from common.errors import DataError, OptionError
-from common.runs import open_run
-from common.volumes import Geometry, write_volume
+from common.runs.folder import open_run
 from fetal_brain.config import CODE, QUICK
 from fetal_brain.data import Case
 from fetal_brain.evaluate import evaluate, label_names

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.normalisation import whiten
+from common.data.normalisation import whiten
 from fetal_brain.config import QUICK
 from fetal_brain.inference import build_for_any_plane, make_apply, segment
 from fetal_brain.serving import (

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.data.normalisation import whiten
+from common.data.volumes import read_volume
 from common.errors import DataError, RunError
-from common.normalisation import whiten
-from common.volumes import read_volume
 from fetal_brain.config import CODE, PORT, QUICK
 from fetal_brain.convert import assign_original
 from fetal_brain.inference import (

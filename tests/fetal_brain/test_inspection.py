@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.cli import main
-from common.volumes import read_volume, write_volume
+from common.data.volumes import read_volume, write_volume
 from fetal_brain.config import QUICK
 from fetal_brain.inspection import inspect_list
 from fetal_brain.phantom import phantom

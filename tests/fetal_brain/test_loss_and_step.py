@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from common.losses import sparse_cross_entropy
+from common.network.losses import sparse_cross_entropy
 from fetal_brain.config import CODE
 from fetal_brain.convert import assign_optimizer, assign_original, read_original, variables_by_name
 from fetal_brain.model import build_model, make_optimizer

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from common.errors import OptionError
-from common.losses import sparse_cross_entropy
+from common.network.losses import sparse_cross_entropy
 from fetal_brain.config import CODE, PAPER, PORT, PRESETS
 from fetal_brain.convert import assign_original, variables_by_name
 from fetal_brain.model import (

@@ -114,7 +114,7 @@ def test_label_ids_are_the_originals(golden):
 
 @pytest.mark.parametrize("case", ["int16", "uint8", "f64", "const"])
 def test_whitening_is_the_originals(golden, case):
-    from common.normalisation import whiten
+    from common.data.normalisation import whiten
 
     whitened = whiten(golden[f"white_{case}_in"])
     assert whitened.dtype == np.float32

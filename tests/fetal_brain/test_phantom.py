@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from common.data.phantoms import grid_points
+from common.data.volumes import read_volume
 from common.errors import OptionError
 from common.files import sha256_of
-from common.phantoms import grid_points
-from common.volumes import read_volume
 from fetal_brain.config import CODE, PORT
 from fetal_brain.data import find_cases, is_phantom, load_case
 from fetal_brain.phantom import phantom

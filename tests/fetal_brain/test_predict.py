@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.data.volumes import Geometry, Volume, read_volume, write_volume
 from common.errors import DataError, OptionError
-from common.runs import load_run, open_run
-from common.volumes import Geometry, Volume, read_volume, write_volume
+from common.runs.folder import load_run, open_run
 from fetal_brain.config import CODE, INFERENCE_FIELDS, PORT, QUICK, Config
 from fetal_brain.data import Case
 from fetal_brain.predict import (

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.data.batches import write_prepared_case
 from common.errors import DataError, OptionError
-from common.pipeline import write_prepared_case
 from fetal_brain.config import CODE, PAPER, PORT
 from fetal_brain.sampling import (
     BLOCK,

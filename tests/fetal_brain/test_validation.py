@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from common.losses import sparse_cross_entropy
-from common.pipeline import write_prepared_case
+from common.data.batches import write_prepared_case
+from common.network.losses import sparse_cross_entropy
 from fetal_brain.config import PORT
 from fetal_brain.sampling import count_classes, draw_validation_batch
 from fetal_brain.validation import make_overlay_pictures, make_validation

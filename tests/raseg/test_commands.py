@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoints import read_checkpoint
 from common.cli import main
-from common.volumes import read_volume
+from common.data.volumes import read_volume
+from common.training.checkpoints import read_checkpoint
 from raseg.__main__ import OPTION_ALIASES, VERB_ALIASES
 from raseg.evaluate import dice_of_original
 from raseg.phantom import phantom

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from common.effects import measure_effects
+from common.study.effects import measure_effects
 from raseg.config import CODE
 from raseg.effects import BASE, Bench
 from raseg.inference import build_for_any_size

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from common.microscope import (
+from common.study.microscope import (
     compare_activations,
     compare_recorded,
     first_divergence,

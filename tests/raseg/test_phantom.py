@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
+from common.data.phantoms import read_marker
 from common.errors import OptionError
-from common.phantoms import read_marker
 from raseg.config import PORT
 from raseg.data import open_volumes
 from raseg.phantom import phantom

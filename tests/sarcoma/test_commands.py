@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from common.cli import main
-from common.comparison import compare_presets
+from common.data.volumes import read_volume
 from common.errors import DataError, OptionError, RunError
-from common.journal import read_log
-from common.runs import load_config, load_run
-from common.volumes import read_volume
+from common.runs.folder import load_config, load_run
+from common.study.compare import compare_presets
+from common.training.journal import read_log
 from sarcoma.compare import compare, compare_flips, list_layers
 from sarcoma.config import CODE, PRESETS, QUICK, Config
 from sarcoma.convert import read_original

@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from common.effects import measure_effects
+from common.study.effects import measure_effects
 from sarcoma.config import CODE
 from sarcoma.effects import BASE, Bench
 from sarcoma.inference import build_for_inference

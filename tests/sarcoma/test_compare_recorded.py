@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from common.microscope import (
+from common.study.microscope import (
     compare_activations,
     compare_recorded,
     first_divergence,

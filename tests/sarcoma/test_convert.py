@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, RunError
-from common.runs import load_config, load_run
+from common.runs.folder import load_config, load_run
 from sarcoma.config import CODE, PORT, Config
 from sarcoma.convert import (
     assign_optimizer,

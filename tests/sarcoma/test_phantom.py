@@ -4,9 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
+from common.data.batches import rng_for
+from common.data.phantoms import read_marker
 from common.errors import OptionError
-from common.phantoms import read_marker
-from common.pipeline import rng_for
 from sarcoma.config import PORT, POSITIVE_SLICES
 from sarcoma.data import find_patients, is_phantom, split_patients
 from sarcoma.phantom import FILE, phantom

@@ -118,10 +118,10 @@ class TestMemory:
 import sys
 from pathlib import Path
 import numpy as np
-from common.pipeline import write_prepared_case
+from common.data.batches import write_prepared_case
 from dataclasses import replace
 from sarcoma.config import CODE
-from common.memory import peak_memory
+from common.cost.memory import peak_memory
 from sarcoma.prepare import describe_memory
 from sarcoma.sampling import PatchSampler, Stack, make_pool
 rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.export import TestCase
+from common.export.write import TestCase
 from sarcoma.config import QUICK
 from sarcoma.inference import build_for_inference
 from sarcoma.serving import describe, make_endpoints

@@ -23,7 +23,7 @@ class Exported:
 
 def fetal_brain_run(folder: Path):
     """A stack of five slices that is larger than the windows."""
-    from common.volumes import Geometry, write_volume
+    from common.data.volumes import Geometry, write_volume
     from fetal_brain.config import QUICK
     from fetal_brain.inference import build_for_any_plane
 
@@ -69,8 +69,8 @@ def sarcoma_run(folder: Path):
 
 def vertebra_run(folder: Path):
     """A scan of two windows, one above the other."""
-    from common.pipeline import rng_for
-    from common.volumes import write_volume
+    from common.data.batches import rng_for
+    from common.data.volumes import write_volume
     from vertebra.config import QUICK
     from vertebra.inference import build_for_any_size
     from vertebra.phantom_spine import make_scan
@@ -111,8 +111,8 @@ def make_run(paper: str, folder: Path) -> Path:
     """Write a finished run whose network has something to say everywhere."""
     import keras
 
-    from common.export import save_network
-    from common.runs import open_run
+    from common.export.write import save_network
+    from common.runs.folder import open_run
 
     keras.utils.set_random_seed(3)
     config, network, options, split = globals()[f"{paper}_run"](folder)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from common.errors import OptionError, RunError
-from common.passport import PARITY, PASSPORT, hash_weights, read_passport, seal
-from common.verify import read_parity
-from common.warmup import WARMUP_FILE, read_warmup
+from common.export.passport import PARITY, PASSPORT, hash_weights, read_passport, seal
+from common.export.verify import read_parity
+from common.export.warmup import WARMUP_FILE, read_warmup
 
 PAPERS = ("dhcp_fetal", "fetal_brain", "raseg", "sarcoma", "vertebra")
 KEYS = {

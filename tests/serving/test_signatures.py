@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from common.models_folder import BATCHING, MODELS_CONFIG
-from common.passport import read_passport, without_tensors
-from common.saved_model import forced_xla, read_signatures
+from common.export.passport import read_passport, without_tensors
+from common.export.saved_model import forced_xla, read_signatures
+from common.export.versions import BATCHING, MODELS_CONFIG
 
 SCAN, CLASSES, LABELS = "float32 ?,?,?", "float32 ?,?,?,2", "uint8 ?,?,?"
 SIGNATURES = {

@@ -1,4 +1,4 @@
-"""`python -m common.export verify`: what it accepts, what it finds, what it refuses."""
+"""`python -m common verify`: what it accepts, what it finds, what it refuses."""
 
 import os
 import shutil
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.export import main
-from common.passport import PARITY, PASSPORT, hash_files, read_passport, write_passport
-from common.verify import verify
+from common.export.passport import PARITY, PASSPORT, hash_files, read_passport, write_passport
+from common.export.verify import verify
+from common.export.write import main
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = "variables/variables.data-00000-of-00001"
@@ -39,7 +39,7 @@ def reseal(folder, **changes):
 def run(*words):
     """Run the command as a user does, where Keras cannot be imported; return status and text."""
     done = subprocess.run(
-        [sys.executable, "-m", "common.export", "verify", *map(str, words)],
+        [sys.executable, "-m", "common", "verify", *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -146,4 +146,4 @@ class TestMistakes:
     @pytest.mark.parametrize("words", [[], ["verify"], ["verify", "a", "b"], ["check", "a"]])
     def test_other_words(self, words, capsys):
         assert main(words) == 2
-        assert "usage: python -m common.export verify" in capsys.readouterr().err
+        assert "usage: python -m common verify" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.cli import main
-from common.volumes import Geometry, read_volume, write_volume
+from common.data.volumes import Geometry, read_volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--preset", "quick", "--channels", "2"]

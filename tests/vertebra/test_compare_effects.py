@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from common.effects import measure_effects
 from common.errors import DataError
+from common.study.effects import measure_effects
 from vertebra.calibration import calibrate_sites
 from vertebra.config import CODE, QUICK
 from vertebra.effects import BASE, Bench

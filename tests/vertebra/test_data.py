@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from common.data.volumes import Geometry, write_volume
 from common.errors import DataError
-from common.volumes import Geometry, write_volume
 from vertebra.config import PORT
 from vertebra.data import Case, find_prepared_cases, find_source_cases, find_volumes, load_case
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.cli import main
-from common.volumes import read_volume, write_volume
+from common.data.volumes import read_volume, write_volume
 from vertebra.config import QUICK
 from vertebra.inspection import inspect_dataset
 from vertebra.phantom import phantom

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from common.data.phantoms import read_marker
+from common.data.volumes import read_volume
 from common.errors import OptionError
-from common.phantoms import read_marker
-from common.volumes import read_volume
 from vertebra.data import find_source_cases, is_phantom
 from vertebra.phantom import phantom
 from vertebra.phantom_spine import OFFSET, make_scan, number_from_bottom

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.data.volumes import Geometry, Volume, read_volume, write_volume
 from common.errors import DataError
-from common.volumes import Geometry, Volume, read_volume, write_volume
 from vertebra.config import CODE, PORT
 from vertebra.preparation import (
     back_to_source,

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from common.data.batches import write_prepared_case
 from common.errors import DataError
-from common.pipeline import write_prepared_case
 from vertebra.augmentation import deform, displacement_fields, smoothing_matrix, stretch_coordinates
 from vertebra.config import CODE, PORT
 from vertebra.original_sampler import (

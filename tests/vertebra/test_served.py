@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from common.cli import main
+from common.data.volumes import Geometry, read_volume, write_volume
 from common.errors import OptionError, RunError
-from common.passport import describe_input, hash_files, without_tensors, write_passport
-from common.volumes import Geometry, read_volume, write_volume
+from common.export.passport import describe_input, hash_files, without_tensors, write_passport
 from vertebra.config import QUICK
 from vertebra.predict import predict, refuse_two_networks
 from vertebra.served import config_of, open_served
@@ -31,7 +31,7 @@ def exported(tmp_path_factory):
     """`answer` as a SavedModel, with the passport of an export."""
     import tensorflow as tf
 
-    from common.saved_model import read_signatures
+    from common.export.saved_model import read_signatures
 
     folder = tmp_path_factory.mktemp("models") / "vertebra" / "1"
     window = [tf.TensorSpec((None,) * 3, tf.float32, name=name) for name in ("image", "memory")]

@@ -5,8 +5,8 @@ import pytest
 import SimpleITK
 
 from common.cli import main
+from common.data.volumes import Geometry, Volume, read_volume
 from common.errors import DataError
-from common.volumes import Geometry, Volume, read_volume
 from vertebra.config import QUICK
 from vertebra.inspection import inspect_dataset
 from vertebra.phantom import phantom

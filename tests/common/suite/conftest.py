@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.evaluation import MEASURES, write_evaluation
-from common.journal import write_log
-from common.report import Figure
-from common.runs import load_run, open_run
-from common.viewer.embed import ViewedCase
+from common.evaluation.run_report import MEASURES, write_evaluation
+from common.report.page import Figure
+from common.report.viewer.embed import ViewedCase
+from common.runs.folder import load_run, open_run
+from common.training.journal import write_log
 
 LABELS = {"raseg": "foreground", "fetal_brain": "brain", "vertebra": "vertebra"}
 

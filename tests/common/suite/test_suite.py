@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 
-from common.claims_reader import find_claims
 from common.errors import RunError
-from common.report import PHANTOM_NOTICE, Section, write_sections
-from common.suite import build, collect, main
-from common.suite_page import inline_script
-from common.suite_runs import STAGES
+from common.evaluation.claims_reader import find_claims
+from common.report.page import PHANTOM_NOTICE, Section, write_sections
+from common.suite.collect import build, collect, main
+from common.suite.page import inline_script
+from common.suite.read_runs import STAGES
 
 PAPERS = sorted(find_claims())
 

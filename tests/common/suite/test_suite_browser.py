@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from common.suite import build
+from common.suite.collect import build
 
 pytestmark = pytest.mark.browser
 

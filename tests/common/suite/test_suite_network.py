@@ -5,7 +5,7 @@ import zipfile
 import pytest
 
 from common.errors import RunError
-from common.suite_network import read_layers
+from common.suite.network_drawing import read_layers
 
 
 def test_layers_are_those_keras_knows(network):

@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 
-from common import suite_results
-from common.claims_reader import ROOT, find_claims
 from common.errors import DataError, RunError
-from common.suite_results import (
+from common.evaluation.claims_reader import find_claims
+from common.papers import ROOT
+from common.suite import results as suite_results
+from common.suite.read_runs import read_result
+from common.suite.results import (
     BEGIN,
     END,
     README,
@@ -19,7 +21,6 @@ from common.suite_results import (
     put_between_marks,
     record,
 )
-from common.suite_runs import read_result
 
 
 def test_the_readmes_of_this_project_are_what_the_runs_say():
@@ -29,7 +30,7 @@ def test_the_readmes_of_this_project_are_what_the_runs_say():
         for path, text in make_readmes().items()
         if path.read_text(encoding="utf-8") != text
     ]
-    assert stale == [], "run python -m common.suite_results update"
+    assert stale == [], "run python -m common results update"
 
 
 def test_no_results_table_stands_outside_the_marks():
@@ -74,7 +75,7 @@ def test_typing_a_number_in_is_noticed(project, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["update", "--check"]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f"{path} is not up to date: run python -m common.suite_results update"
+        f"{path} is not up to date: run python -m common results update"
     ]
     assert main(["update"]) == 0
     assert "phantoms': 0.700" in path.read_text()

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from common.claims import DataKind
 from common.errors import RunError
-from common.suite_runs import (
+from common.evaluation.claims import DataKind
+from common.suite.read_runs import (
     STAGES,
     find_run,
     read_result,

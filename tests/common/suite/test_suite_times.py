@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from common import suite_times
-from common.suite_runs import STAGES
-from common.suite_times import (
+from common.suite import times as suite_times
+from common.suite.read_runs import STAGES
+from common.suite.times import (
     count_occurrences,
     estimate_left,
     in_words,

@@ -9,11 +9,18 @@ import nibabel
 import numpy as np
 import pytest
 
-from common.claims_reader import ROOT
+from common.data.volumes import Geometry, read_volume, write_volume
 from common.errors import RunError
-from common.viewer import embed
-from common.viewer.embed import ViewedCase, as_grey, as_labels, choose_steps, read_case, write_case
-from common.volumes import Geometry, read_volume, write_volume
+from common.evaluation.claims_reader import ROOT
+from common.report.viewer import embed
+from common.report.viewer.embed import (
+    ViewedCase,
+    as_grey,
+    as_labels,
+    choose_steps,
+    read_case,
+    write_case,
+)
 
 AFFINE = np.array([[0, -2.0, 0, 5], [3.0, 0, 0, -7], [0, 0, 4.0, 1], [0, 0, 0, 1]])
 

@@ -1,0 +1,49 @@
+"""`python -m common COMMAND`: what concerns all papers, or a run or model of any of them."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from common.cli import run_guarded
+from common.errors import OptionError
+
+COMMANDS = {
+    "reproduce": ("common.suite.reproduce", "run every paper from data to report"),
+    "bench": ("common.suite.bench", "time the papers beside what else could be used"),
+    "report": ("common.suite.collect", "write the page of runs again, without running anything"),
+    "results": ("common.suite.results", "keep what runs measured; write the tables of the READMEs"),
+    "replay": ("common.runs.replay", "train a run again and compare the weights"),
+    "verify": ("common.export.verify", "verify an exported model against its passport"),
+    "bench-gpu": ("common.cost.bench_gpu", "time the networks on a GPU, with JAX or TensorFlow"),
+}
+"""Command: module with `main(words) -> exit status`, and what it does."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: words after the program's name; None: those of this process.
+
+    Returns:
+        Exit status: that of the command, or 2 after a mistake of the user's, one line on stderr.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: python -m common COMMAND [options]\n\ncommands:")
+        print("\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()))
+        return 0 if words else 2
+
+    def act() -> int:
+        if words[0] not in COMMANDS:
+            raise OptionError(
+                f"unknown command {words[0]!r}; expected one of: {', '.join(COMMANDS)}"
+            )
+        module, _ = COMMANDS[words[0]]
+        return importlib.import_module(module).main(words[1:])
+
+    return run_guarded(f"common {words[0]}", act)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

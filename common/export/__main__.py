@@ -1,0 +1,8 @@
+"""`python -m common.export verify`: the former name of `python -m common verify`."""
+
+import sys
+
+from common.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,296 @@
+"""The passport of an exported model: what it is, what it wants, where it came from, how it was held
+to the network it was trained as.
+
+`passport.json` lies in the folder of a version and needs nothing of this project to be read. It
+names every other file of the folder with its SHA-256 and closes with a seal over its own content,
+so that `python -m common verify` notices a change of either. The seal is no signature:
+whoever can write the folder can seal it again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.errors import RunError
+from common.files import read_json, sha256_of, write_json
+from common.papers import ROOT
+
+if TYPE_CHECKING:
+    import keras
+
+    from common.runs.folder import Run
+
+SCHEMA = 1
+PASSPORT = "passport.json"
+PARITY = "parity.npz"
+PACKAGE = "segmentation-reproductions"
+
+PER_CLASS = {"labels": "of each voxel", "probabilities": "of each class, on the last axis"}
+FOREGROUND = {"labels": "of each voxel", "probabilities": "of label 1"}
+"""The two ways in which papers answer."""
+PHANTOM_USE = "Trained on phantoms: for trying the software, not for any patient."
+RESEARCH_USE = "Research and teaching. No medical device; not tested on patients of any clinic."
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a paper says of its exported model beyond what can be read from files."""
+
+    inputs: Mapping[str, Mapping[str, Any]]
+    """By input name: modality, axes, channels, orientation, spacing_mm {expected, tolerance},
+    minimum_size, intensities."""
+    preprocessing: Sequence[Mapping[str, Any]]
+    """Steps from what the client sends to what the network sees; each has `step` and `in_graph`."""
+    labels: Mapping[int, str]
+    """What each number in `labels` means."""
+    outputs: Mapping[str, str]
+    """By output name, what its numbers are."""
+    limits: Sequence[str]
+    """What the model cannot do, in sentences."""
+    intended_use: Sequence[str] = (RESEARCH_USE,)
+    whole_scan: Mapping[str, Any] = field(default_factory=lambda: {"signature": "volume"})
+    """The signature that takes a whole scan, or None there and the command that does."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a network comes from, as far as its run folder tells."""
+
+    paper: str
+    run: dict
+    data: dict
+    metrics: dict | None
+
+    @classmethod
+    def of_run(cls, record: "Run") -> "Provenance":
+        """Read a run folder; no path of it goes into the passport.
+
+        Raises:
+            RunError: a file of the run is damaged.
+        """
+        config = record.path / "config.yaml"
+        report = record.path / "report" / "report.json"
+        return cls(
+            paper=record.paper,
+            run={
+                "config_sha256": sha256_of(config),
+                "preset": record.config.get("preset"),
+                "seed": record.manifest.get("seed"),
+                "status": record.status,
+                "trained_steps": record.manifest.get("training", {}).get("steps"),
+                "cases": {name: len(cases) for name, cases in record.read_split().items()},
+                "commit": record.manifest.get("git", {}).get("commit"),
+            },
+            data=describe_data(record),
+            metrics=read_json(report) if report.is_file() else None,
+        )
+
+
+def describe_data(record: "Run") -> dict:
+    """Say what a network was trained on.
+
+    Returns:
+        kind: "phantom", "converted weights" or "own files" (whether those are the paper's is not
+        known here; a run may say so itself, as `data_kind` of its manifest); number of files, and
+        one SHA-256 over their names and contents, which does not depend on where they lie.
+    """
+    manifest = record.manifest
+    kind = "own files"
+    if manifest.get("converted_from") is not None:
+        kind = "converted weights"
+    if manifest.get("phantom"):
+        kind = "phantom"
+    files = manifest.get("data_files", {})
+    digest = hashlib.sha256()
+    for name, sha in sorted((Path(path).name, entry["sha256"]) for path, entry in files.items()):
+        digest.update(f"{name} {sha}\n".encode())
+    return {
+        "kind": manifest.get("data_kind", kind),
+        "files": len(files),
+        "sha256": digest.hexdigest() if files else None,
+    }
+
+
+def make_passport(
+    folder: Path,
+    *,
+    name: str,
+    version: int,
+    network: "keras.Model",
+    provenance: Provenance,
+    description: Description,
+    parity: Mapping[str, Mapping],
+) -> dict:
+    """Gather the passport of a folder that is otherwise finished.
+
+    Args:
+        folder: of the version, with everything but the passport in it.
+        name: of the model.
+        version: its number.
+        network: whose variables were saved.
+        provenance: of the run.
+        description: by the paper.
+        parity: by "signature/output": largest_difference, tolerance, case.
+    """
+    import keras
+    import tensorflow as tf
+
+    from common.export.saved_model import read_signatures
+    from common.runs.provenance import git_state
+
+    phantom = provenance.data["kind"] == "phantom"
+    metrics = provenance.metrics
+    uses = ([PHANTOM_USE] if phantom else []) + list(description.intended_use)
+    return {
+        "schema": SCHEMA,
+        "paper": provenance.paper,
+        "name": name,
+        "version": version,
+        "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "code": {
+            **git_state(ROOT),
+            "package": package_version(),
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+        },
+        "run": provenance.run,
+        "data": provenance.data,
+        "weights": {"sha256": hash_weights(network), "parameters": int(network.count_params())},
+        "files": hash_files(folder),
+        "inputs": description.inputs,
+        "preprocessing": description.preprocessing,
+        "labels": description.labels,
+        "outputs": description.outputs,
+        "signatures": without_tensors(read_signatures(folder)),
+        "whole_scan": description.whole_scan,
+        "parity": parity,
+        "metrics": metrics,
+        "intended_use": uses,
+        "limits": description.limits,
+    }
+
+
+def write_passport(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write passport.json with its seal.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    path = folder / PASSPORT
+    write_json(path, content)
+    content = read_json(path)  # the seal is over what a reader sees
+    write_json(path, {**content, "seal": seal(content)})
+
+
+def read_passport(folder: Path) -> dict:
+    """Read the passport of an exported model.
+
+    Args:
+        folder: models/<name>/<version>.
+
+    Raises:
+        RunError: there is none, it is no JSON, or of a schema that is not known here.
+    """
+    path = Path(folder) / PASSPORT
+    if not path.is_file():
+        raise RunError(f"{folder} is no exported model: expected {PASSPORT} in it")
+    content = read_json(path)
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise RunError(f"{path}: found schema {schema!r}; expected {SCHEMA}")
+    return content
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a passport's content without its seal, however it is laid out."""
+    bare = {key: value for key, value in content.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a folder but the passport, by path with slashes."""
+    found = sorted(path for path in Path(folder).rglob("*") if not path.is_dir())
+    names = {path.relative_to(folder).as_posix(): path for path in found}
+    return {name: sha256_of(path) for name, path in names.items() if name != PASSPORT}
+
+
+def hash_weights(network: "keras.Model") -> str:
+    """Return one SHA-256 over names, shapes and numbers of a network's variables, in their order.
+
+    The same for two exports of one network, whatever wrote their files.
+    """
+    digest = hashlib.sha256()
+    for variable in network.weights:
+        array = np.ascontiguousarray(variable.numpy())
+        digest.update(f"{variable.path} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def without_tensors(signatures: Mapping[str, Mapping]) -> dict:
+    """Return signatures without the graph's own names, which change with every export."""
+    return {
+        name: {
+            side: {
+                key: {"dtype": tensor["dtype"], "shape": tensor["shape"]}
+                for key, tensor in tensors.items()
+            }
+            for side, tensors in sides.items()
+        }
+        for name, sides in signatures.items()
+    }
+
+
+def package_version() -> str | None:
+    """Return the version of this project, None where it is not installed."""
+    try:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def describe_input(
+    modality: str,
+    *,
+    axes: str,
+    channels: Iterable[str],
+    intensities: str,
+    minimum_size: Sequence[int],
+    spacing_mm: Sequence[float] | None = None,
+    spacing_tolerance: float | None = None,
+    orientation: str = "as stored",
+    **more: Any,
+) -> dict[str, Any]:
+    """Return one entry of `Description.inputs`.
+
+    Args:
+        modality: such as "T2-weighted MRI stack".
+        axes: of the array, such as "ZYX" or "ZYXC".
+        channels: in their order; one name where the array has no channel axis.
+        intensities: their unit or scale.
+        minimum_size: voxels per spatial axis below which the model refuses or is useless.
+        spacing_mm: voxel size in the order of `axes`; None: any, or not known.
+        spacing_tolerance: relative, beyond which a scan should be resampled first.
+        orientation: what the axes must point to; "as stored": as the training files have them.
+        more: further facts.
+    """
+    return {
+        "modality": modality,
+        "axes": axes,
+        "channels": list(channels),
+        "orientation": orientation,
+        "spacing_mm": {
+            "expected": None if spacing_mm is None else list(spacing_mm),
+            "tolerance": spacing_tolerance,
+        },
+        "minimum_size": list(minimum_size),
+        "intensities": intensities,
+        **more,
+    }

@@ -1,0 +1,341 @@
+"""Trained networks as SavedModels for TensorFlow Serving: written, compared, given a passport.
+
+`python -m common verify FOLDER` verifies an exported model against its passport, offline and where
+Keras cannot be imported. XLA is never forced into the graph, since builds of TensorFlow Serving
+without the compiler refuse such a model.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.errors import DataError, RunError, UserError
+from common.export.passport import PARITY, Description, Provenance, make_passport, write_passport
+from common.export.saved_model import ExportError, difference, forced_xla, run_elsewhere
+from common.export.versions import refuse_existing, version_folder, write_server_files
+from common.export.warmup import WARMUP_FILE, Request, write_warmup
+from common.files import write_folder_atomically
+
+if TYPE_CHECKING:
+    import keras
+
+    from common.runs.folder import Run
+
+__all__ = [
+    "Endpoint",
+    "Example",
+    "ExportError",
+    "Recordings",
+    "TestCase",
+    "export_model",
+    "find_case",
+    "first_case",
+    "make_recordings",
+    "report_export",
+    "save_network",
+    "version_folder",
+]
+
+RECORDED_VOXELS = 2**18
+"""Of the scan that a version keeps to be verified with; a larger one is cut to its middle."""
+LABEL_TOLERANCE = 1e-4
+"""Largest accepted share of unequal labels: those that tie within rounding."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One signature: a TensorFlow function that returns a dict of named tensors."""
+
+    name: str
+    function: Callable
+    signature: Sequence[Any]
+    """A `tf.TensorSpec` per argument; its name is the name of the input."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Inputs of one signature by name, and what the trained model makes of them in Python."""
+
+    inputs: Mapping[str, np.ndarray]
+    expected: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class TestCase:
+    """What an exported model is compared on: the raw inputs of `volume`, by name."""
+
+    __test__ = False  # pytest takes the name for a test
+
+    name: str
+    """Said beside every difference that was measured on it."""
+    arrays: Mapping[str, np.ndarray]
+    """The first three axes of each are those of the scan."""
+    spacing_mm: Sequence[float] | None = None
+    """In the order of the axes."""
+    centre: Sequence[int] | None = None
+    """Voxel that must stay when the scan is cut; None: its middle."""
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """What a model is compared on when it is exported, and what is kept of it."""
+
+    case: str
+    kept: Mapping[str, Example]
+    """Per signature; recorded in the version, so that it can be verified, and warmed up with."""
+    whole_case: str = ""
+    whole: Mapping[str, Example] = field(default_factory=dict)
+    """Per signature, the uncut case; compared at the export alone. Empty: nothing was cut."""
+
+
+def find_case(load: Callable[[], TestCase], made_up: Callable[[], TestCase]) -> TestCase:
+    """Return a held-out case of the run, or a made-up one where there is none to read.
+
+    A converted network has no data, and a run's data may have been moved away; both are said.
+    """
+    try:
+        return load()
+    except (UserError, OSError) as problem:
+        case = made_up()
+        print(f"note: compared on {case.name}, not on a case of the run: {problem}")
+        return case
+
+
+def first_case(
+    record: "Run", subsets: Sequence[str] = ("test", "validation", "training", "train")
+) -> tuple[dict, str]:
+    """Return the entry of split.json that an export is compared on, and what it is called.
+
+    Args:
+        record: a run.
+        subsets: where to look, the best first.
+
+    Raises:
+        DataError: the run has no case at all, as a converted network's has none.
+    """
+    split = record.read_split()
+    for subset in subsets:
+        for entry in split.get(subset, []):
+            what = "phantom " if record.manifest.get("phantom") else "case "
+            return entry, f"{what}{entry.get('id', entry.get('volume'))} ({subset})"
+    raise DataError("the run holds no cases")
+
+
+def make_recordings(
+    case: TestCase,
+    make_examples: Callable[[TestCase], Mapping[str, Example]],
+    *,
+    least: Sequence[int],
+    voxels: int = RECORDED_VOXELS,
+) -> Recordings:
+    """Compute in Python what the exported signatures are compared with.
+
+    Args:
+        case: of the run.
+        make_examples: returns an example per signature, `volume` among them.
+        least: voxels per axis that a cut scan keeps.
+        voxels: a larger scan is cut for what is kept; the uncut one is compared with all the same.
+    """
+    small = cut_case(case, least=least, voxels=voxels)
+    if small is case:
+        return Recordings(case.name, make_examples(case))
+    whole = {"volume": make_examples(case)["volume"]}
+    return Recordings(small.name, make_examples(small), case.name, whole)
+
+
+def cut_case(case: TestCase, *, least: Sequence[int], voxels: int) -> TestCase:
+    """Return the case itself, or the part around its centre that has at most so many voxels."""
+    shape = np.array(next(iter(case.arrays.values())).shape[:3])
+    size = shape.copy()
+    while size.prod() > voxels and (size > least).any():
+        axis = np.argmax(np.where(size > least, size, 0))
+        size[axis] = max(size[axis] // 2, least[axis])
+    if (size == shape).all():
+        return case
+    centre = shape // 2 if case.centre is None else np.asarray(case.centre)
+    low = np.clip(centre - size // 2, 0, shape - size)
+    part = tuple(slice(first, first + edge) for first, edge in zip(low, size, strict=True))
+    name = f"{case.name}, {' x '.join(map(str, size))} of its {' x '.join(map(str, shape))} voxels"
+    arrays = {key: np.ascontiguousarray(array[part]) for key, array in case.arrays.items()}
+    return replace(case, name=name, arrays=arrays)
+
+
+def export_model(
+    folder: Path,
+    *,
+    network: "keras.Model",
+    endpoints: Sequence[Endpoint],
+    recordings: Recordings,
+    description: Description,
+    provenance: Provenance,
+    tolerance: float,
+    keras_file: Path,
+) -> dict[str, dict]:
+    """Write a version: SavedModel, passport, recorded case, warmup requests, Keras' own file.
+
+    The model is reloaded in a process without Keras and compared before it is put in place.
+
+    Args:
+        folder: models/<name>/<version>, new; nothing is left there when anything fails.
+        network: the network whose variables the endpoints use.
+        endpoints: signatures; the first is also `serving_default` unless one has that name.
+        recordings: what every signature is compared on.
+        description: for the passport.
+        provenance: for the passport.
+        tolerance: largest `difference` of an output of real numbers.
+        keras_file: the network's .keras file, which is copied.
+
+    Returns:
+        By "signature/output": largest_difference, tolerance, case; for what was cut also
+        whole_case and its largest_difference_whole.
+
+    Raises:
+        OptionError: the folder exists already.
+        RunError: the disk is full or the folder cannot be written.
+        ExportError: the reloaded model differs, or its graph asks for XLA.
+    """
+    refuse_existing(folder)
+    name, version = folder.parent.name, int(folder.name)
+    with write_version(folder) as unfinished:
+        write_saved_model(unfinished, network, endpoints)
+        if forced := forced_xla(unfinished):
+            raise ExportError(f"the graph asks for XLA at {forced[0]} and {len(forced) - 1} more")
+        parity = compare(unfinished, recordings, tolerance=tolerance)
+        shutil.copyfile(keras_file, unfinished / "model.keras")
+        write_parity(unfinished / PARITY, recordings.kept)
+        requests = [Request(name, key, example.inputs) for key, example in recordings.kept.items()]
+        write_warmup(unfinished / WARMUP_FILE, requests)
+        passport = make_passport(
+            unfinished, name=name, version=version, network=network, provenance=provenance,
+            description=description, parity=parity,
+        )  # fmt: skip
+        write_passport(unfinished, passport)
+    write_server_files(folder.parents[1])
+    return parity
+
+
+@contextmanager
+def write_version(folder: Path) -> Iterator[Path]:
+    """Fill a new folder or none, as `write_folder_atomically`, TensorFlow's refusals told alike.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    import tensorflow as tf
+
+    with write_folder_atomically(folder) as unfinished:
+        try:
+            yield unfinished
+        except tf.errors.OpError as refusal:
+            reason = refusal.message.splitlines()[0].partition(" [Op:")[0].rpartition(";")[2]
+            raise RunError(f"{folder} cannot be written: {reason.strip()}") from refusal
+
+
+def write_saved_model(folder: Path, network: "keras.Model", endpoints: Sequence[Endpoint]) -> None:
+    """Write the SavedModel of some signatures into an existing folder."""
+    from keras.export import ExportArchive
+
+    archive = ExportArchive()
+    archive.track(network)
+    for endpoint in endpoints:
+        archive.add_endpoint(endpoint.name, endpoint.function, input_signature=endpoint.signature)
+    archive.write_out(str(folder), verbose=False)
+
+
+def compare(folder: Path, recordings: Recordings, *, tolerance: float) -> dict[str, dict]:
+    """Compare a SavedModel with what the network says in Python; see `export_model`.
+
+    Raises:
+        ExportError: an output differs by more than is accepted.
+    """
+    parity = {}
+    for key, (limit, value) in measure(folder, recordings.kept, tolerance).items():
+        parity[key] = {"largest_difference": value, "tolerance": limit, "case": recordings.case}
+    if recordings.whole:
+        for key, (_, value) in measure(folder, recordings.whole, tolerance).items():
+            parity[key] |= {
+                "whole_case": recordings.whole_case,
+                "largest_difference_whole": value,
+            }
+    values = {key: max(entry["largest_difference"], entry.get("largest_difference_whole", 0.0))
+              for key, entry in parity.items()}  # fmt: skip
+    beyond = {key: value for key, value in values.items() if not value <= parity[key]["tolerance"]}
+    if beyond:
+        raise ExportError(f"the reloaded model differs by more than is accepted: {beyond}")
+    return parity
+
+
+def measure(
+    folder: Path, examples: Mapping[str, Example], tolerance: float
+) -> dict[str, tuple[float, float]]:
+    """Return, by "signature/output", what is accepted and the difference that was found."""
+    served = run_elsewhere(folder, {name: example.inputs for name, example in examples.items()})
+    found = {}
+    for name, example in examples.items():
+        for output, expected in example.expected.items():
+            whole_numbers = np.issubdtype(expected.dtype, np.integer)
+            limit = max(tolerance, LABEL_TOLERANCE) if whole_numbers else tolerance
+            key = f"{name}/{output}"
+            found[key] = limit, difference(served[key], expected)
+    return found
+
+
+def write_parity(path: Path, examples: Mapping[str, Example]) -> None:
+    """Write the recorded case: entries "signature/input:<name>" and "signature/output:<name>"."""
+    arrays = {}
+    for name, example in examples.items():
+        arrays |= {f"{name}/input:{key}": array for key, array in example.inputs.items()}
+        arrays |= {f"{name}/output:{key}": array for key, array in example.expected.items()}
+    np.savez_compressed(path, **arrays)
+
+
+def save_network(model: "keras.Model", path: Path) -> None:
+    """Write a trained network as a .keras file that loads where this project is not installed.
+
+    Loss, metrics and optimiser of its training stay out of the file: Keras could not find ours.
+
+    Args:
+        model: a functional model of Keras' own layers; it is left as it is.
+        path: file ending in .keras, in an existing folder; it is replaced whole or not at all.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    import keras
+
+    bare = keras.Model(model.input, model.output, name=model.name)
+    # A folder, since Keras wants the file's ending and `remove_leftovers` another one.
+    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        folder.mkdir()
+        bare.save(folder / path.name)
+        os.replace(folder / path.name, path)
+    except OSError as refusal:
+        raise RunError(f"{path} cannot be written: {refusal.strerror or refusal}") from refusal
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def report_export(folder: Path, parity: Mapping[str, Mapping], *, began: float) -> None:
+    """Print what `export_model` measured, how long the export took, and where the model lies.
+
+    Args:
+        folder: of the version.
+        parity: what `export_model` returned.
+        began: `time.monotonic()` at the beginning.
+    """
+    cases = {entry["case"] for entry in parity.values()}
+    print(f"compared on {'; '.join(sorted(cases))}, served without Keras:")
+    for key, entry in parity.items():
+        whole = entry.get("largest_difference_whole")
+        more = "" if whole is None else f", {whole:.1e} on the whole of {entry['whole_case']}"
+        print(f"{key}: differs by {entry['largest_difference']:.1e}{more}")
+    print(f"exported in {time.monotonic() - began:.1f} s")
+    print(f"SavedModel: {folder}")

@@ -1,0 +1,392 @@
+"""The run folder: one writer, a manifest, a configuration that replays, and no silent mixture.
+
+A run is unfinished until its manifest says "finished": opened again with the same configuration
+it goes on where it stopped, with another one it is refused. The lock belongs to the process, so
+the kernel frees it when the process is killed.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from common.errors import RunError
+from common.files import (
+    as_yaml,
+    atomic_file,
+    plain,
+    read_json,
+    read_yaml,
+    remove_leftovers,
+    sha256_of,
+    write_folder_atomically,
+    write_json,
+    write_text_atomically,
+)
+from common.runs.provenance import DECIDES_THE_BITS, environment_facts, first_difference, shown
+
+__all__ = [
+    "Run",
+    "atomic_file",
+    "load_config",
+    "load_run",
+    "open_run",
+    "sha256_of",
+    "write_folder_atomically",
+    "write_json",
+    "write_text_atomically",
+]
+
+ENTRIES = (
+    "manifest.json",
+    "config.yaml",
+    "split.json",
+    "log.csv",
+    "tensorboard",
+    "prepared",
+    "checkpoints",
+    "model.keras",
+    "predictions",
+    "report",
+)
+"""All that a run makes; overwriting removes these and nothing else."""
+
+_LOCK = ".lock"
+_NOT_COMPARED = ("run", "overwrite", "preset")
+"""Options that may change when a run goes on: the preset acts through the configuration alone."""
+
+ConfigT = TypeVar("ConfigT")
+
+
+class Run:
+    """One run folder; made by `open_run` (to write) or `load_run` (to read).
+
+    Attributes:
+        path: the folder.
+        config: the paper's `Config` as given to `open_run`; from `load_run` the mapping of
+            config.yaml (`load_config` gives the dataclass).
+        resumed: whether an unfinished run goes on.
+        manifest: what manifest.json holds.
+    """
+
+    def __init__(
+        self, path: Path, *, config: Any, manifest: dict, resumed: bool, writable: bool
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.resumed = resumed
+        self.manifest = manifest
+        self._writable = writable
+
+    @property
+    def paper(self) -> str:
+        """Key of the paper's package."""
+        return self.manifest["paper"]
+
+    @property
+    def status(self) -> str:
+        """running, finished, failed or interrupted; a killed run still says running."""
+        return self.manifest["status"]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints; `open_run` makes it."""
+        return self.path / "checkpoints"
+
+    def record(self, **facts: Any) -> None:
+        """Merge facts into the manifest, replacing those of the same name.
+
+        When a run goes on under another `runtime` than it began with, a line on stderr says so.
+
+        Raises:
+            RunError: the disk is full or the folder unwritable.
+        """
+        if not self._writable:
+            raise ValueError(f"{self.path} was opened for reading")
+        facts = plain(facts)
+        if self.resumed and "runtime" in facts and "runtime" in self.manifest:
+            self._note_changes({"runtime": self.manifest["runtime"]}, {"runtime": facts["runtime"]})
+        self.manifest.update(facts)
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def record_files(self, paths: Iterable[Path]) -> None:
+        """Add size and SHA-256 of data files to the manifest.
+
+        Args:
+            paths: the files, named in the manifest as given here.
+        Raises:
+            RunError: a file cannot be read, or has changed since this run began.
+        """
+        known = dict(self.manifest.get("data_files", {}))
+        for path in paths:
+            try:
+                entry = {"bytes": Path(path).stat().st_size, "sha256": sha256_of(path)}
+            except OSError as failure:
+                raise RunError(f"{path} cannot be read: {failure.strerror}") from failure
+            before = known.setdefault(str(path), entry)
+            if self.resumed and before != entry:
+                raise RunError(
+                    f"{path} has changed since the run in {self.path} began (sha256 "
+                    f"{before['sha256'][:12]} then, {entry['sha256'][:12]} now); "
+                    "restore the file, or start over with --overwrite or another folder"
+                )
+            known[str(path)] = entry
+        self.record(data_files=known)
+
+    def write_split(self, split: Mapping[str, Iterable[Mapping]]) -> None:
+        """Write split.json: the cases of every subset.
+
+        Args:
+            split: subset name -> cases, each a mapping of plain values and paths.
+        Raises:
+            RunError: the run goes on and the cases are no longer those it began with.
+        """
+        new = plain({name: list(cases) for name, cases in split.items()})
+        if self.resumed and (self.path / "split.json").exists():
+            difference = first_difference(self.read_split(), new)
+            if difference:
+                field, old, now = difference
+                raise RunError(
+                    f"the cases differ from {self.path / 'split.json'}, with which this run "
+                    f"began: {field} was {shown(old)}, now {shown(now)}; "
+                    "restore the data, or start over with --overwrite or another folder"
+                )
+        write_json(self.path / "split.json", new)
+
+    def read_split(self) -> dict[str, list[dict]]:
+        """Return the cases of every subset as `write_split` stored them (paths as strings).
+
+        Raises:
+            RunError: there is no readable split.json.
+        """
+        return read_json(self.path / "split.json")
+
+    def _end(self, status: str, **facts: Any) -> None:
+        now = _now()
+        self.manifest["attempts"][-1].update(status=status, ended=now, **facts)
+        self.manifest.pop("error", None)
+        self.record(status=status, finished=now if status == "finished" else None, **facts)
+
+    def _note_changes(self, old: Any, new: Any) -> None:
+        difference = first_difference(old, new)
+        if not difference:
+            return
+        field, before, now = difference
+        self.manifest["attempts"][-1].setdefault("changed", {})[field] = [before, now]
+        print(
+            f"note: the run in {self.path} began with {field} {shown(before)}, now "
+            f"{shown(now)}: it may not end bit for bit like an unbroken run",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def open_run(
+    path: Path, *, paper: str, options: dict, config: Any, seed: int, overwrite: bool = False
+) -> Iterator[Run]:
+    """Open a run folder for its one writer and keep its manifest true to the end.
+
+    A new or empty folder starts a run. A finished run is refused unless `overwrite`. An unfinished
+    one goes on if paper, seed, options (but run, overwrite and preset) and configuration are equal.
+    The manifest ends as "finished", "interrupted" (Ctrl-C) or "failed" (any other exception, which
+    passes on).
+
+    Args:
+        path: the folder; missing parents are made.
+        paper: key of the paper's package.
+        options: the command's options by name, for config.yaml; `config` and `overwrite` are left
+            out of it.
+        config: the paper's resolved `Config`; its fields stand beside the options, as on the
+            command line.
+        seed: of the whole run.
+        overwrite: remove what an earlier run made (`ENTRIES`, never a foreign file) and begin anew.
+    Returns:
+        Context manager giving the `Run`.
+    Raises:
+        RunError: the folder is in use, finished, of another configuration, no run folder though it
+            holds files named like a run's, or not writable.
+    """
+    path = Path(path)
+    stored = _stored_options(options, config=config, seed=seed)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise RunError(f"run folder {path} cannot be made: {failure.strerror}") from failure
+    with _locked(path):
+        resumed = _prepare_folder(path, paper=paper, stored=stored, overwrite=overwrite)
+        run = _begin(path, paper=paper, stored=stored, config=config, resumed=resumed)
+        try:
+            yield run
+        except BaseException as failure:
+            # The failure matters more than a manifest that cannot be written on a full disk.
+            with suppress(RunError):
+                if isinstance(failure, KeyboardInterrupt):
+                    run._end("interrupted")
+                else:
+                    message = " ".join(str(failure).split())
+                    run._end(
+                        "failed", error=f"{type(failure).__name__}: {message}".rstrip(": ")[:2000]
+                    )
+            raise
+        run._end("finished")
+
+
+def load_run(path: Path) -> Run:
+    """Open a run folder, in whatever state, for reading.
+
+    Raises:
+        RunError: `path` is no run folder, or its manifest or configuration cannot be read.
+    """
+    path = Path(path)
+    if not (path / "manifest.json").is_file():
+        raise RunError(f"{path} is not a run folder: expected manifest.json in it")
+    return Run(
+        path,
+        config=read_yaml(path / "config.yaml"),
+        manifest=read_json(path / "manifest.json"),
+        resumed=False,
+        writable=False,
+    )
+
+
+def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
+    """Rebuild the configuration of a run.
+
+    Args:
+        path: the run folder.
+        config_class: the paper's `Config`.
+    Returns:
+        An instance; fields that config.yaml lacks have their defaults.
+    Raises:
+        RunError: config.yaml is missing or unreadable, or a field has a value of another type.
+    """
+    from jsonargparse import ArgumentParser
+
+    source = Path(path) / "config.yaml"
+    if not source.is_file():
+        load_run(path)  # says what is wrong where it is no run folder at all
+    known = {field.name for field in fields(config_class)}
+    values = {key: item for key, item in read_yaml(source).items() if key in known}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(config_class, "config")
+    try:
+        return parser.instantiate(parser.parse_object({"config": values})).config
+    except (Exception, SystemExit) as failure:
+        raise RunError(f"{source}: {' '.join(str(failure).split())}") from failure
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    import filelock
+
+    lock = filelock.FileLock(path / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        owner = "another process"
+        with suppress(RunError, KeyError):
+            manifest = read_json(path / "manifest.json")
+            if manifest["status"] == "running":
+                owner = f"process {manifest['pid']} on {manifest['host']}"
+        raise RunError(
+            f"run folder {path} is in use by {owner}; wait for it or give another folder"
+        ) from None
+    except OSError as failure:
+        raise RunError(f"run folder {path} cannot be written: {failure.strerror}") from failure
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare_folder(path: Path, *, paper: str, stored: dict, overwrite: bool) -> bool:
+    """Refuse, clear or accept the folder; tell whether an unfinished run goes on in it."""
+    if not (path / "manifest.json").exists():
+        occupied = [name for name in ENTRIES if (path / name).exists()]
+        if occupied:
+            raise RunError(
+                f"{path} holds {occupied[0]} but no manifest.json, so it is no run folder of ours; "
+                "give another folder"
+            )
+        return False
+    if overwrite:
+        _clear(path)
+        return False
+    manifest = read_json(path / "manifest.json")
+    if manifest["status"] == "finished":
+        raise RunError(
+            f"the run in {path} is finished; give another folder, or --overwrite to start it anew"
+        )
+    if not (path / "config.yaml").exists():
+        return False
+    old = {"paper": manifest["paper"], **read_yaml(path / "config.yaml")}
+    difference = first_difference(_compared(old), _compared({"paper": paper, **stored}))
+    if difference:
+        field, before, now = difference
+        raise RunError(
+            f"the unfinished run in {path} has {field} {shown(before)}, but {shown(now)} is "
+            "asked for; give the same options to go on, another folder, or --overwrite"
+        )
+    return True
+
+
+def _begin(path: Path, *, paper: str, stored: dict, config: Any, resumed: bool) -> Run:
+    facts = environment_facts()
+    old = read_json(path / "manifest.json") if resumed else {}
+    manifest = {"paper": paper, "status": "running", "seed": stored["seed"], "started": _now()}
+    manifest |= facts | old | {"status": "running", "finished": None}
+    # The manifest's top level tells how the run began; who writes now is known by its pid.
+    manifest |= {"pid": facts["pid"], "host": facts["host"]}
+    manifest["attempts"] = [
+        *old.get("attempts", []),
+        {"started": _now(), "status": "running", "command": facts["command"]},
+    ]
+    run = Run(path, config=config, manifest=manifest, resumed=resumed, writable=True)
+    if resumed:
+        for name in (name for name in DECIDES_THE_BITS if name in old):
+            run._note_changes({name: old[name]}, {name: facts[name]})
+    remove_leftovers(path)
+    run.record()
+    if not resumed:
+        header = f"# python -m {paper} train --config <this file> --run <new folder>\n"
+        write_text_atomically(path / "config.yaml", header + as_yaml(stored))
+    try:
+        run.checkpoints.mkdir(exist_ok=True)
+    except OSError as failure:
+        raise RunError(f"{run.checkpoints} cannot be made: {failure.strerror}") from failure
+    remove_leftovers(run.checkpoints)
+    return run
+
+
+def _clear(path: Path) -> None:
+    # The manifest goes last: a clearing that is killed half-way can be repeated.
+    for name in reversed(ENTRIES):
+        entry = path / name
+        try:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+        except OSError as failure:
+            raise RunError(f"{entry} cannot be removed: {failure.strerror}") from failure
+
+
+def _stored_options(options: Mapping, *, config: Any, seed: int) -> dict:
+    kept = {key: item for key, item in options.items() if key not in ("config", "overwrite")}
+    stored = plain({**kept, "seed": seed, **plain(config)})
+    # What the file will give back, so that old and new are compared alike.
+    return yaml.safe_load(as_yaml(stored)) or {}
+
+
+def _compared(stored: Mapping) -> dict:
+    return {key: item for key, item in stored.items() if key not in _NOT_COMPARED}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

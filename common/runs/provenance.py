@@ -1,0 +1,164 @@
+"""Where a run came from (command, code, packages, machine), and what differs between two runs."""
+
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from common.papers import ROOT
+
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "tf-keras",
+    "numpy",
+    "scipy",
+    "pandas",
+    "SimpleITK",
+    "nibabel",
+    "h5py",
+    "jsonargparse",
+)
+DECIDES_THE_BITS = ("packages", "python", "cpu", "cpu_flags", "cores", "variables", "git")
+"""Facts that, when they change between two parts of one run, may change its numbers."""
+VARIABLES = (
+    "KERAS_BACKEND",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "TF_DETERMINISTIC_OPS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_XLA_FLAGS",
+    "XLA_FLAGS",
+    "ONEDNN_MAX_CPU_ISA",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_TF32_OVERRIDE",
+)
+"""Environment variables by which a user may change the arithmetic."""
+
+
+def environment_facts() -> dict:
+    """Describe this process, plain enough for JSON.
+
+    Returns:
+        command, folder (working directory), pid, host, python, platform, cpu, cpu_flags (vector
+        instructions), cores (usable by this process), memory_gib, variables {name: value} of the
+        environment, packages {name: version or None}, git {commit, dirty}.
+    """
+    import psutil
+
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "folder": os.getcwd(),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_fact("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": vector_flags(_cpu_fact("flags") or ""),
+        "cores": usable_cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_state(ROOT),
+    }
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may run on (its affinity mask, where there is one)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def git_state(root: Path) -> dict:
+    """Return the commit of the checkout at `root` and whether files differ from it.
+
+    Args:
+        root: folder of the code. A checkout further up (an environment inside another project)
+            does not count.
+    Returns:
+        {"commit": 40 hex digits or None, "dirty": bool or None}; None where there is no git, no
+        checkout or no commit yet.
+    """
+    unknown = {"commit": None, "dirty": None}
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return unknown
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    status = _git(root, "status", "--porcelain")
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def vector_flags(flags: str) -> list[str]:
+    """Return the vector instructions among a processor's flags, which choose its kernels.
+
+    Args:
+        flags: as the kernel lists them, separated by spaces.
+    """
+    kinds = ("sse4", "avx", "fma", "f16c", "amx")
+    return sorted(flag for flag in set(flags.split()) if flag.startswith(kinds))
+
+
+def differences(old: Any, new: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the places where two values of plain JSON types differ.
+
+    Args:
+        old, new: nested dict, list, str, number, bool and None. A missing key counts as None.
+        field: name of the place of both.
+    Returns:
+        Iterator of dotted name, old and new value.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from differences(old.get(key), new.get(key), f"{field}.{key}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, pair in enumerate(zip(old, new, strict=True)):
+            yield from differences(*pair, f"{field}[{i}]")
+    elif json.dumps(old) != json.dumps(new):
+        yield field.lstrip("."), old, new
+
+
+def first_difference(old: Any, new: Any, field: str = "") -> tuple[str, Any, Any] | None:
+    """Return what `differences` yields first; None where nothing differs."""
+    return next(differences(old, new, field), None)
+
+
+def shown(value: Any) -> str:
+    """Return a plain value as it stands in a message: JSON, shortened."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_fact(name: str) -> str | None:
+    """Return what the kernel says of the first processor, such as its "model name"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in found if key.strip() == name), None)

@@ -1,0 +1,202 @@
+"""Repeat a finished run from what it says of itself, and tell whether the same weights came out.
+
+`python -m common replay RUN [--to FOLDER]` trains once more with the run's config.yaml, seed
+and data, into a new folder, and compares the networks array by array. Exit status 0: identical;
+1: different, and what differs in the environment is listed; 2: a mistake of the user's.
+"""
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.cli import Parser
+from common.errors import OptionError, RunError
+from common.files import sha256_of
+from common.papers import ROOT
+from common.runs.folder import Run, load_run
+from common.runs.provenance import DECIDES_THE_BITS, differences, git_state, shown
+
+IDENTICAL, DIFFERENT = range(2)
+COMPARED = (*DECIDES_THE_BITS, "platform", "runtime", "data_files")
+"""What a manifest says of everything that may change the weights."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer `RUN [--to FOLDER]`.
+
+    Args:
+        argv: words after the program's name; None: those of this process.
+    Returns:
+        Exit status: 0 identical, 1 different.
+    """
+    parser = Parser(prog="python -m common replay", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the finished run")
+    parser.add_argument("--to", type=Path, help="new run folder; default: <run>-replay beside it")
+    options = parser.parse_args(argv)
+    return replay(options.run, options.to)
+
+
+def replay(path: Path, to: Path | None = None) -> int:
+    """Repeat a run into a new folder and say whether its weights came out again.
+
+    Args:
+        path: run folder, finished, with its network.
+        to: folder of the repetition; None: <path>-replay.
+    Returns:
+        0 where all arrays are equal to the bit, else 1.
+    Raises:
+        RunError: the run is not finished, has no network, or its data are not all there.
+        OptionError: the new folder has content; the training failed.
+    """
+    run = load_run(path)
+    path = path.resolve()
+    to = (to or path.with_name(f"{path.name}-replay")).resolve()
+    if run.status != "finished" or not (path / "model.keras").is_file():
+        raise RunError(f"{path} is {run.status}; expected a finished run with model.keras")
+    if to.exists() and any(to.iterdir()):
+        raise OptionError(f"--to {to} has content; expected a new or empty folder")
+    folder = working_folder(run)
+    for line in [*check_data(run, folder), *check_code(run)]:
+        print(f"note: {line}", file=sys.stderr)
+    train_again(run, to, folder)
+    return tell(run, load_run(to))
+
+
+def working_folder(run: Run) -> Path:
+    """Return the folder in which the run's command was given, where its relative paths begin.
+
+    Runs of an older version do not tell it, and another machine may lack it: then this process's.
+    """
+    told = Path(run.manifest.get("folder", "."))
+    return told if told.is_dir() else Path.cwd()
+
+
+def check_data(run: Run, folder: Path) -> Iterator[str]:
+    """Yield a line for every data file that is not what it was.
+
+    Raises:
+        RunError: a file is missing; names it.
+    """
+    known = run.manifest.get("data_files", {})
+    if not known:
+        yield f"{run.path} names no data files; whether the data are the same cannot be checked"
+    for name, entry in known.items():
+        file = folder / name
+        if not file.is_file():
+            raise RunError(f"{file} is missing; expected the data file that the run was made from")
+        found = sha256_of(file)
+        if found != entry["sha256"]:
+            yield f"{file} has changed: sha256 {entry['sha256'][:12]} then, {found[:12]} now"
+
+
+def check_code(run: Run) -> Iterator[str]:
+    """Yield a line where the code is not, or cannot be known to be, that of the run."""
+    then, now = run.manifest.get("git", {}), git_state(ROOT)
+    commit = then.get("commit")
+    if commit is None:
+        yield "the run names no commit; whether the code is the same cannot be checked"
+    elif then.get("dirty"):
+        yield f"the run was made from commit {commit[:12]} with uncommitted changes, now unknown"
+    if commit is not None and now["commit"] != commit:
+        yield f"the code is at commit {str(now['commit'])[:12]}, the run was made at {commit[:12]}"
+    elif now["dirty"]:
+        yield "the code has uncommitted changes"
+
+
+def train_again(run: Run, to: Path, folder: Path) -> None:
+    """Train in a process of its own, as the run's configuration says.
+
+    Raises:
+        OptionError: it failed; what it said stands above.
+    """
+    words = ["-m", run.paper, "train", "--config", str((run.path / "config.yaml").resolve())]
+    words += ["--run", str(to)]
+    print(f"replay: python {' '.join(words)}", file=sys.stderr, flush=True)
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, stdout=sys.stderr, check=False
+    )
+    if done.returncode:
+        raise OptionError(f"the training failed with status {done.returncode}; see above")
+
+
+def tell(old: Run, new: Run) -> int:
+    """Print whether two finished runs have the same weights, and else what differs."""
+    before, after = (hash_arrays(run.path / "model.keras") for run in (old, new))
+    if before == after:
+        print(f"identical: all {len(before)} arrays of {new.path / 'model.keras'}, "
+              f"sha256 over their names and values {hash_of_all(before)[:16]}")  # fmt: skip
+        return IDENTICAL
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    print(f"different: {len(changed)} of {len({**before, **after})} arrays, {changed[0]} first"
+          f"{distance(old, new)}")  # fmt: skip
+    found = list(differences(*({name: run.manifest.get(name) for name in COMPARED}
+                               for run in (old, new))))  # fmt: skip
+    for field, then, now in found:
+        print(f"  {field}: {shown(then)} then, {shown(now)} now")
+    if not new.manifest.get("runtime", {}).get("deterministic"):
+        print("  runtime.deterministic: false; expected --deterministic true for equal bits")
+    elif not found:
+        print("  nothing that the manifests tell of: the code itself is not repeatable")
+    return DIFFERENT
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a .keras file by their names in it.
+
+    Raises:
+        RunError: it is no such file.
+    """
+    import h5py
+
+    arrays: dict[str, np.ndarray] = {}
+
+    def take(name: str, entry: object) -> None:
+        if isinstance(entry, h5py.Dataset):
+            arrays[name] = entry[()]
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = archive.read("model.weights.h5")
+        with h5py.File(io.BytesIO(content), "r") as file:
+            file.visititems(take)
+    except (OSError, KeyError, zipfile.BadZipFile) as failure:
+        raise RunError(f"{path} cannot be read as a Keras model: {failure}") from failure
+    return arrays
+
+
+def hash_arrays(path: Path) -> dict[str, str]:
+    """Return the SHA-256 of every array of a .keras file: dtype, shape and bytes, by name."""
+    return {
+        name: hashlib.sha256(
+            f"{array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes()
+        ).hexdigest()
+        for name, array in read_arrays(path).items()
+    }
+
+
+def hash_of_all(hashes: dict[str, str]) -> str:
+    """Return one SHA-256 over named hashes, whatever their order."""
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def distance(old: Run, new: Run) -> str:
+    """Return how far apart the arrays of two runs are, as the end of a sentence."""
+    before, after = (read_arrays(run.path / "model.keras") for run in (old, new))
+    if {name: a.shape for name, a in before.items()} != {n: a.shape for n, a in after.items()}:
+        return "; the networks differ in shape"
+    largest = max(
+        (float(np.abs(before[name].astype(float) - after[name]).max()), name)
+        for name in before
+        if before[name].size
+    )
+    return f"; largest difference {largest[0]:.3g} in {largest[1]}"

@@ -1,0 +1,122 @@
+"""One page for all papers, made from run folders: what was claimed, what was run, what came out.
+
+`python -m common report <run folders> --to report` reads the report of each run, the claims of
+every paper and, where `compare --to report/<paper>/compare` left some, its comparison. Nothing is
+rerun. A paper without a run, or whose run failed, has a row as well.
+"""
+
+import webbrowser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.cli import Parser
+from common.errors import RunError
+from common.evaluation.claims import PaperClaims
+from common.evaluation.claims_reader import find_claims
+from common.suite.read_runs import Result, Stages, find_run, read_result_of_run
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One paper of the suite.
+
+    Attributes:
+        claims: what is published.
+        result: what came out, or None.
+        problem: why there is no result, in a sentence; empty where there is one.
+    """
+
+    claims: PaperClaims
+    result: Result | None = None
+    problem: str = "not run"
+
+
+def collect(
+    folders: Sequence[Path],
+    claims: Mapping[str, PaperClaims],
+    failures: Mapping[str, str] | None = None,
+) -> list[Entry]:
+    """Gather what is known of every paper.
+
+    Args:
+        folders: run folders, or folders that a paper's `reproduce` made.
+        claims: of every paper, by name.
+        failures: why a paper failed, by its name; outweighs what lies in a folder from before.
+
+    Returns:
+        An entry per paper, by name.
+
+    Raises:
+        RunError: a folder is no run, has no report though nothing failed, holds a damaged one, is
+            of an unknown paper, or two folders are of one paper.
+    """
+    failures = dict(failures or {})
+    entries = {paper: Entry(claims[paper]) for paper in sorted(claims)}
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        run, stages = find_run(folder)
+        if stages and stages.status != "finished":
+            paper, result = stages.paper, None
+            failures.setdefault(paper, describe_failure(stages))
+        else:
+            result = read_result_of_run(run, stages.seconds if stages else ())
+            paper = result.paper
+        if paper not in entries:
+            known = ", ".join(entries)
+            raise RunError(f"{folder} is a run of {paper!r}; expected one of {known}")
+        if paper in seen:
+            raise RunError(f"{seen[paper]} and {folder} are both of {paper}; expected one of them")
+        seen[paper] = Path(folder)
+        entries[paper] = Entry(claims[paper], result, "")
+    for paper, problem in failures.items():
+        entries[paper] = Entry(claims[paper], None, problem)
+    return list(entries.values())
+
+
+def describe_failure(stages: Stages) -> str:
+    """Return how a `reproduce` that did not finish ended, in a sentence."""
+    if stages.status == "failed":
+        return f"failed: {stages.failure}"
+    return f"did not finish: {len(stages.seconds)} stages were done"
+
+
+def build(folders: Sequence[Path], to: Path, *, failures: Mapping[str, str] | None = None) -> Path:
+    """Write the page of all papers.
+
+    Args:
+        folders: see `collect`.
+        to: folder of the page, which is made; <paper>/compare/sections.json in it are shown.
+        failures: see `collect`.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: see `collect`; a claims file is damaged; the folder cannot be written.
+    """
+    from common.suite.page import write_page
+
+    entries = collect(folders, find_claims(), failures)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise RunError(f"--to {to} cannot be made: {failure.strerror}") from failure
+    write_page(to / PAGE, entries, comparisons=to)
+    return to / PAGE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page of the given runs and print where it is; returns 0."""
+    parser = Parser(prog="python -m common report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, one per paper")
+    parser.add_argument("--to", type=Path, default=Path("report"), help="default: %(default)s")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    options = parser.parse_args(argv)
+    page = build(options.runs, options.to)
+    print(f"Report: {page}")
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 0

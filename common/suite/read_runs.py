@@ -1,0 +1,277 @@
+"""What the suite knows of a run: read from its folder, or from the small file kept in results/.
+
+A result file is the evidence for a number in a README: what was measured, on what data, by which
+code and configuration. `python -m common results record` writes it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunError
+from common.evaluation.claims import DataKind, Outcome
+from common.files import read_json, sha256_of, write_json
+from common.papers import ROOT
+from common.runs.folder import load_run
+
+RESULTS = ROOT / "results"
+STAGES = "reproduce.json"
+"""Written beside a run by `reproduce`: the stages, how long each took, how it ended."""
+SCHEMA = 1
+KEPT_OF_A_SUMMARY = ("n", "n_undefined", "mean", "sd", "ci95_low", "ci95_high")
+DIGITS = 6
+"""Of the numbers in a result file."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """How a paper's `reproduce` went.
+
+    Attributes:
+        paper, preset: which.
+        run: the run folder that the report is in, relative to the folder of the file.
+        status: running, finished or failed.
+        failure: what failed, or an empty text.
+        seconds: wall time by stage, as (verb, seconds), in order.
+    """
+
+    paper: str
+    preset: str
+    run: str
+    status: str
+    failure: str
+    seconds: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of one run, and where it came from.
+
+    Attributes:
+        paper, preset: which.
+        outcome: what `judge` needs.
+        cases: measured cases.
+        date: when the run ended, ISO 8601 in UTC.
+        origin: hashes of configuration and report, code, versions, machine, seed.
+        seconds: stages and their wall time where known.
+        folder: the run folder, or None where read from a result file.
+    """
+
+    paper: str
+    preset: str
+    outcome: Outcome
+    cases: int
+    date: str
+    origin: Mapping[str, Any]
+    seconds: tuple[tuple[str, float], ...] = ()
+    folder: Path | None = field(default=None, compare=False)
+
+
+def find_run(path: Path) -> tuple[Path, Stages | None]:
+    """Return the run folder that a path means, and how its `reproduce` went where that is known.
+
+    Args:
+        path: a run folder, or the folder of a paper's `reproduce`.
+
+    Raises:
+        RunError: it is neither.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise RunError(f"{path}: no such folder; expected a run folder or one that reproduce made")
+    if (path / "manifest.json").is_file():
+        beside = path.parent / STAGES
+        stages = read_stages(beside) if beside.is_file() else None
+        return path, stages if stages and stages.run == path.name else None
+    if (path / STAGES).is_file():
+        stages = read_stages(path / STAGES)
+        return path / stages.run, stages
+    raise RunError(f"{path} is no run folder: expected manifest.json or {STAGES} in it")
+
+
+def read_stages(path: Path) -> Stages:
+    """Read what `reproduce` wrote of its stages.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    stored = read_json(path)
+    try:
+        return Stages(
+            paper=str(stored["paper"]),
+            preset=str(stored["preset"]),
+            run=str(stored["run"]),
+            status=str(stored["status"]),
+            failure=str(stored.get("failure") or ""),
+            seconds=tuple((str(verb), float(time)) for verb, time in stored["seconds"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as failure:
+        raise damaged(path, failure, "the stages of a reproduce") from failure
+
+
+def read_result_of_run(folder: Path, seconds: Iterable[tuple[str, float]] = ()) -> Result:
+    """Read what a run's evaluation measured.
+
+    Args:
+        folder: a run folder with a report.
+        seconds: stages and their wall time, where known.
+
+    Raises:
+        RunError: no run folder, no report in it, or one that is damaged.
+    """
+    run = load_run(folder)
+    path = Path(folder) / "report" / "report.json"
+    if not path.is_file():
+        raise RunError(f"{folder} has no report ({path.name} is missing); run evaluate first")
+    report = read_json(path)
+    try:
+        preset = str(run.config["preset"])
+        outcome = Outcome(
+            data=kind_of(report, run.manifest),
+            cohort=report.get("data", {}).get("cohort"),
+            preset=preset,
+            cases_trained_on=int(report.get("cases_trained_on", 0)),
+            measures={**report["labels"], **report.get("others", {})},
+        )
+        check_measures(outcome.measures)
+        return Result(
+            paper=str(report["paper"]),
+            preset=preset,
+            outcome=outcome,
+            cases=int(report["cases"]),
+            date=str(run.manifest.get("finished") or run.manifest["started"]),
+            origin=describe_origin(folder, run.manifest),
+            seconds=tuple(seconds),
+            folder=Path(folder),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as failure:
+        raise damaged(path, failure, "what evaluate writes; run it again") from failure
+
+
+def kind_of(report: Mapping, manifest: Mapping) -> DataKind:
+    """Return on what a run was measured; a mark of a phantom anywhere outweighs all else."""
+    kind = DataKind(report.get("data", {}).get("kind", DataKind.STAND_IN.value))
+    return DataKind.PHANTOM if report["phantom"] or manifest.get("phantom") else kind
+
+
+def check_measures(measures: Mapping) -> None:
+    """Refuse measures that are not label -> measure -> summary.
+
+    Raises:
+        TypeError, KeyError: what is wrong with them.
+    """
+    for label, summaries in measures.items():
+        for name, summary in summaries.items():
+            if not isinstance(summary["mean"], (int, float, type(None))):
+                raise TypeError(f"mean of {label}, {name} is {summary['mean']!r}")
+
+
+def describe_origin(folder: Path, manifest: Mapping) -> dict:
+    """Return what identifies a run without naming a place on somebody's machine."""
+    git = manifest.get("git") or {}
+    return {
+        "config_sha256": sha256_of(Path(folder) / "config.yaml"),
+        "report_sha256": sha256_of(Path(folder) / "report" / "report.json"),
+        "commit": git.get("commit"),
+        "dirty": git.get("dirty"),
+        "seed": manifest.get("seed"),
+        "python": manifest.get("python"),
+        "versions": manifest.get("packages", {}),
+        "cpu": manifest.get("cpu"),
+        "cores": manifest.get("cores"),
+    }
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write a result as a small JSON file.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    outcome = result.outcome
+    write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "paper": result.paper,
+            "preset": result.preset,
+            "date": result.date,
+            "data": {"kind": outcome.data.value, "cohort": outcome.cohort},
+            "cases": result.cases,
+            "cases_trained_on": outcome.cases_trained_on,
+            "measures": {
+                label: {name: shorten(summary) for name, summary in summaries.items()}
+                for label, summaries in outcome.measures.items()
+            },
+            "origin": result.origin,
+            "seconds": [[verb, round(time, 1)] for verb, time in result.seconds],
+        },
+    )
+
+
+def shorten(summary: Mapping) -> dict:
+    """Return what of a summary is kept, rounded."""
+    return {
+        key: round(value, DIGITS) if isinstance(value, float) else value
+        for key in KEPT_OF_A_SUMMARY
+        if (value := summary.get(key)) is not None
+    }
+
+
+def read_result(path: Path) -> Result:
+    """Read a result file.
+
+    Raises:
+        RunError: it is missing, damaged or of another schema.
+    """
+    stored = read_json(path)
+    try:
+        if stored["schema"] != SCHEMA:
+            raise ValueError(f"schema {stored['schema']}, expected {SCHEMA}")
+        outcome = Outcome(
+            data=DataKind(stored["data"]["kind"]),
+            cohort=stored["data"]["cohort"],
+            preset=stored["preset"],
+            cases_trained_on=stored["cases_trained_on"],
+            measures={
+                label: {
+                    name: {"mean": None, **summary} for name, summary in summaries.items()
+                }
+                for label, summaries in stored["measures"].items()
+            },
+        )  # fmt: skip
+        check_measures(outcome.measures)
+        check_origin(stored["origin"])
+        return Result(
+            stored["paper"], stored["preset"], outcome, stored["cases"], stored["date"],
+            stored["origin"], tuple((verb, float(time)) for verb, time in stored["seconds"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as failure:
+        raise damaged(path, failure, "what common.suite.results record writes") from failure
+
+
+def check_origin(origin: Mapping) -> None:
+    """Refuse an origin that names no run: a number needs one behind it.
+
+    Raises:
+        KeyError, ValueError: what is missing.
+    """
+    for key in ("config_sha256", "report_sha256"):
+        if len(bytes.fromhex(origin[key])) != 32:
+            raise ValueError(f"{key} is {origin[key]!r}, expected 64 hex digits")
+
+
+def read_results(folder: Path = RESULTS) -> list[Result]:
+    """Read every result file of a folder, by name.
+
+    Raises:
+        RunError: one of them is damaged.
+    """
+    return [read_result(path) for path in sorted(folder.glob("*.json"))]
+
+
+def damaged(path: Path, failure: Exception, expected: str) -> RunError:
+    """Return the one line for a file whose content is not as it should be."""
+    found = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+    return RunError(f"{path} is damaged ({found}); expected {expected}")

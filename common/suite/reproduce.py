@@ -1,0 +1,199 @@
+"""The main job: every paper from data to report, each stage a command of its own.
+
+`python -m common reproduce [--paper NAME] [--preset quick] [--data FOLDER] [--bench]` finds the
+papers of the project, runs `python -m <paper> reproduce` (or `bench`) for each, and makes one page
+of all of them, also when a paper failed. A paper is a folder with a `reproduce.py`; none is listed
+here.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.cli import Parser
+from common.errors import RunError, UserError
+from common.evaluation.claims_reader import data_kind
+from common.files import write_json
+from common.papers import find_papers
+from common.suite.collect import build, describe_failure
+from common.suite.read_runs import STAGES, read_stages
+from common.suite.times import estimate_left, in_words, timed_before, total_before
+
+RUNS = Path("runs")
+POSITION = "REPRODUCE_POSITION"
+"""Environment variable by which the main job tells a paper which of how many it is: "2/5"."""
+LATER_SECONDS = "REPRODUCE_LATER_SECONDS"
+"""Environment variable: what the papers after it took before; empty where that is not known."""
+
+
+class StageError(UserError):
+    """A stage of a paper's main job failed; what it said stands above."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a paper: a verb and its options."""
+
+    verb: str
+    options: Sequence[object]
+
+
+def cohort_options(paper: str, cohort: str | None, data: Path | None) -> list[str]:
+    """Return the option that tells `evaluate` whose data these are, refused before hours of work.
+
+    Raises:
+        OptionError: a cohort without data of one's own, or one that the paper's claims do not know.
+    """
+    data_kind(paper, cohort, phantom=data is None)
+    return [] if cohort is None else ["--cohort", cohort]
+
+
+def run_stages(
+    paper: str, stages: Sequence[Stage], *, preset: str, out: Path, run: Path | None = None
+) -> None:
+    """Run the stages of one paper in order, each in its own process, and time them.
+
+    Args:
+        paper: package name.
+        stages: what to run.
+        preset: whose numbers.
+        out: folder of everything that is written; reproduce.json in it tells how the stages went.
+        run: the run folder below it whose report counts; default: run.
+
+    Raises:
+        RunError: `out` cannot be written.
+        StageError: a stage ended with another status than 0; the rest is not run.
+    """
+    before, done = timed_before(paper, preset, out), []
+    verbs = [stage.verb for stage in stages]
+    position = os.environ.get(POSITION, "")
+    # A paper that runs alone has nothing after it.
+    later = float(os.environ.get(LATER_SECONDS) or "nan") if position else 0.0
+    later = None if later != later else later
+    name = f"{position} {paper}".strip()
+    state = {"paper": paper, "preset": preset, "run": str((run or out / "run").relative_to(out))}
+    _write_state(out, state, "running", verbs, done)
+    for number, stage in enumerate(stages, start=1):
+        place = f"[{name} {number}/{len(stages)}]"
+        words = [str(word) for word in stage.options]
+        _say(f"{place} {in_words(estimate_left(verbs, done, before, later))}")
+        _say(f"{place} python -m {paper} {stage.verb} {' '.join(words)}")
+        began = time.monotonic()
+        ended = subprocess.run(
+            [sys.executable, "-m", paper, stage.verb, *words], cwd=Path.cwd(), check=False
+        )
+        if ended.returncode:
+            failure = f"{stage.verb} failed with status {ended.returncode}"
+            _write_state(out, state, "failed", verbs, done, failure)
+            raise StageError(failure)
+        done.append(time.monotonic() - began)
+        _write_state(out, state, "running", verbs, done)
+        _say(f"{place} {stage.verb}: {done[-1]:.0f} s, {sum(done):.0f} s so far")
+    _write_state(out, state, "finished", verbs, done)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the main job of one paper or of all; go on when one fails.
+
+    Returns:
+        0, or 1 when a paper or the page failed, or 2 when an option is wrong.
+    """
+    options = parse_options(argv)
+    words = ["reproduce", "--preset", options.preset]
+    words += ["--data", str(options.data)] if options.data else []
+    words += ["--cohort", options.cohort] if options.cohort else []
+    status, failures = run_papers(options.papers, words, preset=options.preset)
+    folders = [
+        RUNS / f"{paper}-{options.preset}" for paper in options.papers if paper not in failures
+    ]
+    page = build(folders, options.to, failures=failures)
+    print(f"Report of all papers: {page}")
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
+    return status
+
+
+def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; `papers` holds what is to be run."""
+    parser = Parser(prog="python -m common reproduce", description=__doc__)
+    parser.add_argument("--paper", help="one paper; default: all")
+    parser.add_argument("--preset", default="quick", help="whose numbers (default: %(default)s)")
+    parser.add_argument("--data", type=Path, help="folder of your own data; default: phantoms")
+    parser.add_argument("--cohort", help="your data are the paper's own: their name in claims.yaml")
+    parser.add_argument("--to", type=Path, default=Path("report"),
+                        help="folder of the page (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    options = parser.parse_args(argv)
+    papers = find_papers("reproduce.py")
+    if options.paper and options.paper not in papers:
+        parser.error(f"--paper {options.paper}: expected one of {', '.join(papers)}")
+    if options.data and not options.paper:
+        parser.error("--data: of which paper? expected --paper as well")
+    if options.cohort and not options.data:
+        parser.error(f"--cohort {options.cohort}: expected --data as well; phantoms are nobody's")
+    options.papers = [options.paper] if options.paper else papers
+    return options
+
+
+def run_papers(
+    papers: Sequence[str], words: Sequence[str], *, preset: str
+) -> tuple[int, dict[str, str]]:
+    """Run one command of every paper, whatever becomes of the others.
+
+    Args:
+        papers: package names.
+        words: verb and options.
+        preset: whose numbers; empty for a command without stages.
+
+    Returns:
+        0 or 1, and why a paper failed, by its name.
+    """
+    failures = {}
+    for number, paper in enumerate(papers, start=1):
+        surroundings = dict(os.environ)
+        out = []
+        if preset:
+            later = total_before(papers[number:], preset, RUNS)
+            surroundings[POSITION] = f"{number}/{len(papers)}"
+            surroundings[LATER_SECONDS] = "" if later is None else str(later)
+            out = ["--out", str(RUNS / f"{paper}-{preset}")]
+        began = time.time()
+        status = subprocess.run(
+            [sys.executable, "-m", paper, *words, *out], env=surroundings, check=False
+        ).returncode
+        if status:
+            failures[paper] = why_failed(RUNS / f"{paper}-{preset}" / STAGES, status, since=began)
+    if failures:
+        print(f"failed: {', '.join(failures)}", file=sys.stderr)
+    return int(bool(failures)), failures
+
+
+def why_failed(stages: Path, status: int, *, since: float) -> str:
+    """Return what a failed paper left about it; what lies there from an earlier time is not it."""
+    try:
+        if stages.stat().st_mtime >= since:
+            return describe_failure(read_stages(stages))
+    except (OSError, RunError):
+        pass
+    return f"failed with status {status} before its first stage"
+
+
+def _write_state(
+    out: Path, state: dict, status: str, verbs: Sequence[str], done: Sequence[float], failure=""
+) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as refusal:
+        raise RunError(f"--out {out} cannot be made: {refusal.strerror}") from refusal
+    seconds = [[verb, round(time, 2)] for verb, time in zip(verbs, done, strict=False)]
+    write_json(out / STAGES, {**state, "status": status, "failure": failure, "seconds": seconds})
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,211 @@
+"""The tables of results in the READMEs, made from claims and from the result files behind them.
+
+`python -m common results record <run folders>` keeps what runs measured as results/*.json;
+`... update` writes the tables between the marks of every README, and with
+`--check` only says whether they are up to date. A number cannot be typed into such a table: the
+next check would find it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.cli import Parser
+from common.errors import DataError, RunError
+from common.evaluation.claims import DataKind, Outcome, PaperClaims, judge
+from common.evaluation.claims_reader import find_claims
+from common.files import write_text_atomically
+from common.papers import ROOT
+from common.report.page import PHANTOM_NOTICE, format_number
+from common.suite.read_runs import (
+    RESULTS,
+    Result,
+    find_run,
+    read_result_of_run,
+    read_results,
+    write_result,
+)
+
+BEGIN = "<!-- results: begin; made by `python -m common results update` -->"
+END = "<!-- results: end -->"
+README = "README.md"
+DATA_WORDS = {
+    DataKind.PHANTOM: "phantoms",
+    DataKind.STAND_IN: "other real data",
+    DataKind.ORIGINAL: "the paper's data",
+}
+
+
+def record(folders: Sequence[Path], to: Path = RESULTS) -> list[Path]:
+    """Keep what runs measured as small files named <paper>-<preset>.json.
+
+    Args:
+        folders: run folders, or folders that a paper's `reproduce` made.
+        to: folder of the files, which is made.
+
+    Returns:
+        The files.
+
+    Raises:
+        RunError: a folder is no run with a report, its `reproduce` did not finish, or the files
+            cannot be written.
+    """
+    files = []
+    for folder in folders:
+        run, stages = find_run(folder)
+        if stages and stages.status != "finished":
+            raise RunError(f"{folder}: its reproduce is {stages.status}; expected a finished one")
+        result = read_result_of_run(run, stages.seconds if stages else ())
+        to.mkdir(parents=True, exist_ok=True)
+        files.append(to / f"{result.paper}-{result.preset}.json")
+        write_result(files[-1], result)
+    return files
+
+
+def front_table(claims: Mapping[str, PaperClaims], results: Sequence[Result]) -> str:
+    """Return the table of the root README: the headline claim of every paper, a row per run."""
+    lines = [
+        "| paper | published | where | run here | came out here | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for paper, published in sorted(claims.items()):
+        claim = published.headline
+        number = "none" if claim.low is None else f"{claim.metric} {claim.number}"
+        for result in [each for each in results if each.paper == paper] or [None]:
+            outcome = result.outcome if result else None
+            verdict = judge(claim, outcome)
+            cells = [
+                f"[`{paper}`]({paper}/{README})",
+                number,
+                f"{claim.source}; {claim.access}",
+                describe_run(result),
+                describe_outcome(outcome, claim.label, claim.measure),
+                f"**{verdict.verdict.value}**: {verdict.reason}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *phantom_notice(results)])
+
+
+def paper_table(published: PaperClaims, results: Sequence[Result]) -> str:
+    """Return the tables of a paper's README: its claims, then everything its runs measured."""
+    results = [result for result in results if result.paper == published.paper]
+    lines = ["| claim | published | tolerance | came out here | verdict |", "| --- " * 5 + "|"]
+    for claim in published.claims:
+        unit = f" {claim.unit}" if claim.unit else ""
+        for result in results or [None]:
+            outcome = result.outcome if result else None
+            verdict = judge(claim, outcome)
+            cells = [
+                f"{claim.id}: {claim.statement}",
+                claim.number,
+                f"± {claim.tolerance:g}{unit}: {claim.tolerance_reason}",
+                describe_outcome(outcome, claim.label, claim.measure),
+                f"**{verdict.verdict.value}**: {verdict.reason}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    for result in results:
+        lines += ["", f"Run: {describe_run(result)}.", "", *measures_table(result.outcome)]
+    return "\n".join([*lines, "", *phantom_notice(results)])
+
+
+def measures_table(outcome: Outcome) -> list[str]:
+    """Return the lines of the table of everything a run measured."""
+    lines = ["| label | measure | mean ± sd, 95% interval | n |", "| --- " * 4 + "|"]
+    for label, summaries in outcome.measures.items():
+        for measure, summary in summaries.items():
+            undefined = summary.get("n_undefined")
+            count = f"{summary.get('n', '–')}" + (f", {undefined} undefined" if undefined else "")
+            lines.append(f"| {label} | {measure} | {describe_summary(summary)} | {count} |")
+    return lines
+
+
+def describe_run(result: Result | None) -> str:
+    """Return preset, data, cases and date of a run."""
+    if result is None:
+        return "not run"
+    data = DATA_WORDS[result.outcome.data]
+    data += f" ({result.outcome.cohort})" if result.outcome.cohort else ""
+    return f"preset `{result.preset}`, {data}, {result.cases} cases, {result.date[:10]}"
+
+
+def describe_outcome(outcome: Outcome | None, label: str, measure: str) -> str:
+    """Return one measure of an outcome with its spread and number, marked where a phantom's."""
+    summary = (outcome.measures if outcome else {}).get(label, {}).get(measure)
+    if not summary or summary.get("mean") is None:
+        return "–"
+    owner = "phantoms': " if outcome.data is DataKind.PHANTOM else ""
+    return f"{owner}{describe_summary(summary)}, n = {summary.get('n', '–')}"
+
+
+def describe_summary(summary: Mapping) -> str:
+    """Return mean, and spread and interval where they are known."""
+    text = format_number(summary.get("mean"))
+    if summary.get("sd") is not None:
+        text += f" ± {format_number(summary['sd'])}"
+    if summary.get("ci95_low") is not None:
+        low, high = format_number(summary["ci95_low"]), format_number(summary["ci95_high"])
+        text += f" ({low} to {high})"
+    return text
+
+
+def phantom_notice(results: Sequence[Result]) -> list[str]:
+    """Return the sentence that must stand below phantoms' numbers, where there are any."""
+    if any(result.outcome.data is DataKind.PHANTOM for result in results):
+        return [f"**{PHANTOM_NOTICE}**"]
+    return []
+
+
+def put_between_marks(text: str, table: str, *, source: str) -> str:
+    """Return a text whose part between the two marks is replaced.
+
+    Raises:
+        DataError: the marks are missing, double or in the wrong order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise DataError(f"{source}: expected the lines '{BEGIN}' and '{END}', once each")
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{table.strip()}\n{END}{rest.partition(END)[2]}"
+
+
+def make_readmes(root: Path = ROOT, results: Path | None = None) -> dict[Path, str]:
+    """Return what every README should be, from the claims and result files of a project.
+
+    Raises:
+        UserError: a claims or result file is damaged, a README lacks its marks.
+    """
+    claims, found = find_claims(root), read_results(results or root / "results")
+    tables = {root / README: front_table(claims, found)}
+    tables |= {root / paper / README: paper_table(each, found) for paper, each in claims.items()}
+    return {
+        path: put_between_marks(path.read_text(encoding="utf-8"), table, source=str(path))
+        for path, table in tables.items()
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Record runs, or write or check the tables.
+
+    Returns:
+        0; 1 where a checked table is not up to date.
+    """
+    parser = Parser(prog="python -m common results", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    keeping = verbs.add_parser("record", help="keep what runs measured in results/")
+    keeping.add_argument("runs", nargs="+", type=Path)
+    updating = verbs.add_parser("update", help="write the tables of the READMEs")
+    updating.add_argument("--check", action="store_true", help="write nothing, only compare")
+    options = parser.parse_args(argv)
+    if options.verb == "record":
+        print("\n".join(str(path) for path in record(options.runs)))
+        return 0
+    stale = [
+        (path, text)
+        for path, text in make_readmes().items()
+        if path.read_text(encoding="utf-8") != text
+    ]
+    for path, text in stale:
+        if options.check:
+            print(f"{path} is not up to date: run python -m common results update")
+        else:
+            write_text_atomically(path, text)
+            print(path)
+    return int(bool(stale) and options.check)

@@ -1,0 +1,395 @@
+"""Training that can be killed at any moment and ends, to the bit, as if it had not been.
+
+Keras' own `fit` does the training. Around it: a fixed runtime, checkpoints of every variable, a
+log without gaps or doubles, and a dataset that begins at any step (`common.data.batches`).
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from common.data.batches import surface_user_errors
+from common.errors import OptionError, TrainingDivergedError
+from common.runs.folder import Run
+from common.runs.provenance import usable_cores
+from common.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from common.training.journal import EventWriter, ProgressReport, read_log, write_log
+
+__all__ = ["configure_runtime", "fit", "read_log"]
+
+CHECKPOINT = "last.npz"
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+
+def configure_runtime(
+    *,
+    seed: int,
+    deterministic: bool | None = None,
+    mixed_precision: bool = False,
+    intra_op_threads: int | None = None,
+) -> dict:
+    """Seed everything and fix what decides the bits; call before anything else uses TensorFlow.
+
+    Op determinism alone does not make 3-D batch normalisation repeatable on a CPU: it also takes
+    a single inter-op thread, and the same number of intra-op threads each time.
+
+    Args:
+        seed: of Python, numpy and Keras; 0 to 2**32 - 1.
+        deterministic: op determinism and one inter-op thread; None: on a CPU, where they cost
+            nothing, and not on a GPU, where Keras refuses XLA under the first. TensorFlow cannot
+            take it back within a process.
+        mixed_precision: bfloat16 arithmetic with float32 variables.
+        intra_op_threads: threads within one operation; None: one per usable core. A run gives the
+            same bits only with the same number.
+    Returns:
+        What is really in force, plain: seed, deterministic, inter_op_threads, intra_op_threads
+        (0: TensorFlow's choice), onednn (the flag, or "default"), precision (the Keras policy),
+        gpus (names), tensor_float_32 (None without a GPU), xla, and `notes` on what could not be
+        done. `xla` is what the paper passes to `model.compile(jit_compile=...)`: True on a GPU
+        without op determinism (Keras refuses XLA under it), False on a CPU, where XLA is 5 to 12
+        times slower.
+    Raises:
+        OptionError: `seed` is out of range.
+    """
+    if not 0 <= seed < 2**32:
+        raise OptionError(f"--seed is {seed}; expected 0 to {2**32 - 1}")
+    notes = []
+    gpus = tf.config.list_physical_devices("GPU")
+    if deterministic is None:
+        deterministic = not gpus
+    threads = tf.config.threading
+    if deterministic:
+        notes += _set_threads("inter_op", threads.set_inter_op_parallelism_threads, 1)
+    wanted = intra_op_threads or usable_cores()
+    notes += _set_threads("intra_op", threads.set_intra_op_parallelism_threads, wanted)
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+
+    op_determinism = _op_determinism()
+    if op_determinism and not deterministic:
+        notes.append("op determinism was switched on before and stays on")
+    inter_op = threads.get_inter_op_parallelism_threads()
+    return {
+        "seed": seed,
+        "deterministic": op_determinism and inter_op == 1,
+        "inter_op_threads": inter_op,
+        "intra_op_threads": threads.get_intra_op_parallelism_threads(),
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        "precision": keras.config.dtype_policy().name,
+        "gpus": [_gpu_name(gpu) for gpu in gpus],
+        "tensor_float_32": (
+            tf.config.experimental.tensor_float_32_execution_enabled() if gpus else None
+        ),
+        "xla": bool(gpus) and not op_determinism,
+        "notes": notes,
+    }
+
+
+def fit(
+    model: keras.Model,
+    make_dataset: Callable[[int], tf.data.Dataset],
+    *,
+    run: Run,
+    max_steps: int,
+    steps_per_epoch: int,
+    checkpoint_every: int | None = None,
+    evaluate: Callable[[], Mapping[str, float]] | None = None,
+    pictures: Callable[[], Mapping[str, np.ndarray]] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: bool = True,
+) -> list[dict[str, float]]:
+    """Train to `max_steps`, from the run's checkpoint if it has one.
+
+    At the end of an epoch, in this order: `evaluate`, the callbacks, TensorBoard, log.csv, the
+    checkpoint. Without a checkpoint training begins at the optimiser's own step, so that a
+    converted model with its slots goes on where the original stopped.
+
+    Args:
+        model: compiled and built; a `train_step` of its own is welcome. The position in a learning
+            rate schedule is `optimizer.iterations`, which the checkpoint holds.
+        make_dataset: first step -> batches from that step on, at least to `max_steps`. Batch k must
+            be the same whatever the first step (`common.data.batches.make_batches`).
+        run: writable run.
+        max_steps: optimiser steps of the whole run.
+        steps_per_epoch: steps between two rows of the log; the last epoch may be shorter.
+        checkpoint_every: steps between checkpoints within an epoch; None: about once a minute.
+        evaluate: called at the end of every epoch; its measures join the log. It must leave the
+            training state alone.
+        pictures: called after it; tag -> uint8 (H, W, 3) for TensorBoard.
+        callbacks: the paper's own. What one remembers between steps must be in its attribute
+            `variables` (Keras variables, made in its constructor) to be in the checkpoints; Keras'
+            EarlyStopping and ReduceLROnPlateau forget their state. `model.stop_training` ends the
+            run, also when it is started again.
+        progress: show progress on stderr.
+    Returns:
+        The rows of the whole run, also of its earlier parts: epoch (from 1), step, what the model
+        logs, what `evaluate` gives, learning_rate (of the next step).
+    Raises:
+        TrainingDivergedError: the loss is NaN or infinite; the last checkpoint is from before.
+        RunError: a file of the run cannot be written, or the checkpoint is another model's.
+        UserError: raised by the dataset's `draw`, by `evaluate` or by `pictures`.
+    """
+    if not model.built:
+        raise ValueError("the model has no variables yet: build it before training")
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    with surface_user_errors():
+        state = _restore(model, callbacks, make_dataset, run=run)
+    report = ProgressReport(step=state.step, max_steps=max_steps, enabled=progress)
+    events = EventWriter(run.path)
+    around = [
+        _Before(state, steps_per_epoch=steps_per_epoch, max_steps=max_steps, evaluate=evaluate),
+        *callbacks,
+        _After(
+            state,
+            run=run,
+            callbacks=callbacks,
+            checkpoint_every=checkpoint_every,
+            pictures=pictures,
+            report=report,
+            events=events,
+        ),
+    ]
+    try:
+        with surface_user_errors():
+            for part in _parts(state.step, max_steps=max_steps, steps_per_epoch=steps_per_epoch):
+                if state.stopped:
+                    break
+                _fit_part(model, make_dataset, part, around)
+    finally:
+        report.close()
+        events.close()
+    run.record(training={"steps": state.step, "stopped_early": state.stopped})
+    return state.rows
+
+
+class _Part(NamedTuple):
+    """Epochs of equal length, which is all that one call of Keras' `fit` can do."""
+
+    first_step: int
+    first_epoch: int
+    epochs: int
+    steps: int
+
+
+def _parts(step: int, *, max_steps: int, steps_per_epoch: int) -> Iterator[_Part]:
+    """Yield the rest of a broken epoch, the whole epochs, and a shorter last one."""
+    while step < max_steps:
+        epoch, done = divmod(step, steps_per_epoch)
+        whole = (max_steps - step) // steps_per_epoch
+        if done or not whole:
+            part = _Part(step, epoch, 1, min(steps_per_epoch - done, max_steps - step))
+        else:
+            part = _Part(step, epoch, whole, steps_per_epoch)
+        yield part
+        step += part.epochs * part.steps
+
+
+def _fit_part(
+    model: keras.Model,
+    make_dataset: Callable[[int], tf.data.Dataset],
+    part: _Part,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> None:
+    model.fit(
+        make_dataset(part.first_step),
+        initial_epoch=part.first_epoch,
+        epochs=part.first_epoch + part.epochs,
+        steps_per_epoch=part.steps,
+        callbacks=list(callbacks),
+        shuffle=False,
+        verbose=0,
+    )
+
+
+@dataclass
+class _State:
+    """Where training is; shared by the callbacks around the paper's own."""
+
+    step: int
+    stopped: bool = False
+    rows: list[dict[str, float]] = field(default_factory=list)
+    broken_epoch: Checkpoint | None = None
+    """Holds the metrics of the epoch to finish, until Keras has reset them."""
+    epoch_end: int = 0
+    """Step at which the current epoch ends."""
+
+
+def _restore(
+    model: keras.Model,
+    callbacks: Sequence[keras.callbacks.Callback],
+    make_dataset: Callable[[int], tf.data.Dataset],
+    *,
+    run: Run,
+) -> _State:
+    checkpoint = read_checkpoint(run.checkpoints / CHECKPOINT)
+    if checkpoint is None:
+        return _State(step=int(model.optimizer.iterations))
+    step = checkpoint.position["step"]
+    if not checkpoint.position["epoch_done"]:
+        # Keras makes the metrics' variables in its first step: rehearse one, then restore all.
+        batch = next(iter(make_dataset(step).take(1)))
+        model.train_on_batch(*keras.utils.unpack_x_y_sample_weight(batch))
+    groups = _groups(model, callbacks)
+    # Keras resets the metrics when it begins an epoch; theirs are assigned after that.
+    groups.pop("metrics")
+    checkpoint.assign(groups)
+    return _State(
+        step=step,
+        stopped=checkpoint.position["stopped"],
+        # A row after the checkpoint belongs to an epoch that is finished once more.
+        rows=[row for row in read_log(run.path) if row["step"] <= step],
+        broken_epoch=None if checkpoint.position["epoch_done"] else checkpoint,
+    )
+
+
+def _groups(
+    model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]
+) -> dict[str, list[Any]]:
+    return {
+        # Not `model.weights`: that lacks the states of the random generators (Dropout).
+        "model": list(model.variables),
+        "optimizer": list(model.optimizer.variables),
+        "callbacks": [v for callback in callbacks for v in getattr(callback, "variables", ())],
+        "metrics": list(model.metrics_variables),
+    }
+
+
+class _Before(keras.callbacks.Callback):
+    """Ahead of the paper's callbacks: counts steps, checks the loss, evaluates."""
+
+    def __init__(
+        self,
+        state: _State,
+        *,
+        steps_per_epoch: int,
+        max_steps: int,
+        evaluate: Callable[[], Mapping[str, float]] | None,
+    ) -> None:
+        super().__init__()
+        self._state = state
+        self._steps_per_epoch = steps_per_epoch
+        self._max_steps = max_steps
+        self._evaluate = evaluate
+        self._epoch_begin = state.step
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping | None = None) -> None:
+        state = self._state
+        if state.broken_epoch is not None:
+            state.broken_epoch.assign({"metrics": list(self.model.metrics_variables)})
+            state.broken_epoch = None
+        self._epoch_begin = state.step
+        state.epoch_end = min((epoch + 1) * self._steps_per_epoch, self._max_steps)
+
+    def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
+        self._state.step = min(self._epoch_begin + batch + 1, self._state.epoch_end)
+        # The running mean of the epoch: one bad step spoils it to the end.
+        loss = (logs or {}).get("loss")
+        if loss is not None and not np.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the loss is {loss} at step {self._state.step}; expected a finite number: "
+                "try a lower learning rate"
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        state = self._state
+        if state.step < state.epoch_end and not self.model.stop_training:
+            raise ValueError(
+                f"make_dataset ended at step {state.step}, before the epoch's {state.epoch_end}"
+            )
+        if self._evaluate is not None:
+            # One dictionary passes through all callbacks: the paper's see these measures too.
+            logs.update({name: float(value) for name, value in self._evaluate().items()})
+
+
+class _After(keras.callbacks.Callback):
+    """Behind the paper's callbacks: keeps what they all did."""
+
+    def __init__(
+        self,
+        state: _State,
+        *,
+        run: Run,
+        callbacks: Sequence[keras.callbacks.Callback],
+        checkpoint_every: int | None,
+        pictures: Callable[[], Mapping[str, np.ndarray]] | None,
+        report: ProgressReport,
+        events: EventWriter,
+    ) -> None:
+        super().__init__()
+        self._state = state
+        self._run = run
+        self._callbacks = callbacks
+        self._checkpoint_every = checkpoint_every
+        self._pictures = pictures
+        self._report = report
+        self._events = events
+        self._epoch = 0
+        self._last_step = state.step
+        self._next_time = time.monotonic() + SECONDS_BETWEEN_CHECKPOINTS
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
+        step = self._state.step
+        # A checkpoint at the end of an epoch, or of the run, waits until that is complete.
+        if self._is_due(step) and step < self._state.epoch_end and not self.model.stop_training:
+            self._write_checkpoint(epoch_done=False)
+        self._report.show_step(self._epoch + 1, step, (logs or {}).get("loss"))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        state = self._state
+        row = {"epoch": epoch + 1, "step": state.step}
+        row |= {name: float(value) for name, value in (logs or {}).items()}
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        state.stopped = bool(self.model.stop_training)
+        state.rows.append(row)
+        self._events.write(row, self._pictures() if self._pictures else {})
+        # The log goes first: a row too many is dropped when the run goes on, one too few is lost.
+        write_log(self._run.path, state.rows)
+        self._write_checkpoint(epoch_done=True)
+        self._report.show_epoch(row)
+
+    def _is_due(self, step: int) -> bool:
+        if self._checkpoint_every is None:
+            return time.monotonic() >= self._next_time
+        return step // self._checkpoint_every > self._last_step // self._checkpoint_every
+
+    def _write_checkpoint(self, *, epoch_done: bool) -> None:
+        state = self._state
+        seconds = write_checkpoint(
+            self._run.checkpoints / CHECKPOINT,
+            _groups(self.model, self._callbacks),
+            {"step": state.step, "epoch_done": epoch_done, "stopped": state.stopped},
+        )
+        self._last_step = state.step
+        # Never more than about two per cent of the time.
+        self._next_time = time.monotonic() + max(SECONDS_BETWEEN_CHECKPOINTS, 50 * seconds)
+
+
+def _set_threads(name: str, setter: Callable[[int], None], count: int) -> list[str]:
+    try:
+        setter(count)
+    except RuntimeError:
+        return [f"{name} threads could not be set to {count}: TensorFlow had started already"]
+    return []
+
+
+def _op_determinism() -> bool:
+    # TensorFlow has no public question for it; Keras asks the same way.
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
+    return is_op_determinism_enabled()
+
+
+def _gpu_name(gpu: Any) -> str:
+    return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
