@@ -1,6 +1,6 @@
 """The main job: every paper from data to report, each stage a command of its own.
 
-`python -m common reproduce [--paper NAME] [--preset quick] [--data FOLDER] [--bench]` finds the
+`python -m common reproduce [--paper NAME] [--preset quick] [--data FOLDER]` finds the
 papers of the project, runs `python -m <paper> reproduce` (or `bench`) for each, and makes one page
 of all of them, also when a paper failed. A paper is a folder with a `reproduce.py`; none is listed
 here.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import Parser
+from common.cli import Parser, refuse
 from common.errors import RunError, UserError
 from common.evaluation.claims_reader import data_kind
 from common.files import write_json
@@ -112,7 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     folders = [
         RUNS / f"{paper}-{options.preset}" for paper in options.papers if paper not in failures
     ]
-    page = build(folders, options.to, failures=failures)
+    try:
+        page = build(folders, options.to, failures=failures)
+    except UserError as failure:
+        refuse("common reproduce", f"the report could not be made: {failure}")
+        return 1
     print(f"Report of all papers: {page}")
     if options.open:
         webbrowser.open(page.resolve().as_uri())

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 import pytest
 
+from common.__main__ import main
 from common.errors import OptionError, RunError
 from common.runs.folder import load_run
-from common.runs.replay import check_code, check_data, hash_arrays, hash_of_all, main, replay, tell
+from common.runs.replay import check_code, check_data, hash_arrays, hash_of_all, replay, tell
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--preset", "quick", "--filters", "2,2,4", "--kernels", "3,3,1", "--patch_shape", "3,16,16",
@@ -119,7 +120,7 @@ class TestMistakes:
         assert main(["replay", *map(str, words)]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines()
                    if not line.startswith("note: ")]  # fmt: skip
-        assert line.startswith("replay: ")
+        assert line.startswith("common replay: ")
         return line
 
     def test_no_run(self, tmp_path, capsys):

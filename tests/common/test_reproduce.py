@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from common.errors import OptionError
-from common.papers import find_papers
+from common.papers import ROOT, find_papers
 from common.suite.reproduce import (
     LATER_SECONDS,
     POSITION,
-    ROOT,
     Stage,
     StageError,
     cohort_options,
@@ -74,9 +73,9 @@ def calls(project) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def main(project, *words):
+def main(project, *words, command="reproduce"):
     return subprocess.run(
-        [sys.executable, "-m", "common", "reproduce", *words],
+        [sys.executable, "-m", "common", command, *words],
         cwd=project,
         capture_output=True,
         text=True,
@@ -119,8 +118,12 @@ class TestPapers:
             "beta reproduce --preset code --data my scans --out runs/beta-code",
             "beta reproduce --preset quick --data scans --cohort ucsf-wrist --out runs/beta-quick",
         ]
-        main(project, "--bench")
-        assert calls(project)[2:] == ["alpha bench", "beta bench"]
+
+    def test_the_benchmarks_of_all_papers_are_one_command(self, project):
+        for paper in ("alpha", "beta"):
+            (project / paper / "bench.py").write_text("")
+        main(project, command="bench")
+        assert calls(project) == ["alpha bench", "beta bench"]
 
     def test_the_others_go_on_after_one_failed_and_the_page_says_so(self, project):
         (project / "alpha" / "broken").write_text("")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.__main__ import main
 from common.export.passport import PARITY, PASSPORT, hash_files, read_passport, write_passport
 from common.export.verify import verify
-from common.export.write import main
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = "variables/variables.data-00000-of-00001"
@@ -131,7 +131,7 @@ class TestMistakes:
     def test_no_model(self, tmp_path, capsys):
         assert main(["verify", str(tmp_path)]) == 2
         assert capsys.readouterr().err == (
-            f"verify: {tmp_path} is no exported model; expected passport.json\n"
+            f"common verify: {tmp_path} is no exported model; expected passport.json\n"
         )
 
     def test_no_folder(self, tmp_path, capsys):
@@ -143,7 +143,19 @@ class TestMistakes:
         assert main(["verify", str(folder.parent)]) == 2
         assert f"expected one of its versions, such as {folder}" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("words", [[], ["verify"], ["verify", "a", "b"], ["check", "a"]])
-    def test_other_words(self, words, capsys):
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["verify"], "the following arguments are required: MODELS/NAME/VERSION"),
+            (["verify", "a", "b"], "unrecognized arguments: b"),
+            (["check", "a"], "unknown command 'check'; expected one of: reproduce,"),
+        ],
+    )
+    def test_other_words(self, words, said, capsys):
         assert main(words) == 2
-        assert "usage: python -m common verify" in capsys.readouterr().err
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"common {words[0]}: {said}")
+
+    def test_no_words(self, capsys):
+        assert main([]) == 2
+        assert "  verify     verify an exported model" in capsys.readouterr().out

@@ -6,10 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from common.__main__ import main
 from common.errors import RunError
 from common.evaluation.claims_reader import find_claims
 from common.report.page import PHANTOM_NOTICE, Section, write_sections
-from common.suite.collect import build, collect, main
+from common.suite.collect import build, collect
 from common.suite.page import inline_script
 from common.suite.read_runs import STAGES
 
@@ -165,7 +166,7 @@ class TestMistakes:
         run = make_run(tmp_path / "run")
         damage(run)
         capsys.readouterr()
-        assert main([str(run), "--to", str(tmp_path / "report")]) == 2
+        assert main(["report", str(run), "--to", str(tmp_path / "report")]) == 2
         said = capsys.readouterr()
         assert said.out == ""
         assert words in said.err
