@@ -2,13 +2,12 @@
 to the network it was trained as.
 
 `passport.json` lies in the folder of a version and needs nothing of this project to be read. It
-names every other file of the folder with its SHA-256 and closes with a seal over its own content,
-so that `python -m common verify` notices a change of either. The seal is no signature:
-whoever can write the folder can seal it again.
+names every other file of the folder with its SHA-256, so that `python -m common verify` notices a
+change of any. Whoever can write the folder can also write another passport: against that the folder
+has to be signed (docs/serving.md).
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import RunError
-from common.files import read_json, sha256_of, write_json
+from common.files import read_json, sha256_of
 from common.papers import ROOT
 
 if TYPE_CHECKING:
@@ -177,18 +176,6 @@ def make_passport(
     }
 
 
-def write_passport(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write passport.json with its seal.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written.
-    """
-    path = folder / PASSPORT
-    write_json(path, content)
-    content = read_json(path)  # the seal is over what a reader sees
-    write_json(path, {**content, "seal": seal(content)})
-
-
 def read_passport(folder: Path) -> dict:
     """Read the passport of an exported model.
 
@@ -206,12 +193,6 @@ def read_passport(folder: Path) -> dict:
     if schema != SCHEMA:
         raise RunError(f"{path}: found schema {schema!r}; expected {SCHEMA}")
     return content
-
-
-def seal(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a passport's content without its seal, however it is laid out."""
-    bare = {key: value for key, value in content.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
 
 def hash_files(folder: Path) -> dict[str, str]:

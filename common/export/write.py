@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.errors import DataError, RunError, UserError
-from common.export.passport import PARITY, Description, Provenance, make_passport, write_passport
+from common.export.passport import PARITY, PASSPORT, Description, Provenance, make_passport
 from common.export.saved_model import ExportError, difference, forced_xla, run_elsewhere
 from common.export.versions import refuse_existing, version_folder, write_server_files
 from common.export.warmup import WARMUP_FILE, Request, write_warmup
-from common.files import write_folder_atomically
+from common.files import write_folder_atomically, write_json
 
 if TYPE_CHECKING:
     import keras
@@ -216,7 +216,7 @@ def export_model(
             unfinished, name=name, version=version, network=network, provenance=provenance,
             description=description, parity=parity,
         )  # fmt: skip
-        write_passport(unfinished, passport)
+        write_json(unfinished / PASSPORT, passport)
     write_server_files(folder.parents[1])
     return parity
 

@@ -271,13 +271,9 @@ def write_model(folder, function, *, axes, channels, extra):
     """Export a function of one image as a version with `volume` and a passport."""
     import tensorflow as tf
 
-    from common.export.passport import (
-        describe_input,
-        hash_files,
-        without_tensors,
-        write_passport,
-    )
+    from common.export.passport import PASSPORT, describe_input, hash_files, without_tensors
     from common.export.saved_model import read_signatures
+    from common.files import write_json
 
     shape = (None,) * 3 + ((len(channels),) if "C" in axes else ())
     image = tf.TensorSpec(shape, tf.float32, name="image")
@@ -317,8 +313,8 @@ def write_model(folder, function, *, axes, channels, extra):
         **{f"volume/output:{key}": value for key, value in outputs.items()},
     )
     parity = {"largest_difference": 0.0, "tolerance": 1e-6, "case": "noise"}
-    write_passport(
-        folder,
+    write_json(
+        folder / PASSPORT,
         {
             "schema": 1, "paper": "test", "name": folder.parent.name, "version": int(folder.name),
             "data": {"kind": "phantom"}, "inputs": {"image": entry},
