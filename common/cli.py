@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import OptionError, UserError
+from common.runtime import limit_threads, load_tensorflow_quietly
 
 VERBS = (
     "phantom",
@@ -156,6 +157,8 @@ def run_verb(paper: str, verb: str, words: Sequence[str], option_aliases: Mappin
     function, config_class, values = parse_verb(paper, verb, words, option_aliases)
     if values.cuda_devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = values.cuda_devices
+    if values.threads is not None:
+        limit_threads(values.threads)
     if verb in VERBS_ON_TENSORFLOW and not values.verbose:
         load_tensorflow_quietly()
     arguments = {name: values[name] for name in inspect.signature(function).parameters
@@ -260,6 +263,9 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
         "--config", action="config", help="Replay a config.yaml; options after it win."
     )
     parser.add_argument("--cuda_devices", type=str | None, help="GPUs to use, such as 0 or 0,1.")
+    parser.add_argument(
+        "--threads", type=int | None, help="Threads within an operation; default: all cores."
+    )
     parser.add_argument("--verbose", type=bool, default=False, help="Show TensorFlow's notices.")
     parser.add_function_arguments(
         function, as_group=False, as_positional=False, skip={"config"}, fail_untyped=True
@@ -317,24 +323,3 @@ def plain_message(message: str) -> str:
     message = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message)
     message = re.sub(r"Expected (a (?=one))?", "expected ", message)
     return message.replace("Got value:", "found:")
-
-
-def load_tensorflow_quietly() -> None:
-    """Import TensorFlow without its start-up notices on stderr, where the user's own lines belong.
-
-    Some are written by C++ code before any setting is read, so the file descriptor itself is
-    turned away for that while; errors of the import are exceptions and are seen.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()  # the search for a GPU has notices of its own
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -28,7 +28,7 @@ def bench(
     """
     import tempfile
 
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from dhcp_fetal.config import PORT
     from dhcp_fetal.serving import bench_served
 

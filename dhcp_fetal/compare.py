@@ -103,8 +103,8 @@ def compare_effects(run: Path | None = None) -> "Table":
     Args:
         run: whose trained network segments the phantoms; None: one trained here for some seconds.
     """
+    from common.runtime import configure_runtime
     from common.study.effects import compare_effects as measure
-    from common.training.loop import configure_runtime
     from dhcp_fetal.config import CODE
     from dhcp_fetal.effects import Bench
     from dhcp_fetal.networks import load_run_network
@@ -151,9 +151,9 @@ def compare_inference(run: Path) -> list[dict]:
     from functools import partial
 
     from common.runs.folder import load_run
+    from common.runtime import configure_runtime
     from common.study.compare import compare_ways
     from common.study.dice_definitions import deepmedic_dice
-    from common.training.loop import configure_runtime
     from dhcp_fetal.data import files_from, load_case, prepare_case
     from dhcp_fetal.inference import make_apply
     from dhcp_fetal.networks import load_run_network

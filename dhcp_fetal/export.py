@@ -39,7 +39,7 @@ def export(
         version_folder,
     )
     from common.runs.folder import load_run
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from dhcp_fetal import serving
     from dhcp_fetal.networks import load_run_network
 

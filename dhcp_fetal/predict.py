@@ -57,7 +57,7 @@ def predict(
         mixed_precision: bfloat16 arithmetic.
     """
     from common.cost.budget import announce_prediction
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from dhcp_fetal.networks import choose_device
     from dhcp_fetal.workload import describe
 

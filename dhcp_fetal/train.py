@@ -48,7 +48,7 @@ def train(
         mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
     """
     from common.runs.folder import open_run
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from dhcp_fetal.networks import choose_device, resolve_config
 
     session = read_session(train_cfg)

@@ -22,7 +22,7 @@ def bench(
         deep_slices: slices of the volume whose peak memory is measured; 0 leaves that out.
         only: export: the exported model alone.
     """
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from fetal_brain.config import PORT
     from fetal_brain.serving import bench_served
 

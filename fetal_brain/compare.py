@@ -93,8 +93,8 @@ def compare_effects(run: Path | None = None) -> "Table":
     Args:
         run: whose trained network segments the phantoms; None: one trained here for some seconds.
     """
+    from common.runtime import configure_runtime
     from common.study.effects import compare_effects as measure
-    from common.training.loop import configure_runtime
     from fetal_brain.config import CODE
     from fetal_brain.effects import Bench
 
@@ -151,8 +151,8 @@ def compare_inference(run: Path) -> list[dict]:
     from dataclasses import replace
 
     from common.runs.folder import load_run
+    from common.runtime import configure_runtime
     from common.study.compare import compare_ways
-    from common.training.loop import configure_runtime
     from fetal_brain.data import load_case, prepare_case
     from fetal_brain.inference import make_apply, segment_labels
     from fetal_brain.predict import choose_cases, with_inference_of

@@ -44,7 +44,7 @@ def predict(
     """
     from common.cost.budget import announce_at_first_call
     from common.runs.folder import load_config, load_run
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from fetal_brain.inference import load_network, make_apply
     from fetal_brain.workload import describe
 

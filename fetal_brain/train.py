@@ -41,7 +41,8 @@ def train(
     from common.cost.budget import announce_training
     from common.export.write import save_network
     from common.runs.folder import open_run
-    from common.training.loop import configure_runtime, fit
+    from common.runtime import configure_runtime
+    from common.training.loop import fit
     from fetal_brain.data import find_cases, is_phantom, split_cases
     from fetal_brain.inference import build_for_any_plane
     from fetal_brain.prepare import prepare_cases

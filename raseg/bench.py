@@ -53,7 +53,7 @@ def run_part(shape: tuple[int, int, int], part: str) -> None:
     """Run and print one part in this process."""
     import numpy as np
 
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from raseg.config import CODE, PORT
     from raseg.inference import build_for_any_size, make_plain_pass, make_streamed_pass
     from raseg.serving import bench_served

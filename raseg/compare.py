@@ -95,8 +95,8 @@ def compare_effects(run: Path | None = None) -> "Table":
     Args:
         run: whose trained network segments the phantoms; None: one trained here for some seconds.
     """
+    from common.runtime import configure_runtime
     from common.study.effects import compare_effects as measure
-    from common.training.loop import configure_runtime
     from raseg.config import CODE
     from raseg.effects import Bench
 
@@ -154,8 +154,8 @@ def compare_inference(run: Path, data: Path) -> list[dict]:
     from functools import partial
 
     from common.runs.folder import load_run
+    from common.runtime import configure_runtime
     from common.study.compare import compare_ways
-    from common.training.loop import configure_runtime
     from raseg.data import open_volumes
     from raseg.inference import make_whole_pass
     from raseg.predict import choose_volumes

@@ -40,7 +40,7 @@ def predict(
     """
     from common.cost.budget import announce_at_first_call
     from common.runs.folder import load_config, load_run
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from raseg.data import open_volumes
     from raseg.inference import load_network, make_predict
     from raseg.prepare import check_tag

@@ -41,7 +41,8 @@ def train(
     """
     from common.cost.budget import announce_training
     from common.runs.folder import open_run
-    from common.training.loop import configure_runtime, fit
+    from common.runtime import configure_runtime
+    from common.training.loop import fit
     from raseg.binaries import find_binaries
     from raseg.config import count_steps, steps_per_epoch
     from raseg.prepare import check_tag

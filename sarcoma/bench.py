@@ -43,7 +43,7 @@ def bench(steps: int = 40, *, mixed_precision: bool = True, out: Path | None = N
 
 def bench_export() -> None:
     """Time the exported model beside Keras, in this process; see `common.export.bench`."""
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from sarcoma.config import PORT
     from sarcoma.serving import bench_served
 
@@ -129,7 +129,7 @@ def time_port(steps: int, *, deterministic: bool, mixed_precision: bool) -> dict
     """Train the same network as `train` does: patches cut from prepared slices."""
     import tempfile
 
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from sarcoma.config import CODE
     from sarcoma.model import build_model
     from sarcoma.sampling import PatchSampler, Stack, make_dataset, make_pool

@@ -104,8 +104,8 @@ def compare_effects(run: Path | None = None) -> "Table":
     Args:
         run: whose trained U-Net segments the phantoms; None: one trained here for some seconds.
     """
+    from common.runtime import configure_runtime
     from common.study.effects import compare_effects as measure
-    from common.training.loop import configure_runtime
     from sarcoma.config import CODE
     from sarcoma.effects import Bench
 
@@ -153,8 +153,8 @@ def compare_inference(run: Path) -> list[dict]:
     from functools import partial
 
     from common.runs.folder import load_run
+    from common.runtime import configure_runtime
     from common.study.compare import compare_ways
-    from common.training.loop import configure_runtime
     from sarcoma.data import find_window, load_patient, prepare_patient
     from sarcoma.inference import make_apply
     from sarcoma.predict import choose_patients

@@ -43,7 +43,7 @@ def predict(
     """
     from common.cost.budget import announce_at_first_call
     from common.runs.folder import load_config, load_run
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from sarcoma.inference import load_network, make_apply
     from sarcoma.workload import describe
 

@@ -44,7 +44,8 @@ def train(
     from common.cost.budget import announce_training
     from common.export.write import save_network
     from common.runs.folder import open_run
-    from common.training.loop import configure_runtime, fit
+    from common.runtime import configure_runtime
+    from common.training.loop import fit
     from sarcoma.data import find_patients, is_phantom, split_patients
     from sarcoma.model import build_model
     from sarcoma.prepare import prepare_cases

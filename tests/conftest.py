@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import common  # noqa: F401  # before any test module imports TensorFlow
+
 # As the command line sets it; TensorFlow reads it once, when a test module imports it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

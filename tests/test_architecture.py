@@ -71,9 +71,19 @@ def test_help_path_imports_nothing_heavy(paper):
         path = ROOT / paper / f"{name}.py"
         if path.is_file():
             assert not packages(path, top_level_only=True) & HEAVY, path
-    assert not packages(ROOT / "common" / "cli.py", top_level_only=True) & HEAVY
+    for name in ("cli", "runtime"):
+        assert not packages(ROOT / "common" / f"{name}.py", top_level_only=True) & HEAVY
 
 
 @pytest.mark.parametrize("package", ["common", *PAPERS])
-def test_package_init_files_are_empty(package):
-    assert (ROOT / package / "__init__.py").read_text() == ""
+def test_a_package_decides_how_tensorflow_starts_and_nothing_else(package):
+    """Importing any of them comes before TensorFlow, which reads its environment once."""
+    (line,) = (ROOT / package / "__init__.py").read_text().splitlines()
+    imported = "common.runtime" if package == "common" else "common"
+    assert line.split()[:3] == ["import", imported, "#"]
+
+
+def test_the_other_init_files_are_empty():
+    for path in ROOT.glob("*/*/**/__init__.py"):
+        if path.relative_to(ROOT).parts[0] in ("common", *PAPERS):
+            assert path.read_text() == "", path

@@ -1,0 +1,1 @@
+import common  # decides how TensorFlow starts, before it is imported

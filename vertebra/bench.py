@@ -26,7 +26,7 @@ def bench(
         volume: slices, rows, columns of the searched phantom.
         volume_seconds: also time the search of the volume, with a perfect network.
     """
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from vertebra.serving import bench_served
 
     configure_runtime(seed=0)

@@ -39,7 +39,7 @@ def calibrate(
     from common.errors import OptionError
     from common.export.write import save_network
     from common.runs.folder import load_config, write_json
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from vertebra.calibration import calibrate_sites
     from vertebra.data import find_prepared_cases
     from vertebra.inference import load_network

@@ -116,8 +116,8 @@ def compare_effects(run: Path | None = None) -> "Table":
         run: whose trained network is used, if its patches are as small as the quick preset's; None:
             one trained here for some seconds.
     """
+    from common.runtime import configure_runtime
     from common.study.effects import compare_effects as measure
-    from common.training.loop import configure_runtime
     from vertebra.config import CODE
     from vertebra.effects import Bench
 
@@ -167,7 +167,7 @@ def compare_inference(run: Path) -> list[dict]:
         how it ended.
     """
     from common.runs.folder import load_run
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from vertebra.data import Case, load_case
     from vertebra.inference import build_for_any_size
 

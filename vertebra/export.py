@@ -40,7 +40,7 @@ def export(
         version_folder,
     )
     from common.runs.folder import load_config, load_run
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
     from vertebra import serving
     from vertebra.inference import load_network
 

@@ -72,7 +72,7 @@ def predict(
         DataError: a scan cannot be used, or the released search broke down on one; the others are
             finished first.
     """
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
 
     chosen = {name: value for name, value in locals().items()
               if name in INFERENCE_FIELDS and value is not None}  # fmt: skip

@@ -38,7 +38,8 @@ def train(
     from common.cost.budget import announce_training
     from common.export.write import save_network
     from common.runs.folder import open_run
-    from common.training.loop import configure_runtime, fit
+    from common.runtime import configure_runtime
+    from common.training.loop import fit
     from vertebra.calibration import calibrate_sites
     from vertebra.data import SUBSETS, describe_cases, files_of, find_prepared_cases, is_phantom
     from vertebra.learning import FixStatistics, calibration_patches, compile_model, is_fixed

@@ -46,7 +46,7 @@ def print_plan(
         RunError: `out` cannot be written.
     """
     from common.files import write_json
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
 
     description = load_description(paper)
     asked = description.describe_scan(check_scan(scan) or description.SCAN, config)

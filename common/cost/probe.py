@@ -94,7 +94,7 @@ def run_request(request: dict) -> dict:
     from common.cost.memory import memory_held, peak_memory
     from common.cost.workloads import load_description
     from common.runs.folder import load_config
-    from common.training.loop import configure_runtime
+    from common.runtime import configure_runtime
 
     config_class = importlib.import_module(f"{request['paper']}.config").Config
     config = load_config(Path(request["folder"]), config_class)
@@ -151,7 +151,7 @@ def prepare_call(workload, rng: np.random.Generator, *, xla: bool) -> Callable[[
 
 
 if __name__ == "__main__":
-    from common.cli import load_tensorflow_quietly
+    from common.runtime import load_tensorflow_quietly
 
     load_tensorflow_quietly()
     print(json.dumps(run_request(json.load(sys.stdin))))

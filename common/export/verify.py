@@ -52,7 +52,7 @@ def main(words: Sequence[str]) -> int:
 
 def load_tensorflow() -> None:
     """Import TensorFlow without its notices, which would stand between the lines of the table."""
-    from common.cli import load_tensorflow_quietly
+    from common.runtime import load_tensorflow_quietly
 
     load_tensorflow_quietly()
 

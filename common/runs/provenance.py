@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.papers import ROOT
+from common.runtime import cpu_fact, usable_cores
 
 PACKAGES = (
     "tensorflow",
@@ -61,21 +62,14 @@ def environment_facts() -> dict:
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_fact("model name") or platform.processor() or platform.machine(),
-        "cpu_flags": vector_flags(_cpu_fact("flags") or ""),
+        "cpu": cpu_fact("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": vector_flags(cpu_fact("flags") or ""),
         "cores": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "packages": {name: _version(name) for name in PACKAGES},
         "git": git_state(ROOT),
     }
-
-
-def usable_cores() -> int:
-    """Return how many CPU cores this process may run on (its affinity mask, where there is one)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def git_state(root: Path) -> dict:
@@ -152,13 +146,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_fact(name: str) -> str | None:
-    """Return what the kernel says of the first processor, such as its "model name"."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = (line.partition(":") for line in lines)
-    return next((value.strip() for key, _, value in found if key.strip() == name), None)

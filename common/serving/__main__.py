@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import Parser, load_tensorflow_quietly, run_guarded, spell_options
+from common.cli import Parser, run_guarded, spell_options
 from common.errors import OptionError
+from common.runtime import load_tensorflow_quietly
 from common.serving.protocol import Patience
 
 PROGRAM = "python -m common.serving"

@@ -1,10 +1,9 @@
 """Training that can be killed at any moment and ends, to the bit, as if it had not been.
 
-Keras' own `fit` does the training. Around it: a fixed runtime, checkpoints of every variable, a
-log without gaps or doubles, and a dataset that begins at any step (`common.data.batches`).
+Keras' own `fit` does the training. Around it: checkpoints of every variable, a log without gaps or
+doubles, and a dataset that begins at any step (`common.data.batches`).
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,82 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 from common.data.batches import surface_user_errors
-from common.errors import OptionError, TrainingDivergedError
+from common.errors import TrainingDivergedError
 from common.runs.folder import Run
-from common.runs.provenance import usable_cores
 from common.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from common.training.journal import EventWriter, ProgressReport, read_log, write_log
 
-__all__ = ["configure_runtime", "fit", "read_log"]
+__all__ = ["fit", "read_log"]
 
 CHECKPOINT = "last.npz"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
-
-
-def configure_runtime(
-    *,
-    seed: int,
-    deterministic: bool | None = None,
-    mixed_precision: bool = False,
-    intra_op_threads: int | None = None,
-) -> dict:
-    """Seed everything and fix what decides the bits; call before anything else uses TensorFlow.
-
-    Op determinism alone does not make 3-D batch normalisation repeatable on a CPU: it also takes
-    a single inter-op thread, and the same number of intra-op threads each time.
-
-    Args:
-        seed: of Python, numpy and Keras; 0 to 2**32 - 1.
-        deterministic: op determinism and one inter-op thread; None: on a CPU, where they cost
-            nothing, and not on a GPU, where Keras refuses XLA under the first. TensorFlow cannot
-            take it back within a process.
-        mixed_precision: bfloat16 arithmetic with float32 variables.
-        intra_op_threads: threads within one operation; None: one per usable core. A run gives the
-            same bits only with the same number.
-    Returns:
-        What is really in force, plain: seed, deterministic, inter_op_threads, intra_op_threads
-        (0: TensorFlow's choice), onednn (the flag, or "default"), precision (the Keras policy),
-        gpus (names), tensor_float_32 (None without a GPU), xla, and `notes` on what could not be
-        done. `xla` is what the paper passes to `model.compile(jit_compile=...)`: True on a GPU
-        without op determinism (Keras refuses XLA under it), False on a CPU, where XLA is 5 to 12
-        times slower.
-    Raises:
-        OptionError: `seed` is out of range.
-    """
-    if not 0 <= seed < 2**32:
-        raise OptionError(f"--seed is {seed}; expected 0 to {2**32 - 1}")
-    notes = []
-    gpus = tf.config.list_physical_devices("GPU")
-    if deterministic is None:
-        deterministic = not gpus
-    threads = tf.config.threading
-    if deterministic:
-        notes += _set_threads("inter_op", threads.set_inter_op_parallelism_threads, 1)
-    wanted = intra_op_threads or usable_cores()
-    notes += _set_threads("intra_op", threads.set_intra_op_parallelism_threads, wanted)
-    keras.utils.set_random_seed(seed)
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-    keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
-
-    op_determinism = _op_determinism()
-    if op_determinism and not deterministic:
-        notes.append("op determinism was switched on before and stays on")
-    inter_op = threads.get_inter_op_parallelism_threads()
-    return {
-        "seed": seed,
-        "deterministic": op_determinism and inter_op == 1,
-        "inter_op_threads": inter_op,
-        "intra_op_threads": threads.get_intra_op_parallelism_threads(),
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
-        "precision": keras.config.dtype_policy().name,
-        "gpus": [_gpu_name(gpu) for gpu in gpus],
-        "tensor_float_32": (
-            tf.config.experimental.tensor_float_32_execution_enabled() if gpus else None
-        ),
-        "xla": bool(gpus) and not op_determinism,
-        "notes": notes,
-    }
 
 
 def fit(
@@ -374,22 +306,3 @@ class _After(keras.callbacks.Callback):
         self._last_step = state.step
         # Never more than about two per cent of the time.
         self._next_time = time.monotonic() + max(SECONDS_BETWEEN_CHECKPOINTS, 50 * seconds)
-
-
-def _set_threads(name: str, setter: Callable[[int], None], count: int) -> list[str]:
-    try:
-        setter(count)
-    except RuntimeError:
-        return [f"{name} threads could not be set to {count}: TensorFlow had started already"]
-    return []
-
-
-def _op_determinism() -> bool:
-    # TensorFlow has no public question for it; Keras asks the same way.
-    from tensorflow.python.framework.config import is_op_determinism_enabled
-
-    return is_op_determinism_enabled()
-
-
-def _gpu_name(gpu: Any) -> str:
-    return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)

@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from common.data.batches import make_batches, rng_for
 from common.runs.folder import open_run
-from common.training.loop import configure_runtime, fit
+from common.runtime import configure_runtime
+from common.training.loop import fit
 
 BATCH, STEPS_PER_EPOCH = 2, 8
 

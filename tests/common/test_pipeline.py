@@ -166,7 +166,7 @@ PARALLEL = """
 import json, threading
 import numpy as np, tensorflow as tf
 from common.data.batches import make_batches
-from common.training.loop import configure_runtime
+from common.runtime import configure_runtime
 
 facts = configure_runtime(seed=1)
 pair = threading.Barrier(2, timeout=60)

@@ -14,9 +14,10 @@ import tensorflow as tf
 from common.data.batches import make_batches, rng_for
 from common.errors import DataError, OptionError, RunError, TrainingDivergedError
 from common.runs.folder import open_run
+from common.runtime import configure_runtime
 from common.training.checkpoints import read_checkpoint
 from common.training.journal import read_log
-from common.training.loop import CHECKPOINT, configure_runtime, fit
+from common.training.loop import CHECKPOINT, fit
 
 
 def make_dataset(first_step, last_step=1000, draw=None):
@@ -358,7 +359,7 @@ def test_a_seed_out_of_range_is_the_users_mistake():
 RUNTIME = """
 import json, sys
 import tensorflow as tf, keras
-from common.training.loop import configure_runtime
+from common.runtime import configure_runtime
 if "late" in sys.argv:
     tf.ones(1) + 1
 facts = configure_runtime(seed=5, deterministic="free" not in sys.argv,

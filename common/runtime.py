@@ -1,0 +1,297 @@
+"""How every process of the suite starts TensorFlow and on what it computes.
+
+`common/__init__.py` imports this before anything can import TensorFlow, which reads its environment
+once: commands, worker processes, tests and notebooks all start the same way. Nothing heavy is
+imported here until a function needs it.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.errors import OptionError
+
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+"""TensorFlow's switch. Left alone it is on only where a processor has AVX512-VNNI or AMX; elsewhere
+3-D convolutions then take several times as long."""
+ONEDNN_VALUES = {"0": False, "false": False, "1": True, "true": True}
+THREADS = "SEGMENTATION_THREADS"
+"""What `--threads` tells the processes that a command starts."""
+
+INSTRUCTION_SETS = (
+    ("SSE41", {"sse4_1"}, "Intel SSE4.1"),
+    ("AVX", {"avx"}, "Intel AVX"),
+    ("AVX2", {"avx2", "fma"}, "Intel AVX2"),
+    ("AVX2_VNNI", {"avx_vnni"}, "Intel AVX2 with Intel DL Boost"),
+    (
+        "AVX512_CORE",
+        {"avx512f", "avx512bw", "avx512vl", "avx512dq"},
+        "Intel AVX-512 with AVX512BW, AVX512VL, and AVX512DQ extensions",
+    ),
+    ("AVX512_CORE_VNNI", {"avx512_vnni"}, "Intel AVX-512 with Intel DL Boost"),
+    (
+        "AVX512_CORE_BF16",
+        {"avx512_bf16"},
+        "Intel AVX-512 with Intel DL Boost and bfloat16 support",
+    ),
+    (
+        "AVX512_CORE_FP16",
+        {"avx512_fp16"},
+        "Intel AVX-512 with float16, Intel DL Boost and bfloat16 support",
+    ),
+    (
+        "AVX512_CORE_AMX",
+        {"amx_tile", "amx_int8", "amx_bf16"},
+        "Intel AVX-512 with float16, Intel DL Boost and bfloat16 support and Intel AMX with "
+        "bfloat16 and 8-bit integer support",
+    ),
+)
+"""oneDNN's levels, lowest first: its name of the limit, the processor's flags (with those of the
+levels below), and the words with which oneDNN reports it. AVX2_VNNI is left out by processors that
+go from AVX2 to AVX-512 directly."""
+OPTIONAL_LEVEL = "AVX2_VNNI"
+
+
+def start_with_onednn() -> None:
+    """Switch oneDNN on for this process and those it starts, unless the user decided."""
+    if not os.environ.get(ONEDNN):
+        os.environ[ONEDNN] = "1"
+
+
+def check_environment() -> None:
+    """Refuse settings that TensorFlow would pass over with a notice that nobody sees.
+
+    Raises:
+        OptionError: names the variable, its value and what was expected.
+    """
+    value = os.environ.get(ONEDNN, "")
+    if value and value.lower() not in ONEDNN_VALUES:
+        raise OptionError(f"{ONEDNN} is {value!r}; expected 0 or 1")
+    threads_wanted()
+
+
+def load_tensorflow_quietly() -> None:
+    """Import TensorFlow without its start-up notices on stderr, where the user's own lines belong.
+
+    Some are written by C++ code before any setting is read, so the file descriptor itself is
+    turned away for that while; errors of the import are exceptions and are seen.
+
+    Raises:
+        OptionError: see `check_environment`.
+    """
+    check_environment()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # the search for a GPU has notices of its own
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def configure_runtime(
+    *,
+    seed: int,
+    deterministic: bool | None = None,
+    mixed_precision: bool = False,
+    intra_op_threads: int | None = None,
+) -> dict:
+    """Seed everything and fix what decides the bits; call before anything else uses TensorFlow.
+
+    Op determinism alone does not make 3-D batch normalisation repeatable on a CPU: it also takes
+    a single inter-op thread, and the same number of intra-op threads each time.
+
+    Args:
+        seed: of Python, numpy and Keras; 0 to 2**32 - 1.
+        deterministic: op determinism and one inter-op thread; None: on a CPU, where they cost
+            nothing, and not on a GPU, where Keras refuses XLA under the first. TensorFlow cannot
+            take it back within a process.
+        mixed_precision: bfloat16 arithmetic with float32 variables.
+        intra_op_threads: threads within one operation; None: see `threads_wanted`. A run gives
+            the same bits only with the same number.
+    Returns:
+        What is really in force, plain: seed, deterministic, inter_op_threads, intra_op_threads
+        (0: TensorFlow's choice), onednn (bool), instruction_set (in oneDNN's words; its matrix
+        product serves TensorFlow's own kernels as well), precision (the Keras policy), gpus
+        (names), tensor_float_32 (None without a GPU), xla, and `notes` on what could not be done.
+        `xla` is what the paper passes to `model.compile(jit_compile=...)`: True on a GPU without
+        op determinism (Keras refuses XLA under it), False on a CPU, where XLA is 5 to 12 times
+        slower.
+    Raises:
+        OptionError: `seed` is out of range; see `check_environment`.
+    """
+    if not 0 <= seed < 2**32:
+        raise OptionError(f"--seed is {seed}; expected 0 to {2**32 - 1}")
+    check_environment()
+    import keras
+    import tensorflow as tf
+
+    notes = []
+    gpus = tf.config.list_physical_devices("GPU")
+    if deterministic is None:
+        deterministic = not gpus
+    threads = tf.config.threading
+    if deterministic:
+        notes += _set_threads("inter_op", threads.set_inter_op_parallelism_threads, 1)
+    wanted = intra_op_threads or threads_wanted()
+    notes += _set_threads("intra_op", threads.set_intra_op_parallelism_threads, wanted)
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+
+    op_determinism = _op_determinism()
+    if op_determinism and not deterministic:
+        notes.append("op determinism was switched on before and stays on")
+    inter_op = threads.get_inter_op_parallelism_threads()
+    return {
+        "seed": seed,
+        "deterministic": op_determinism and inter_op == 1,
+        "inter_op_threads": inter_op,
+        "intra_op_threads": threads.get_intra_op_parallelism_threads(),
+        "onednn": onednn_in_force(),
+        "instruction_set": instruction_set(),
+        "precision": keras.config.dtype_policy().name,
+        "gpus": [_gpu_name(gpu) for gpu in gpus],
+        "tensor_float_32": (
+            tf.config.experimental.tensor_float_32_execution_enabled() if gpus else None
+        ),
+        "xla": bool(gpus) and not op_determinism,
+        "notes": notes,
+    }
+
+
+def onednn_in_force() -> bool:
+    """Return whether TensorFlow computes with oneDNN; imports TensorFlow."""
+    # There is no public question for it; TensorFlow's own tests ask this way.
+    from tensorflow.python.util import _pywrap_util_port
+
+    return _pywrap_util_port.IsMklEnabled()
+
+
+def instruction_set(
+    flags: set[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> str:
+    """Return the vector instructions that oneDNN uses, in the words of its own report.
+
+    Args:
+        flags: of the processor, as the kernel lists them; None: of this machine's.
+        environment: ONEDNN_MAX_CPU_ISA in it limits the level, as it does for oneDNN.
+    Returns:
+        Such as "Intel AVX2"; "unknown" where the kernel lists no flags.
+    """
+    level = _level(flags, environment)
+    return INSTRUCTION_SETS[level][2] if level >= 0 else "unknown"
+
+
+def has_avx512(flags: set[str] | None = None, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether oneDNN computes with AVX-512; arguments as for `instruction_set`."""
+    return _level(flags, environment) >= _position("AVX512_CORE")
+
+
+def has_native_bfloat16(
+    flags: set[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> bool:
+    """Return whether the processor multiplies bfloat16 itself; arguments as `instruction_set`."""
+    return _level(flags, environment) >= _position("AVX512_CORE_BF16")
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may run on (its affinity mask, where there is one)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def limit_threads(count: int) -> None:
+    """Use this many threads within an operation, here and in the processes started from here.
+
+    Raises:
+        OptionError: there are fewer cores, or none is asked for.
+    """
+    _check_threads("--threads", str(count))
+    os.environ[THREADS] = str(count)
+
+
+def threads_wanted() -> int:
+    """Return the threads within an operation: `--threads`, else OMP_NUM_THREADS, else all cores.
+
+    Raises:
+        OptionError: OMP_NUM_THREADS is not a number from 1 to the number of usable cores.
+    """
+    for name in (THREADS, "OMP_NUM_THREADS"):
+        if value := os.environ.get(name):
+            return _check_threads(name, value)
+    return usable_cores()
+
+
+def cpu_fact(name: str) -> str | None:
+    """Return what the kernel says of the first processor, such as its "model name"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in found if key.strip() == name), None)
+
+
+def _check_threads(name: str, value: str) -> int:
+    cores = usable_cores()
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= cores:
+        raise OptionError(f"{name} is {value}; expected 1 to {cores}, the cores that may be used")
+    return int(value)
+
+
+def _level(flags: set[str] | None, environment: Mapping[str, str]) -> int:
+    """Return the position in `INSTRUCTION_SETS`, -1 below the first."""
+    if flags is None:
+        flags = set((cpu_fact("flags") or "").split())
+    reached = -1
+    for position, (name, needed, _) in enumerate(INSTRUCTION_SETS):
+        if needed <= flags:
+            reached = position
+        elif name != OPTIONAL_LEVEL:
+            break
+    limit = environment.get("ONEDNN_MAX_CPU_ISA", environment.get("DNNL_MAX_CPU_ISA", "")).upper()
+    # oneDNN passes over a name that it does not know.
+    return min(reached, _position(limit)) if limit in _names() else reached
+
+
+def _names() -> list[str]:
+    return [name for name, _, _ in INSTRUCTION_SETS]
+
+
+def _position(name: str) -> int:
+    return _names().index(name)
+
+
+def _set_threads(name: str, setter: Callable[[int], None], count: int) -> list[str]:
+    try:
+        setter(count)
+    except RuntimeError:
+        return [f"{name} threads could not be set to {count}: TensorFlow had started already"]
+    return []
+
+
+def _op_determinism() -> bool:
+    # TensorFlow has no public question for it; Keras asks the same way.
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
+    return is_op_determinism_enabled()
+
+
+def _gpu_name(gpu: Any) -> str:
+    import tensorflow as tf
+
+    return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+
+
+start_with_onednn()

@@ -1,0 +1,129 @@
+"""How TensorFlow starts: oneDNN, threads, and what is said of both."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from common.errors import OptionError
+from common.runtime import (
+    THREADS,
+    check_environment,
+    has_avx512,
+    has_native_bfloat16,
+    instruction_set,
+    limit_threads,
+    threads_wanted,
+    usable_cores,
+)
+
+ZEN3 = {"sse4_1", "avx", "avx2", "fma", "f16c"}
+SKYLAKE = ZEN3 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+SAPPHIRE_RAPIDS = SKYLAKE | {
+    "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
+}  # fmt: skip
+
+CONVOLVE = """
+{first}
+import json
+import tensorflow as tf
+from common.runtime import instruction_set, onednn_in_force
+image, kernel = tf.ones((1, 8, 8, 8, 8)), tf.ones((3, 3, 3, 8, 8))
+tf.nn.conv3d(image, kernel, [1] * 5, "SAME")
+print(json.dumps([onednn_in_force(), instruction_set()]))
+"""
+
+
+def start(first="import fetal_brain", **environment):
+    """Return whether oneDNN is in force, our word for its instructions, its own, and its output."""
+    surroundings = {**os.environ, "ONEDNN_VERBOSE": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    surroundings.pop("TF_ENABLE_ONEDNN_OPTS")
+    done = subprocess.run(
+        [sys.executable, "-c", CONVOLVE.format(first=first)],
+        env=surroundings | environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    said = re.search(r"info,cpu,isa:(.*)", done.stdout)
+    in_force, ours = re.search(r'\[(true|false), "(.*)"\]', done.stdout).groups()
+    return in_force == "true", ours, said[1].strip(), done.stdout
+
+
+class TestOnednn:
+    def test_is_on_for_whoever_imports_a_paper_and_named_as_it_names_itself(self):
+        in_force, ours, said, output = start()
+        assert in_force
+        assert "exec,cpu,convolution" in output
+        assert ours == said
+
+    def test_a_limited_level_is_named_too(self):
+        in_force, ours, said, _ = start(ONEDNN_MAX_CPU_ISA="AVX2")
+        assert in_force
+        assert ours == said == "Intel AVX2"
+
+    def test_the_users_word_wins(self):
+        """TensorFlow's own convolution takes oneDNN's matrix product all the same."""
+        in_force, ours, said, output = start(TF_ENABLE_ONEDNN_OPTS="0")
+        assert not in_force
+        assert "exec,cpu,convolution" not in output
+        assert ours == said
+
+    @pytest.mark.parametrize("value", ["maybe", "2", "on"])
+    def test_another_word_is_refused(self, value, monkeypatch):
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value)
+        with pytest.raises(OptionError, match=f"TF_ENABLE_ONEDNN_OPTS is '{value}'; expected 0 or"):
+            check_environment()
+
+
+class TestInstructionSet:
+    @pytest.mark.parametrize(
+        ("flags", "limit", "name", "avx512", "bfloat16"),
+        [
+            (set(), "", "unknown", False, False),
+            (ZEN3, "", "Intel AVX2", False, False),
+            (ZEN3 | {"avx_vnni"}, "", "Intel AVX2 with Intel DL Boost", False, False),
+            (SKYLAKE, "", "Intel AVX-512 with AVX512BW, AVX512VL, and AVX512DQ extensions",
+             True, False),
+            (SKYLAKE | {"avx512_vnni", "avx512_bf16"}, "",
+             "Intel AVX-512 with Intel DL Boost and bfloat16 support", True, True),
+            (SAPPHIRE_RAPIDS, "AVX2", "Intel AVX2", False, False),
+            (SAPPHIRE_RAPIDS, "avx512_core_vnni", "Intel AVX-512 with Intel DL Boost", True, False),
+            (ZEN3, "AVX512_CORE", "Intel AVX2", False, False),
+            (ZEN3, "nonsense", "Intel AVX2", False, False),
+        ],
+    )  # fmt: skip
+    def test_is_the_highest_level_reached_and_allowed(self, flags, limit, name, avx512, bfloat16):
+        environment = {"ONEDNN_MAX_CPU_ISA": limit}
+        assert instruction_set(flags, environment) == name
+        assert has_avx512(flags, environment) is avx512
+        assert has_native_bfloat16(flags, environment) is bfloat16
+
+
+class TestThreads:
+    @pytest.fixture(autouse=True)
+    def nothing_set(self, monkeypatch):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setenv(THREADS, "")
+
+    def test_all_usable_cores_by_default(self):
+        assert threads_wanted() == usable_cores()
+
+    def test_the_option_wins_over_the_variable(self, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(usable_cores()))
+        limit_threads(1)
+        assert threads_wanted() == 1
+
+    def test_the_variable_counts(self, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert threads_wanted() == 1
+
+    @pytest.mark.parametrize("value", ["0", "-1", "10000", "two", "1.5"])
+    def test_other_numbers_are_refused(self, value, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        with pytest.raises(OptionError, match=f"OMP_NUM_THREADS is {value}; expected 1 to "):
+            threads_wanted()
+
+    @pytest.mark.parametrize("value", [0, -1, 10000])
+    def test_options_are_refused(self, value):
+        with pytest.raises(OptionError, match=f"--threads is {value}; expected 1 to "):
+            limit_threads(value)
