@@ -7,7 +7,6 @@ here.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import time
@@ -23,13 +22,8 @@ from common.files import write_json
 from common.papers import find_papers
 from common.suite.collect import build, describe_failure
 from common.suite.read_runs import STAGES, read_stages
-from common.suite.times import estimate_left, in_words, timed_before, total_before
 
 RUNS = Path("runs")
-POSITION = "REPRODUCE_POSITION"
-"""Environment variable by which the main job tells a paper which of how many it is: "2/5"."""
-LATER_SECONDS = "REPRODUCE_LATER_SECONDS"
-"""Environment variable: what the papers after it took before; empty where that is not known."""
 
 
 class StageError(UserError):
@@ -70,19 +64,13 @@ def run_stages(
         RunError: `out` cannot be written.
         StageError: a stage ended with another status than 0; the rest is not run.
     """
-    before, done = timed_before(paper, preset, out), []
+    done = []
     verbs = [stage.verb for stage in stages]
-    position = os.environ.get(POSITION, "")
-    # A paper that runs alone has nothing after it.
-    later = float(os.environ.get(LATER_SECONDS) or "nan") if position else 0.0
-    later = None if later != later else later
-    name = f"{position} {paper}".strip()
     state = {"paper": paper, "preset": preset, "run": str((run or out / "run").relative_to(out))}
     _write_state(out, state, "running", verbs, done)
     for number, stage in enumerate(stages, start=1):
-        place = f"[{name} {number}/{len(stages)}]"
+        place = f"[{paper} {number}/{len(stages)}]"
         words = [str(word) for word in stage.options]
-        _say(f"{place} {in_words(estimate_left(verbs, done, before, later))}")
         _say(f"{place} python -m {paper} {stage.verb} {' '.join(words)}")
         began = time.monotonic()
         ended = subprocess.run(
@@ -94,7 +82,7 @@ def run_stages(
             raise StageError(failure)
         done.append(time.monotonic() - began)
         _write_state(out, state, "running", verbs, done)
-        _say(f"{place} {stage.verb}: {done[-1]:.0f} s, {sum(done):.0f} s so far")
+        _say(f"{place} {stage.verb}: {done[-1]:.0f} s (total {sum(done):.0f} s)")
     _write_state(out, state, "finished", verbs, done)
 
 
@@ -138,9 +126,9 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.paper and options.paper not in papers:
         parser.error(f"--paper {options.paper}: expected one of {', '.join(papers)}")
     if options.data and not options.paper:
-        parser.error("--data: of which paper? expected --paper as well")
+        parser.error("--data requires --paper")
     if options.cohort and not options.data:
-        parser.error(f"--cohort {options.cohort}: expected --data as well; phantoms are nobody's")
+        parser.error("--cohort requires --data: phantoms belong to no cohort")
     options.papers = [options.paper] if options.paper else papers
     return options
 
@@ -159,18 +147,10 @@ def run_papers(
         0 or 1, and why a paper failed, by its name.
     """
     failures = {}
-    for number, paper in enumerate(papers, start=1):
-        surroundings = dict(os.environ)
-        out = []
-        if preset:
-            later = total_before(papers[number:], preset, RUNS)
-            surroundings[POSITION] = f"{number}/{len(papers)}"
-            surroundings[LATER_SECONDS] = "" if later is None else str(later)
-            out = ["--out", str(RUNS / f"{paper}-{preset}")]
+    for paper in papers:
+        out = ["--out", str(RUNS / f"{paper}-{preset}")] if preset else []
         began = time.time()
-        status = subprocess.run(
-            [sys.executable, "-m", paper, *words, *out], env=surroundings, check=False
-        ).returncode
+        status = subprocess.run([sys.executable, "-m", paper, *words, *out], check=False).returncode
         if status:
             failures[paper] = why_failed(RUNS / f"{paper}-{preset}" / STAGES, status, since=began)
     if failures:

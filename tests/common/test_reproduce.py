@@ -11,14 +11,7 @@ import pytest
 
 from common.errors import OptionError
 from common.papers import ROOT, find_papers
-from common.suite.reproduce import (
-    LATER_SECONDS,
-    POSITION,
-    Stage,
-    StageError,
-    cohort_options,
-    run_stages,
-)
+from common.suite.reproduce import Stage, StageError, cohort_options, run_stages
 
 VERBS = """
 import sys
@@ -64,7 +57,6 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "reproduce.py").write_text("")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(POSITION, raising=False)
     return tmp_path
 
 
@@ -140,8 +132,8 @@ class TestPapers:
         ("words", "said"),
         [
             (["--paper", "gamma"], "--paper gamma: expected one of alpha, beta"),
-            (["--data", "scans"], "--data: of which paper? expected --paper as well"),
-            (["--paper", "beta", "--cohort", "x"], "--cohort x: expected --data as well"),
+            (["--data", "scans"], "--data requires --paper"),
+            (["--paper", "beta", "--cohort", "x"], "--cohort requires --data"),
         ],
     )
     def test_a_wrong_option_is_refused_before_anything_is_run(self, words, said, project):
@@ -170,24 +162,13 @@ class TestStages:
         said = capfd.readouterr()
         assert said.out == "said by one\nsaid by two\n"
         lines = said.err.splitlines()
-        assert lines[0] == "[alpha 1/2] time left unknown: not timed before"
-        assert lines[1] == "[alpha 1/2] python -m alpha one --to a b 3"
-        assert lines[2].startswith("[alpha 1/2] one: ")
-        assert len(lines) == 6
+        assert lines[0] == "[alpha 1/2] python -m alpha one --to a b 3"
+        assert re.fullmatch(r"\[alpha 1/2\] one: \d+ s \(total \d+ s\)", lines[1])
+        assert lines[2] == "[alpha 2/2] python -m alpha two "
+        assert re.fullmatch(r"\[alpha 2/2\] two: \d+ s \(total \d+ s\)", lines[3])
+        assert len(lines) == 4
         assert (state["status"], state["run"], state["preset"]) == ("finished", "run", "quick")
         assert [verb for verb, _ in state["seconds"]] == ["one", "two"]
-
-    def test_the_next_time_what_is_left_is_estimated(self, project, capfd, monkeypatch):
-        self.run(project, Stage("one", []), Stage("two", []))
-        capfd.readouterr()
-        monkeypatch.setenv(POSITION, "2/5")
-        monkeypatch.setenv(LATER_SECONDS, "600")
-        self.run(project, Stage("one", []), Stage("two", []))
-        first = capfd.readouterr().err.splitlines()[0]
-        assert first == "[2/5 alpha 1/2] about 10 min left, an estimate from earlier runs"
-        monkeypatch.setenv(LATER_SECONDS, "")
-        self.run(project, Stage("one", []), Stage("two", []))
-        assert "time left unknown" in capfd.readouterr().err
 
     def test_a_failing_one_is_named_and_ends_the_job(self, project):
         stages = [Stage("one", []), Stage("two", ["--fail"]), Stage("three", [])]

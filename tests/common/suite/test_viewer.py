@@ -117,7 +117,7 @@ def test_a_damaged_case_is_one_line(damage, tmp_path):
 
 
 def test_the_viewer_is_the_version_that_is_stated():
-    folder = ROOT / "common" / "viewer"
+    folder = ROOT / "common" / "report" / "viewer"
     stated = re.search(
         r"NiiVue (\S+),.*sha256 `([0-9a-f]{64})`", (folder / "README.md").read_text()
     )
