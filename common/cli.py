@@ -3,7 +3,8 @@
 A verb is a module of the paper with a function of the same name; the function's signature is the
 command line, its docstring the help. A parameter `config` of the paper's `Config` type opens every
 field of it as an option, with the values of `--preset` as defaults; `--config FILE` replays a saved
-run's `config.yaml`. Nothing here imports TensorFlow, so that help is quick.
+run's `config.yaml`. Verbs that are the same for every paper are modules of `common` whose function
+takes the paper's name first. Nothing here imports TensorFlow, so that help is quick.
 """
 
 import argparse
@@ -39,6 +40,9 @@ VERBS = (
     "bench",
 )
 """The same verbs everywhere, in the order of the work; a paper has those it has a module for."""
+
+SHARED_VERBS = {"export": ("common.export.command", "serving.py")}
+"""Verbs that exist once: their module, and the file of a paper that they work from."""
 
 VERBS_ON_TENSORFLOW = {
     "plan", "train", "predict", "export", "convert", "calibrate", "compare", "bench",
@@ -133,9 +137,17 @@ def refuse(program: str, message: str) -> int:
 
 
 def find_verbs(paper: str) -> dict[str, Path]:
-    """Return the verbs that a paper has a module for, in the order of the work."""
+    """Return the verbs of a paper and the files of their modules, in the order of the work.
+
+    A paper has the verbs that it has a module for, and the shared ones that find their file in it.
+    """
     folder = Path(importlib.import_module(paper).__file__).parent
-    return {verb: folder / f"{verb}.py" for verb in VERBS if (folder / f"{verb}.py").is_file()}
+    found = {}
+    for verb in VERBS:
+        module, needed = SHARED_VERBS.get(verb, (f"{paper}.{verb}", f"{verb}.py"))
+        if (folder / needed).is_file():
+            found[verb] = folder.parent.joinpath(*module.split(".")).with_suffix(".py")
+    return found
 
 
 def describe_paper(paper: str, available: Mapping[str, Path], aliases: Mapping[str, str]) -> str:
@@ -161,10 +173,14 @@ def run_verb(paper: str, verb: str, words: Sequence[str], option_aliases: Mappin
         limit_threads(values.threads)
     if verb in VERBS_ON_TENSORFLOW and not values.verbose:
         load_tensorflow_quietly()
-    arguments = {name: values[name] for name in inspect.signature(function).parameters
-                 if name != "config"}  # fmt: skip
-    if "config" in inspect.signature(function).parameters:
-        arguments["config"] = make_config(config_class, values)
+    arguments = {}
+    for name in inspect.signature(function).parameters:
+        if name == "paper":
+            arguments[name] = paper
+        elif name == "config":
+            arguments[name] = make_config(config_class, values)
+        else:
+            arguments[name] = values[name]
     return function(**arguments)
 
 
@@ -179,7 +195,8 @@ def parse_verb(
     Raises:
         OptionError: an option is unknown, lacks its value or has one that does not fit.
     """
-    function = getattr(importlib.import_module(f"{paper}.{verb}"), verb)
+    module, _ = SHARED_VERBS.get(verb, (f"{paper}.{verb}", ""))
+    function = getattr(importlib.import_module(module), verb)
     config_module = importlib.import_module(f"{paper}.config")
     words = spell_options(words, option_aliases)
     try:
@@ -268,7 +285,7 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     )
     parser.add_argument("--verbose", type=bool, default=False, help="Show TensorFlow's notices.")
     parser.add_function_arguments(
-        function, as_group=False, as_positional=False, skip={"config"}, fail_untyped=True
+        function, as_group=False, as_positional=False, skip={"config", "paper"}, fail_untyped=True
     )
     if "config" in inspect.signature(function).parameters:
         parser.add_class_arguments(config_module.Config, as_group=True)

@@ -24,6 +24,10 @@ MeanStd = tuple[float, float]
 Turns = tuple[float, float, float, float]
 
 
+RUN = None
+"""Run folder where none is named: there is none, a command has to name it."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that decides the outcome of a run of this paper.

@@ -10,13 +10,25 @@ import tensorflow as tf
 
 from common.errors import OptionError
 from common.export.passport import PER_CLASS, Description, describe_input
-from common.export.write import Endpoint, Example, TestCase
+from common.export.write import Endpoint, Example, TestCase, first_case, scan_endpoints
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import files_from, load_case, normalise
 from dhcp_fetal.inference import PieceNetwork, lattice_step, segment_volume
+from dhcp_fetal.networks import load_run_network
 from dhcp_fetal.tiles import cut_segment, pad_case
 from dhcp_fetal.volume_graph import segment_in_graph
+
+__all__ = [
+    "least_size",
+    "load_run_network",
+    "load_test_case",
+    "make_endpoints",
+    "make_examples",
+    "make_up_case",
+    "passport_entry",
+]
+"""What `export` asks for (`common.export.write.ServingModule`)."""
 
 
 def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
@@ -42,7 +54,6 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         for tensor in network.inputs
     ]
 
-    @tf.function(input_signature=[image], autograph=False)  # traced once, for three signatures
     def serve_volume(image):
         return results(segment_in_graph(network, image, None, config), None, config)
 
@@ -54,15 +65,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         return {"probabilities": found}
 
     return [
-        Endpoint(
-            "serving_default", lambda image: {"labels": serve_volume(image)["labels"]}, [image]
-        ),
-        Endpoint(
-            "probabilities",
-            lambda image: {"probabilities": serve_volume(image)["probabilities"]},
-            [image],
-        ),
-        Endpoint("volume", serve_volume, [image]),
+        *scan_endpoints(serve_volume, image),
         Endpoint("masked", serve_masked, [image, mask]),
         Endpoint("segments", serve_segments, parts),
     ]
@@ -97,14 +100,12 @@ def results(probabilities: tf.Tensor, mask: tf.Tensor | None, config: Config) ->
     return {"labels": tf.cast(labels, tf.uint8), "probabilities": probabilities}
 
 
-def load_test_case(record, config: Config) -> TestCase:
+def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     """Return the first held-out scan of a run, with its region of interest where it has one.
 
     Raises:
         DataError: the run holds no scans, or a file cannot be read.
     """
-    from common.export.write import first_case
-
     entry, name = first_case(record)
     case = load_case(files_from(entry), config)
     found = [] if case.labels is None else np.argwhere(case.labels)
@@ -132,6 +133,11 @@ def make_up_mask(shape) -> np.ndarray:
     mask = np.zeros(shape, np.int16)
     mask[tuple(slice(n // 4, n - n // 4) for n in shape)] = 1
     return mask
+
+
+def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+    """Return the voxels that a cut scan keeps: one segment."""
+    return config.inference_segment
 
 
 def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
@@ -177,7 +183,7 @@ def cut_segments(scan: np.ndarray, config: Config) -> list[np.ndarray]:
     return [np.ascontiguousarray(part[np.newaxis], np.float32) for part in parts]
 
 
-def describe(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: TestCase) -> Description:
     """Return what the passport says of the model."""
     scale = {
         "none": "mean 0 and deviation 1, normalised by the client",

@@ -97,9 +97,10 @@ def compare_effects(run: Path | None = None) -> "Table":
     from common.study.effects import compare_effects as measure
     from fetal_brain.config import CODE
     from fetal_brain.effects import Bench
+    from fetal_brain.inference import load_run_network
 
     configure_runtime(seed=0)
-    return measure(Bench(run and load_trained(run)), code=CODE, run=run)
+    return measure(Bench(run and load_run_network(run)), code=CODE, run=run)
 
 
 def compare_metrics(run: Path | None = None) -> "Table":
@@ -129,16 +130,6 @@ def read_prediction(run: Path):
     return None
 
 
-def load_trained(run: Path):
-    """Return the trained network of a run and its configuration."""
-    from common.runs.folder import load_config
-    from fetal_brain.config import Config
-    from fetal_brain.inference import load_network
-
-    config = load_config(run, Config)
-    return load_network(run, config), config
-
-
 def compare_inference(run: Path) -> list[dict]:
     """Segment the held-out cases of a run both ways, and with single quirks on.
 
@@ -154,10 +145,10 @@ def compare_inference(run: Path) -> list[dict]:
     from common.runtime import configure_runtime
     from common.study.compare import compare_ways
     from fetal_brain.data import load_case, prepare_case
-    from fetal_brain.inference import make_apply, segment_labels
+    from fetal_brain.inference import load_run_network, make_apply, segment_labels
     from fetal_brain.predict import choose_cases, with_inference_of
 
-    network, config = load_trained(run)
+    network, config = load_run_network(run)
     configure_runtime(seed=0)
     apply = make_apply(network, config)
     code = with_inference_of(config, "code")
@@ -188,10 +179,10 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
     """
     from common.study.compare import compare_arrays, require_run
     from fetal_brain.convert import assign_original, read_original, variables_by_name
-    from fetal_brain.inference import build_for_any_plane
+    from fetal_brain.inference import build_for_any_plane, load_run_network
 
     require_run(run, original)
-    trained, config = load_trained(run)
+    trained, config = load_run_network(run)
     converted = build_for_any_plane(config)
     assign_original(converted, read_original(original), source=str(original))
     return compare_arrays(variables_by_name(converted), variables_by_name(trained))

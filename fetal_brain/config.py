@@ -5,6 +5,7 @@ library file of DLTK is named. Ledger ids [F1]... are explained in README.md.
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from common.errors import OptionError
@@ -12,6 +13,10 @@ from common.errors import OptionError
 Preset = Literal["paper", "code", "port", "quick"]
 """paper: what the paper states; code: what the released code does; port: what we recommend;
 quick: the port made small."""
+
+
+RUN = Path("/tmp/fetal_segmentation")
+"""Run folder where none is named; the original's --model_path."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fetal_brain.config import Config
+from fetal_brain.config import RUN, Config
 
 if TYPE_CHECKING:
     from common.data.volumes import Volume
@@ -16,7 +16,7 @@ PICTURES = 4
 
 
 def evaluate(
-    run: Path = Path("/tmp/fetal_segmentation"),
+    run: Path = RUN,
     csv: Path | None = None,
     *,
     predictions: Path | None = None,

@@ -14,6 +14,7 @@ import numpy as np
 from common.errors import DataError, OptionError
 from common.inference.windows import stitch_windows
 from common.network.trained import load_trained
+from common.runs.folder import load_config
 from fetal_brain.config import Config
 from fetal_brain.model import build_model
 
@@ -183,3 +184,12 @@ def load_network(run: Path, config: Config) -> keras.Model:
         RunError: there is no trained network, it cannot be read, or it is another architecture.
     """
     return load_trained(build_for_any_plane(config), run)
+
+
+def load_run_network(run: Path) -> tuple[keras.Model, Config]:
+    """Load the trained network of a run and its configuration; see `load_network`.
+
+    [F22] Only a finished run has a network; the original exported after an error as well.
+    """
+    config = load_config(run, Config)
+    return load_network(run, config), config

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fetal_brain.config import INFERENCE_FIELDS, PRESETS, Config, Preset
+from fetal_brain.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: Path = Path("/tmp/fetal_segmentation"),
+    run: Path = RUN,
     csv: Path | None = None,
     *,
     image: Path | None = None,

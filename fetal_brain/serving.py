@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from common.data.normalisation import whiten
 from common.export.passport import PER_CLASS, Description, describe_input
-from common.export.write import Endpoint, Example, TestCase
+from common.export.write import Endpoint, Example, TestCase, first_case, scan_endpoints
 from common.inference.windows_in_graph import (
     add_axis,
     apply_in_batches,
@@ -19,9 +19,26 @@ from common.inference.windows_in_graph import (
     window_starts,
 )
 from fetal_brain.config import Config
-from fetal_brain.inference import PLANE_MULTIPLE, make_apply, segment, window_probabilities
+from fetal_brain.inference import (
+    PLANE_MULTIPLE,
+    load_run_network,
+    make_apply,
+    segment,
+    window_probabilities,
+)
 from fetal_brain.predict import write_ids
 from fetal_brain.sampling import patch_shapes
+
+__all__ = [
+    "least_size",
+    "load_run_network",
+    "load_test_case",
+    "make_endpoints",
+    "make_examples",
+    "make_up_case",
+    "passport_entry",
+]
+"""What `export` asks for (`common.export.write.ServingModule`)."""
 
 
 def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
@@ -42,7 +59,6 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     patches = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="x")
     ids = tf.constant(served_ids(config))
 
-    @tf.function(input_signature=[image], autograph=False)  # traced once, for three signatures
     def serve_volume(image):
         probabilities = segment_in_graph(network, image, config)
         labels = tf.gather(ids, tf.argmax(probabilities, axis=-1))
@@ -57,26 +73,17 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         }
 
     return [
-        Endpoint(
-            "serving_default", lambda image: {"labels": serve_volume(image)["labels"]}, [image]
-        ),
-        Endpoint(
-            "probabilities",
-            lambda image: {"probabilities": serve_volume(image)["probabilities"]},
-            [image],
-        ),
-        Endpoint("volume", serve_volume, [image]),
+        *scan_endpoints(serve_volume, image),
         Endpoint("patches", serve_patches, [patches]),
     ]
 
 
-def load_test_case(record, config: Config) -> TestCase:
+def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     """Return the first held-out scan of a run, its centre in the labelled brain where there is one.
 
     Raises:
         DataError: the run holds no cases, or the file cannot be read.
     """
-    from common.export.write import first_case
     from fetal_brain.data import Case, load_case
 
     entry, name = first_case(record)
@@ -93,13 +100,18 @@ def load_test_case(record, config: Config) -> TestCase:
 def make_up_case(config: Config) -> TestCase:
     """Return seeded noise with a bright body, for a network without data."""
     rng = np.random.default_rng(0)
-    depth, rows, columns = least_size(config)
+    depth, rows, columns = smallest_scan(config)
     scan = rng.normal(300.0, 60.0, (depth + 2, rows + 9, columns + 20)).astype(np.float32)
     scan[:, rows // 4 : rows // 2, columns // 4 : columns // 2] += 250.0
     return TestCase("seeded noise", {"image": scan})
 
 
-def least_size(config: Config) -> tuple[int, int, int]:
+def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+    """Return the voxels that a cut scan keeps: `smallest_scan`, whatever the case."""
+    return smallest_scan(config)
+
+
+def smallest_scan(config: Config) -> tuple[int, int, int]:
     """Return the smallest scan that shows something, and that is accepted [F11]."""
     least = np.asarray(config.patch_shape)
     if not config.pad_small_volumes:
@@ -145,7 +157,7 @@ def cut_patches(image: np.ndarray, shape, config: Config) -> np.ndarray:
     return np.ascontiguousarray(batch.reshape(2, *shape))
 
 
-def describe(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: TestCase) -> Description:
     """Return what the passport says of the model."""
     ids = served_ids(config)
     return Description(

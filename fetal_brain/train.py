@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from fetal_brain.config import Config, Preset
+from fetal_brain.config import RUN, Config, Preset
 
 
 def train(
     train_csv: Path = Path("iFind_fetal.csv"),
-    run: Path = Path("/tmp/fetal_segmentation"),
+    run: Path = RUN,
     *,
     config: Config,
     preset: Preset = "port",

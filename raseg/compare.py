@@ -99,9 +99,10 @@ def compare_effects(run: Path | None = None) -> "Table":
     from common.study.effects import compare_effects as measure
     from raseg.config import CODE
     from raseg.effects import Bench
+    from raseg.inference import load_run_network
 
     configure_runtime(seed=0)
-    return measure(Bench(run and load_trained(run)), code=CODE, run=run)
+    return measure(Bench(run and load_run_network(run)), code=CODE, run=run)
 
 
 def compare_metrics(run: Path | None = None, data: Path = Path("datasets")) -> "Table":
@@ -132,15 +133,6 @@ def read_prediction(run: Path, data: Path):
     return None
 
 
-def load_trained(run: Path):
-    """Return the trained network of a run and its configuration."""
-    from common.runs.folder import load_config
-    from raseg.inference import load_network
-
-    config = load_config(run, Config)
-    return load_network(run, config), config
-
-
 def compare_inference(run: Path, data: Path) -> list[dict]:
     """Segment the held-out volumes of a run in its own way and with single quirks.
 
@@ -157,10 +149,10 @@ def compare_inference(run: Path, data: Path) -> list[dict]:
     from common.runtime import configure_runtime
     from common.study.compare import compare_ways
     from raseg.data import open_volumes
-    from raseg.inference import make_whole_pass
+    from raseg.inference import load_run_network, make_whole_pass
     from raseg.predict import choose_volumes
 
-    network, config = load_trained(run)
+    network, config = load_run_network(run)
     volumes = open_volumes(data, config)
     configure_runtime(seed=0)
     whole = make_whole_pass(network, config)
@@ -213,10 +205,10 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
     """
     from common.study.compare import compare_arrays, require_run
     from raseg.convert import assign_original, read_original, variables_by_name
-    from raseg.inference import build_for_any_size
+    from raseg.inference import build_for_any_size, load_run_network
 
     require_run(run, original)
-    trained, config = load_trained(run)
+    trained, config = load_run_network(run)
     converted = build_for_any_size(config)
     assign_original(converted, read_original(original), source=str(original))
     return compare_arrays(variables_by_name(converted), variables_by_name(trained))

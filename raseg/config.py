@@ -20,6 +20,10 @@ CHANNELS = {"synovitis": ("post", "pre"), "bme": ("t2",)}
 """Images of a volume by task: after and before gadolinium [R25], or one T2 scan."""
 
 
+RUN = None
+"""Run folder where none is named: there is none, a command has to name it."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that decides the outcome of a run of this paper."""

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.network.trained import load_trained
+from common.runs.folder import load_config
 from raseg.config import CHANNELS, Config
 from raseg.data import normalise, prepare_volume
 from raseg.model import build_model
@@ -40,6 +41,12 @@ def load_network(run: Path, config: Config) -> keras.Model:
         RunError: there is no trained network, it cannot be read, or it is another architecture.
     """
     return load_trained(build_for_any_size(config), run)
+
+
+def load_run_network(run: Path) -> tuple[keras.Model, Config]:
+    """Load the trained network of a run and its configuration; see `load_network`."""
+    config = load_config(run, Config)
+    return load_network(run, config), config
 
 
 def make_predict(network: keras.Model, config: Config) -> Callable[..., np.ndarray]:

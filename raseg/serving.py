@@ -12,18 +12,30 @@ import numpy as np
 import tensorflow as tf
 
 from common.export.passport import FOREGROUND, Description, describe_input
-from common.export.write import Endpoint, Example, TestCase
+from common.export.write import Endpoint, Example, TestCase, first_case, scan_endpoints
 from common.inference.windows_in_graph import join_tiles
 from raseg.config import CHANNELS, Config
 from raseg.inference import (
     SLAB_ROWS,
     STREAMED_VOXELS,
+    load_run_network,
     make_predict,
     run_level,
     to_mask,
     to_probability,
 )
 from raseg.sampling import normalise_in_graph
+
+__all__ = [
+    "least_size",
+    "load_run_network",
+    "load_test_case",
+    "make_endpoints",
+    "make_examples",
+    "make_up_case",
+    "passport_entry",
+]
+"""What `export` asks for (`common.export.write.ServingModule`)."""
 
 LARGEST_WORD = 65535
 MODALITIES = {
@@ -49,33 +61,23 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     image = tf.TensorSpec((None, None, None, channels), tf.float32, name="image")
     images = tf.TensorSpec((None, None, None, None, channels), tf.float32, name="images")
 
-    @tf.function(input_signature=[image], autograph=False)  # traced once, for three signatures
     def serve_volume(image):
         logits = logits_in_graph(network, image, config)
         labels = tf.cast(logits[..., 1] > logits[..., 0], tf.uint8)
         return {"labels": labels, "probabilities": tf.sigmoid(logits[..., 1] - logits[..., 0])}
 
     return [
-        Endpoint(
-            "serving_default", lambda image: {"labels": serve_volume(image)["labels"]}, [image]
-        ),
-        Endpoint(
-            "probabilities",
-            lambda image: {"probabilities": serve_volume(image)["probabilities"]},
-            [image],
-        ),
-        Endpoint("volume", serve_volume, [image]),
+        *scan_endpoints(serve_volume, image),
         Endpoint("logits", lambda images: {"logits": network(images, training=False)}, [images]),
     ]
 
 
-def load_test_case(record, config: Config) -> TestCase:
+def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     """Return the first held-out volume of a run, from the arrays that its binaries were made of.
 
     Raises:
         DataError: the run holds no volumes, or the arrays are no longer there.
     """
-    from common.export.write import first_case
     from raseg.binaries import find_binaries
     from raseg.data import open_volumes
 
@@ -101,6 +103,11 @@ def make_up_case(config: Config) -> TestCase:
     return TestCase("seeded noise", {"image": image})
 
 
+def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+    """Return the voxels that a cut volume keeps."""
+    return config.patch_shape or (32, 32, 8)
+
+
 def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
     """Return what every signature is compared on.
 
@@ -118,7 +125,7 @@ def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[
     }
 
 
-def describe(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: TestCase) -> Description:
     """Return what the passport says of the model."""
     stored = {
         "step": "store as 16 bits",

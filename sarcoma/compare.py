@@ -108,9 +108,10 @@ def compare_effects(run: Path | None = None) -> "Table":
     from common.study.effects import compare_effects as measure
     from sarcoma.config import CODE
     from sarcoma.effects import Bench
+    from sarcoma.inference import load_run_network
 
     configure_runtime(seed=0)
-    return measure(Bench(run and load_trained(run)), code=CODE, run=run)
+    return measure(Bench(run and load_run_network(run)), code=CODE, run=run)
 
 
 def compare_metrics(run: Path | None = None) -> "Table":
@@ -135,15 +136,6 @@ def read_prediction(run: Path):
     return None
 
 
-def load_trained(run: Path):
-    """Return the trained network of a run and its configuration."""
-    from common.runs.folder import load_config
-    from sarcoma.inference import load_network
-
-    config = load_config(run, Config)
-    return load_network(run, config), config
-
-
 def compare_inference(run: Path) -> list[dict]:
     """Segment the test patients of a run in several ways.
 
@@ -156,10 +148,10 @@ def compare_inference(run: Path) -> list[dict]:
     from common.runtime import configure_runtime
     from common.study.compare import compare_ways
     from sarcoma.data import find_window, load_patient, prepare_patient
-    from sarcoma.inference import make_apply
+    from sarcoma.inference import load_run_network, make_apply
     from sarcoma.predict import choose_patients
 
-    network, config = load_trained(run)
+    network, config = load_run_network(run)
     configure_runtime(seed=0)
     apply = make_apply(network, config)
     ways = {
@@ -200,10 +192,10 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
     """
     from common.study.compare import compare_arrays, require_run
     from sarcoma.convert import assign_original, ordered_variables, read_original
-    from sarcoma.inference import build_for_inference
+    from sarcoma.inference import build_for_inference, load_run_network
 
     require_run(run, original, what="file")
-    trained, config = load_trained(run)
+    trained, config = load_run_network(run)
     converted = build_for_inference(config)
     assign_original(converted, read_original(original), source=str(original))
     first, second = (

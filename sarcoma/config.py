@@ -5,6 +5,7 @@ in README.md. Sizes in pixels of the 5 mm grid.
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 Preset = Literal["paper", "code", "port", "quick"]
@@ -27,6 +28,10 @@ PATCH = 56
 """Edge of a patch, the input of the U-Net and of the cascade's first stage (preprocess.py)."""
 LABEL = 28
 """Edge of the central label patch, and of the cascade's second input (preprocess.py)."""
+
+
+RUN = Path("runs/sarcoma")
+"""Run folder where none is named."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sarcoma.config import Config
+from sarcoma.config import RUN, Config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ PATCH_BATCH = 32
 
 
 def evaluate(
-    run: Path = Path("runs/sarcoma"),
+    run: Path = RUN,
     data: Path | None = None,
     *,
     patients: tuple[str, ...] | None = None,

@@ -13,6 +13,7 @@ import numpy as np
 from common.errors import OptionError
 from common.inference.windows import stitch_volume
 from common.network.trained import load_trained
+from common.runs.folder import load_config
 from sarcoma.config import LABEL, PATCH, Config
 from sarcoma.model import build_model
 from sarcoma.sampling import centre_slice, reflected
@@ -149,3 +150,9 @@ def load_network(run: Path, config: Config) -> keras.Model:
     import sarcoma.layers  # noqa: F401  registers the maxout layer
 
     return load_trained(build_for_inference(config), run)
+
+
+def load_run_network(run: Path) -> tuple[keras.Model, Config]:
+    """Load the trained network of a run and its configuration; see `load_network`."""
+    config = load_config(run, Config)
+    return load_network(run, config), config

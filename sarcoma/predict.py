@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sarcoma.config import INFERENCE_FIELDS, PRESETS, Config, Preset
+from sarcoma.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ TRUE_PATCHES = "y_patches_test.npy"
 
 
 def predict(
-    run: Path = Path("runs/sarcoma"),
+    run: Path = RUN,
     data: Path | None = None,
     *,
     patients: tuple[str, ...] | None = None,

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.export.passport import FOREGROUND, Description, describe_input
-from common.export.write import Endpoint, Example, TestCase
+from common.export.write import Endpoint, Example, TestCase, first_case, scan_endpoints
 from common.inference.windows_in_graph import (
     add_axis,
     apply_in_batches,
@@ -19,8 +19,26 @@ from common.inference.windows_in_graph import (
 )
 from sarcoma.config import PATCH, Config
 from sarcoma.data import SPACING_MM, LoadedPatient, Patient, load_patient, prepare_patient
-from sarcoma.inference import MARGIN, lesion_probability, make_apply, segment, steps_of
+from sarcoma.inference import (
+    MARGIN,
+    lesion_probability,
+    load_run_network,
+    make_apply,
+    segment,
+    steps_of,
+)
 from sarcoma.sampling import centre_slice, sizes_of
+
+__all__ = [
+    "least_size",
+    "load_run_network",
+    "load_test_case",
+    "make_endpoints",
+    "make_examples",
+    "make_up_case",
+    "passport_entry",
+]
+"""What `export` asks for (`common.export.write.ServingModule`)."""
 
 UNITS = {"ct": "HU", "pet": "as in the file (SUV or scanner units)"}
 LEAST_SIZE = (1, PATCH, PATCH)
@@ -44,7 +62,6 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     edge = None if config.architecture == "dilated" else PATCH
     patches = tf.TensorSpec((None, edge, edge, channels), tf.float32, name="x")
 
-    @tf.function(input_signature=[image], autograph=False)  # traced once, for three signatures
     def serve_volume(image):
         probabilities = segment_in_graph(network, image, config)
         labels = tf.cast(probabilities > config.threshold, tf.uint8)
@@ -56,27 +73,17 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         return {"y": network(x, training=False)}
 
     return [
-        Endpoint(
-            "serving_default", lambda image: {"labels": serve_volume(image)["labels"]}, [image]
-        ),
-        Endpoint(
-            "probabilities",
-            lambda image: {"probabilities": serve_volume(image)["probabilities"]},
-            [image],
-        ),
-        Endpoint("volume", serve_volume, [image]),
+        *scan_endpoints(serve_volume, image),
         Endpoint("patches", serve_patches, [patches]),
     ]
 
 
-def load_test_case(record, config: Config) -> TestCase:
+def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     """Return the first held-out patient of a run, all slices of it.
 
     Raises:
         DataError: the run holds no patients, or the file cannot be read.
     """
-    from common.export.write import first_case
-
     entry, name = first_case(record)
     loaded = load_patient(Patient.from_dict(entry), config.modalities)
     image = np.stack([loaded.images[m] for m in config.modalities], axis=-1)
@@ -95,6 +102,11 @@ def make_up_case(config: Config) -> TestCase:
     scan = rng.normal(-200.0, 80.0, (2, 61, 70, len(config.modalities))).astype(np.float32)
     scan[:, 20:50, 15:55] += 260.0
     return TestCase("seeded noise", {"image": scan}, spacing_mm=(SPACING_MM,) * 3)
+
+
+def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+    """Return the voxels that a cut volume keeps: a slice of one patch."""
+    return LEAST_SIZE
 
 
 def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
@@ -126,7 +138,7 @@ def cut_patches(image: np.ndarray, edge: int) -> np.ndarray:
     return np.stack([wide[:, :edge], wide[:, 3:]])
 
 
-def describe(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: TestCase) -> Description:
     """Return what the passport says of the model."""
     whole = config.standardise == "patient"
     stitched = {"step": "sliding window", "window": (1, PATCH, PATCH),

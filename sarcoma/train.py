@@ -3,13 +3,13 @@
 import sys
 from pathlib import Path
 
-from sarcoma.config import Config, Preset
+from sarcoma.config import RUN, Config, Preset
 from sarcoma.prepare import DATA
 
 
 def train(
     data: Path = DATA,
-    run: Path = Path("runs/sarcoma"),
+    run: Path = RUN,
     *,
     config: Config,
     preset: Preset = "port",

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from common.cli import SHARED_VERBS
+
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(path.parent.name for path in ROOT.glob("*/config.py"))
-SCRIPTS = ("train", "predict", "evaluate", "export", "convert", "compare", "prepare", "phantom",
-           "plan", "reproduce", "bench")  # fmt: skip
+SCRIPTS = ("train", "predict", "evaluate", "convert", "compare", "prepare", "phantom", "plan",
+           "reproduce", "bench")  # fmt: skip
 HEAVY = {"tensorflow", "keras", "pandas", "scipy", "matplotlib", "SimpleITK", "nibabel", "torch"}
 
 
@@ -71,8 +73,10 @@ def test_help_path_imports_nothing_heavy(paper):
         path = ROOT / paper / f"{name}.py"
         if path.is_file():
             assert not packages(path, top_level_only=True) & HEAVY, path
-    for name in ("cli", "runtime"):
-        assert not packages(ROOT / "common" / f"{name}.py", top_level_only=True) & HEAVY
+    shared = (module for module, _ in SHARED_VERBS.values())
+    for module in ("common.cli", "common.runtime", *shared):
+        path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+        assert not packages(path, top_level_only=True) & HEAVY, path
 
 
 @pytest.mark.parametrize("package", ["common", *PAPERS])

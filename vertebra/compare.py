@@ -120,9 +120,10 @@ def compare_effects(run: Path | None = None) -> "Table":
     from common.study.effects import compare_effects as measure
     from vertebra.config import CODE
     from vertebra.effects import Bench
+    from vertebra.inference import load_run_network
 
     configure_runtime(seed=0)
-    return measure(Bench(run and load_trained(run)), code=CODE, run=run)
+    return measure(Bench(run and load_run_network(run)), code=CODE, run=run)
 
 
 def compare_metrics(run: Path | None = None) -> "Table":
@@ -147,15 +148,6 @@ def read_prediction(run: Path):
     return None
 
 
-def load_trained(run: Path):
-    """Return the trained network of a run and its configuration."""
-    from common.runs.folder import load_config
-    from vertebra.inference import load_network
-
-    config = load_config(run, Config)
-    return load_network(run, config), config
-
-
 def compare_inference(run: Path) -> list[dict]:
     """Search the test cases of a run in several ways.
 
@@ -169,9 +161,9 @@ def compare_inference(run: Path) -> list[dict]:
     from common.runs.folder import load_run
     from common.runtime import configure_runtime
     from vertebra.data import Case, load_case
-    from vertebra.inference import build_for_any_size
+    from vertebra.inference import build_for_any_size, load_run_network
 
-    network, config = load_trained(run)
+    network, config = load_run_network(run)
     configure_runtime(seed=0)
     weights = network.get_weights()
     rows = []
@@ -219,10 +211,10 @@ def compare_weights(run: Path | None, original: Path) -> list[dict]:
 
     from common.study.compare import compare_arrays, require_run
     from vertebra.convert import assign_original, read_original, variables_by_name
-    from vertebra.inference import build_for_any_size
+    from vertebra.inference import build_for_any_size, load_run_network
 
     require_run(run, original, what="file")
-    trained, config = load_trained(run)
+    trained, config = load_run_network(run)
     converted = build_for_any_size(replace(config, inference_statistics="batch"))
     assign_original(converted, read_original(original), source=str(original))
     first, second = (

@@ -5,11 +5,16 @@ explained in README.md. Lengths are voxels of the isotropic grid unless the name
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 Preset = Literal["paper", "code", "port", "quick"]
 """paper: what the paper states; code: what the released code does; port: what we recommend;
 quick: the port made small."""
+
+
+RUN = Path("weights")
+"""Run folder where none is named; the original's --weight and --checkpoints."""
 
 
 @dataclass(frozen=True)

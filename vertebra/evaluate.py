@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vertebra.config import RUN
+
 if TYPE_CHECKING:
     from common.data.volumes import Volume
     from common.report.page import Figure
@@ -15,7 +17,7 @@ PICTURES = 4
 
 
 def evaluate(
-    run: Path = Path("weights"),
+    run: Path = RUN,
     *,
     label_dir: Path | None = None,
     pred_dir: Path | None = None,

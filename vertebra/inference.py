@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from common.errors import DataError, OptionError
 from common.network.trained import load_trained
+from common.runs.folder import load_config
 from vertebra.config import Config
 from vertebra.model import MULTIPLE, build_model, set_statistics
 
@@ -78,6 +79,12 @@ def load_network(run: Path, config: Config) -> keras.Model:
             f" `calibrate --run {run}` first, or --inference_statistics batch"
         )
     return network
+
+
+def load_run_network(run: Path) -> tuple[keras.Model, Config]:
+    """Load the trained network of a run and its configuration; see `load_network`."""
+    config = load_config(run, Config)
+    return load_network(run, config), config
 
 
 def load_original(weights: Path, config: Config) -> tuple[keras.Model, Config]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vertebra.config import INFERENCE_FIELDS, PRESETS, Config, Preset
+from vertebra.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ MOST_VISITS = 2000
 
 
 def predict(
-    run: Path = Path("weights"),
+    run: Path = RUN,
     test_dir: Path | None = None,
     output_dir: Path | None = None,
     *,

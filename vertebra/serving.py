@@ -12,10 +12,21 @@ import numpy as np
 import tensorflow as tf
 
 from common.export.passport import Description, describe_input
-from common.export.write import Endpoint, Example, TestCase
+from common.export.write import Endpoint, Example, TestCase, first_case
 from vertebra.config import Config
-from vertebra.inference import make_ask
+from vertebra.inference import load_run_network, make_ask
 from vertebra.model import MULTIPLE, set_statistics
+
+__all__ = [
+    "least_size",
+    "load_run_network",
+    "load_test_case",
+    "make_endpoints",
+    "make_examples",
+    "make_up_case",
+    "passport_entry",
+]
+"""What `export` asks for (`common.export.write.ServingModule`)."""
 
 MOST_WINDOWS = 12
 """Of the search through the test case, which ends with the first that remembers a vertebra."""
@@ -58,7 +69,6 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
             down on it.
     """
     from common.errors import DataError
-    from common.export.write import first_case
     from vertebra.data import load_scan
     from vertebra.predict import to_working_grid
     from vertebra.traverse import advance, begin
@@ -98,6 +108,11 @@ def make_up_case(config: Config) -> TestCase:
     return TestCase("seeded noise", arrays, spacing_mm=(config.spacing_mm,) * 3)
 
 
+def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+    """Return the voxels that a cut case keeps: a window stays whole."""
+    return case.arrays["image"].shape
+
+
 def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
     """Return what the signature is compared on: the answer that the search gets in Python."""
     mask, completeness = make_ask(network, config)(case.arrays["image"], case.arrays["memory"])
@@ -105,7 +120,7 @@ def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[
     return {"serving_default": Example(case.arrays, expected)}
 
 
-def describe(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: TestCase) -> Description:
     """Return what the passport says of the model."""
     edge = config.patch_size
     window = {

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from vertebra.config import Config, Preset
+from vertebra.config import RUN, Config, Preset
 
 
 def train(
     dataset: Path = Path("crop_isotropic_dataset"),
-    run: Path = Path("weights"),
+    run: Path = RUN,
     *,
     config: Config,
     preset: Preset = "port",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,7 @@ __all__ = [
     "Example",
     "ExportError",
     "Recordings",
+    "ServingModule",
     "TestCase",
     "export_model",
     "find_case",
@@ -40,6 +41,7 @@ __all__ = [
     "make_recordings",
     "report_export",
     "save_network",
+    "scan_endpoints",
     "version_folder",
 ]
 
@@ -93,6 +95,54 @@ class Recordings:
     whole_case: str = ""
     whole: Mapping[str, Example] = field(default_factory=dict)
     """Per signature, the uncut case; compared at the export alone. Empty: nothing was cut."""
+
+
+class ServingModule(Protocol):
+    """What a paper's `serving.py` offers to the verb `export`; `Config` is the paper's own."""
+
+    def load_run_network(self, run: Path) -> "tuple[keras.Model, Any]":
+        """Return the trained network of a run and its `Config`."""
+
+    def make_endpoints(self, network: "keras.Model", config: Any) -> Sequence[Endpoint]:
+        """Return the signatures of the model."""
+
+    def load_test_case(self, record: "Run", network: "keras.Model", config: Any) -> TestCase:
+        """Return a held-out case of the run; raise `UserError` where none can be read."""
+
+    def make_up_case(self, config: Any) -> TestCase:
+        """Return seeded noise, for a network without data."""
+
+    def make_examples(
+        self, network: "keras.Model", config: Any, case: TestCase
+    ) -> Mapping[str, Example]:
+        """Return what each signature is compared on, computed as `predict` does."""
+
+    def least_size(self, config: Any, case: TestCase) -> Sequence[int]:
+        """Return the voxels per axis that a case keeps when it is cut for the recording."""
+
+    def passport_entry(self, config: Any, case: TestCase) -> Description:
+        """Return what the passport says of the model."""
+
+
+def scan_endpoints(serve: Callable, image: Any) -> list[Endpoint]:
+    """Return the three signatures of a whole scan: its labels, its probabilities, and both.
+
+    Args:
+        serve: scan -> {"labels", "probabilities"}, in TensorFlow; traced once for all three.
+        image: `tf.TensorSpec` of the scan.
+    """
+    import tensorflow as tf
+
+    traced = tf.function(serve, input_signature=[image], autograph=False)
+
+    def only(output: str) -> Callable:
+        return lambda image: {output: traced(image)[output]}
+
+    return [
+        Endpoint("serving_default", only("labels"), [image]),
+        Endpoint("probabilities", only("probabilities"), [image]),
+        Endpoint("volume", traced, [image]),
+    ]
 
 
 def find_case(load: Callable[[], TestCase], made_up: Callable[[], TestCase]) -> TestCase:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from common.export.write import TestCase
 from sarcoma.config import QUICK
 from sarcoma.inference import build_for_inference
-from sarcoma.serving import describe, make_endpoints
+from sarcoma.serving import make_endpoints, passport_entry
 
 UNET = replace(QUICK, filters=(2, 2, 2), window_stride=14, standardise="slice")
 DILATED = replace(UNET, architecture="dilated", dilated_filters=(2, 2, 2, 2, 2, 2))
@@ -17,7 +17,7 @@ DILATED = replace(UNET, architecture="dilated", dilated_filters=(2, 2, 2, 2, 2, 
 
 def described(config):
     case = TestCase("none", {"image": np.zeros((1, 56, 56, 2), np.float32)})
-    return describe(config, case).inputs["image"]
+    return passport_entry(config, case).inputs["image"]
 
 
 def test_only_slices_standardised_alone_are_independent():

@@ -132,9 +132,10 @@ def make_run(paper: str, folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """Return a function: name of a paper -> its exported model, made at the first call."""
-    import importlib
     import io
     from contextlib import redirect_stdout
+
+    from common.export.command import export as export_run
 
     models, made = tmp_path_factory.mktemp("models"), {}
 
@@ -143,7 +144,7 @@ def exported(tmp_path_factory):
             run = make_run(paper, tmp_path_factory.mktemp(paper))
             said = io.StringIO()
             with redirect_stdout(said):
-                importlib.import_module(f"{paper}.export").export(run, models)
+                export_run(paper, run, models)
             made[paper] = Exported(paper, run, models / paper / "1", said.getvalue())
         return made[paper]
 

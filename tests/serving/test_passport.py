@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import OptionError, RunError
+from common.export.command import export
 from common.export.passport import PARITY, PASSPORT, hash_weights, read_passport
 from common.export.verify import read_parity
 from common.export.warmup import WARMUP_FILE, read_warmup
@@ -108,29 +109,26 @@ def test_data_that_moved_away_is_said(exported, tmp_path, capsys):
     """The export still works, and the passport says what it was compared on."""
     import shutil
 
-    from fetal_brain.export import export
-
     run = shutil.copytree(exported("fetal_brain").run, tmp_path / "run")
     split = json.loads((run / "split.json").read_text())
     split["test"][0]["image_path"] = str(tmp_path / "gone.nii.gz")
     (run / "split.json").write_text(json.dumps(split))
-    export(run, tmp_path / "models", name="moved")
+    export("fetal_brain", run, tmp_path / "models", name="moved")
     said = capsys.readouterr().out
     assert "note: compared on seeded noise, not on a case of the run: " in said
     assert "gone.nii.gz" in said
     parity = read_passport(tmp_path / "models" / "moved" / "1")["parity"]
     assert {entry["case"] for entry in parity.values()} == {"seeded noise"}
     with pytest.raises(OptionError, match="exists already"):
-        export(run, tmp_path / "models", name="moved", version=1)
+        export("fetal_brain", run, tmp_path / "models", name="moved", version=1)
 
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_run_without_a_network_is_refused(exported, tmp_path, paper):
-    import importlib
     import shutil
 
     run = shutil.copytree(exported(paper).run, tmp_path / "run")
     (run / "model.keras").unlink()
     with pytest.raises(RunError, match=r"model.keras is missing"):
-        importlib.import_module(f"{paper}.export").export(run, tmp_path / "models")
+        export(paper, run, tmp_path / "models")
     assert not (tmp_path / "models").exists()

@@ -1,55 +1,63 @@
 """Save the trained network as a SavedModel for TensorFlow Serving."""
 
+import importlib
 from pathlib import Path
 
-from vertebra.config import Config
+from common.errors import OptionError
 
 TOLERANCE = 1e-5
 """Largest accepted difference of a probability; 1e-6 is usual between two processes."""
 
 
 def export(
-    run: Path = Path("weights"),
+    paper: str,
+    run: Path | None = None,
     to: Path = Path("models"),
     *,
-    name: str = "vertebra",
+    name: str | None = None,
     version: int | None = None,
 ) -> None:
     """Save the trained network as a SavedModel for TensorFlow Serving.
 
-    Signature `serving_default`: image (Z, Y, X) float32 on the raw scale and memory (Z, Y, X), one
-    window of any legal size -> mask, probabilities of the next vertebra, and completeness; with
-    the statistics that the run infers with. The search itself stays with the client.
-    The model is reloaded in a process without Keras and compared, on a window that the search asks
-    about in a held-out scan of the run, before it is put in place with its passport.
+    The signatures are listed in the paper's README. The model is reloaded in a process without
+    Keras and compared, on a held-out case of the run, before it is put in place with its passport.
 
     Args:
-        run: run folder with a trained network.
+        paper: package name.
+        run: run folder with a trained network; default: where this paper's `train` puts it.
         to: folder of models; the model goes to <name>/<version> in it.
-        name: of the model.
+        name: of the model; default: the paper's.
         version: its number; default: the next one.
+
+    Raises:
+        OptionError: no run is named where the paper has no usual folder for it; see also
+            `version_folder`.
+        RunError: see `load_run` and the paper's `load_run_network`.
+        ExportError: see `export_model`.
     """
     import time
 
     from common.export.passport import Provenance
     from common.export.write import (
+        ServingModule,
         export_model,
         find_case,
         make_recordings,
         report_export,
         version_folder,
     )
-    from common.runs.folder import load_config, load_run
+    from common.runs.folder import load_run
     from common.runtime import configure_runtime
-    from vertebra import serving
-    from vertebra.inference import load_network
 
     began = time.monotonic()
-    folder = version_folder(to, name, version)
+    run = run or importlib.import_module(f"{paper}.config").RUN
+    if run is None:
+        raise OptionError("--run is missing; expected the run folder of a trained network")
+    folder = version_folder(to, name or paper, version)
     record = load_run(run)
-    config = load_config(run, Config)
     configure_runtime(seed=0)
-    network = load_network(run, config)
+    serving: ServingModule = importlib.import_module(f"{paper}.serving")
+    network, config = serving.load_run_network(run)
     case = find_case(
         lambda: serving.load_test_case(record, network, config),
         lambda: serving.make_up_case(config),
@@ -61,9 +69,9 @@ def export(
         recordings=make_recordings(
             case,
             lambda part: serving.make_examples(network, config, part),
-            least=case.arrays["image"].shape,  # a window is kept whole
+            least=serving.least_size(config, case),
         ),
-        description=serving.describe(config, case),
+        description=serving.passport_entry(config, case),
         provenance=Provenance.of_run(record),
         tolerance=TOLERANCE,
         keras_file=record.path / "model.keras",
