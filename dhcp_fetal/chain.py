@@ -14,7 +14,7 @@ from dhcp_fetal.data import Case, load_case, prepare_case
 from dhcp_fetal.features import write_features
 from dhcp_fetal.inference import segment_volume
 from dhcp_fetal.measures import engine_dice
-from dhcp_fetal.outputs import write_results
+from dhcp_fetal.outputs import paths_written, write_results
 from dhcp_fetal.session import CaseFiles, Saved
 from dhcp_fetal.tiles import Apply, Prediction
 
@@ -65,7 +65,7 @@ def segment_case(
     for number, stage in enumerate(stages):
         found = segment_stage(case, stage, progress=progress)
         last = number == len(stages) - 1
-        name = case.name if last else f"{case.name}_{stage.what}"
+        name = stage_name(case.name, stages, number)
         write_results(out, name, found, case.scan, stage.config, saved=saved)
         if saved is not None and any(saved.feature_ranges):
             folder = out.parent / "features"
@@ -77,6 +77,22 @@ def segment_case(
         if not last:
             case = replace(case, mask=(found.labels > 0).astype(np.int16))
     return describe(case, found, stages[-1].config, seconds=time.monotonic() - began)
+
+
+def stage_name(name: str, stages: Sequence[Stage], number: int) -> str:
+    """Return what the results of a stage are called: as the case, but for those before the last."""
+    return name if number == len(stages) - 1 else f"{name}_{stages[number].what}"
+
+
+def paths_of_results(
+    name: str, stages: Sequence[Stage], out: Path, *, saved: Saved | None
+) -> list[Path]:
+    """Return the files of a case in the order in which they are written, without feature maps."""
+    return [
+        path
+        for number, stage in enumerate(stages)
+        for path in paths_written(out, stage_name(name, stages, number), stage.config, saved=saved)
+    ]
 
 
 def segment_stage(case: Case, stage: Stage, *, progress=None) -> Prediction:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.names import check_id, check_new
 from common.data.phantoms import read_marker
 from common.errors import DataError
 from dhcp_fetal.cfg import read_path_list
@@ -50,11 +51,7 @@ def find_cases(source: Path) -> tuple[CaseFiles, ...]:
     Raises:
         DataError: it is missing or names nothing.
     """
-    cases = list_cases(source)
-    seen: set[str] = set()
-    for files in cases:
-        check_name(files, seen, source)
-    return cases
+    return check_names(list_cases(source), source)
 
 
 def list_cases(source: Path) -> tuple[CaseFiles, ...]:
@@ -85,17 +82,29 @@ def name_of(files: CaseFiles) -> str:
     return strip_nifti_ending(first.name) if first else "unnamed"
 
 
-def check_name(files: CaseFiles, seen: set[str], source: Path) -> None:
-    """Refuse a name that an earlier case has or that leaves the folder, and add it to `seen`."""
-    name = name_of(files)
-    if name in seen:
-        raise DataError(
-            f"{source}: the results of two cases would be called {name!r}; expected different "
-            "names (prediction_filename)"
-        )
-    if "/" in name or name.startswith("."):
-        raise DataError(f"{source}: {name!r} cannot name a file; expected no / and no leading .")
-    seen.add(name)
+def check_names(cases: Sequence[CaseFiles], source: Path | str) -> tuple[CaseFiles, ...]:
+    """Return cases, each of which has a name of its own; see `check_name`."""
+    places: dict[str, str] = {}
+    for number, files in enumerate(cases, start=1):
+        check_name(files, places, source, number)
+    return tuple(cases)
+
+
+def check_name(files: CaseFiles, places: dict[str, str], source: Path | str, number: int) -> None:
+    """Refuse a case whose results cannot be called after it, and note where its name stood.
+
+    Args:
+        files: of the case.
+        places: names so far; the case's own is added.
+        source: of the cases.
+        number: of the case in it, from 1.
+    Raises:
+        DataError: an earlier case has the name (prediction_filename), or it names no file.
+    """
+    name, where = name_of(files), f"{source}, case {number}"
+    check_id(name, where)
+    check_new(name, places, where)
+    places[name] = f"case {number}"
 
 
 def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) -> Case:

@@ -51,11 +51,11 @@ def inspect_cases(source: Path, config: Config, out: Path) -> Inspection:
     cases = inspection.general("list").attempt(list_cases, source)
     if cases is None:
         return inspection
-    seen: set[str] = set()
+    names: dict[str, str] = {}
     entries, scans, places = {}, {}, {}
-    for files in inspection.track(cases):
+    for number, files in enumerate(inspection.track(cases), start=1):
         entry = inspection.entry(name_of(files))
-        entry.attempt(check_name, files, seen, source)
+        entry.attempt(check_name, files, names, source, number)
         entry.attempt(check_channels, files, config)
         image = inspect_case(entry, files, config)
         if image is not None:

@@ -34,6 +34,12 @@ def result_paths(
     return (out / f"{name}{ending}.nii.gz" if saved.labels else None), maps
 
 
+def paths_written(out: Path, name: str, config: Config, *, saved: Saved | None) -> list[Path]:
+    """Return the files of a case in the order in which they are written; see `result_paths`."""
+    labels, maps = result_paths(out, name, config, saved=saved)
+    return [*([labels] if labels else []), *maps.values()]
+
+
 def write_results(
     out: Path, name: str, found: Prediction, scan: Image, config: Config, *, saved: Saved | None
 ) -> list[Path]:
@@ -48,4 +54,4 @@ def write_results(
         write_image(label_path, found.labels.astype(np.int16), scan, copy_header=config.copy_header)
     for class_, path in maps.items():
         write_image(path, found.probabilities[..., class_], scan, copy_header=config.copy_header)
-    return [*([label_path] if label_path else []), *maps.values()]
+    return paths_written(out, name, config, saved=saved)

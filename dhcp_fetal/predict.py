@@ -71,10 +71,11 @@ def predict(
     home = cortex or run or brain
     chosen = choose_cases(image=image, cases=cases, mask=mask, session=session, home=home)
     folder = choose_out(out, session=session, home=home, scans=chosen)
-    refuse_to_replace_inputs(chosen, folder)
+    saved = choose_saved(session, probabilities)
+    refuse_to_replace_inputs(chosen, stages, folder, saved=saved)
     folder.mkdir(parents=True, exist_ok=True)
     announce_prediction(*((stage.model, describe(stage.config)) for stage in stages))
-    segment_all(chosen, stages, folder, saved=choose_saved(session, probabilities))
+    segment_all(chosen, stages, folder, saved=saved)
 
 
 def segment_all(scans: "Sequence[CaseFiles]", stages: "list[Stage]", folder: Path, *, saved):
@@ -177,7 +178,7 @@ def choose_cases(*, image, cases, mask, session, home) -> "tuple[CaseFiles, ...]
     """
     from common.errors import OptionError
     from common.runs.folder import load_run
-    from dhcp_fetal.data import files_from, find_cases
+    from dhcp_fetal.data import check_names, files_from, find_cases
     from dhcp_fetal.session import CaseFiles
 
     given = [name for name, value in (("--image", image), ("--cases", cases), ("-test", session))
@@ -191,7 +192,7 @@ def choose_cases(*, image, cases, mask, session, home) -> "tuple[CaseFiles, ...]
     if cases is not None:
         return find_cases(cases)
     if session is not None:
-        return session.cases
+        return check_names(session.cases, "the lists of -test")
     if home is None:
         raise OptionError("expected --image, --cases or -test: scans to segment")
     held_out = tuple(map(files_from, load_run(home).read_split()["test"]))
@@ -218,19 +219,19 @@ def choose_saved(session, probabilities: bool):
     return Saved(label_suffix="", probability_suffix="probability") if probabilities else None
 
 
-def refuse_to_replace_inputs(scans: "Sequence[CaseFiles]", folder: Path) -> None:
-    """Raise `OptionError` if a result would take the place of a file that is read."""
-    from common.errors import OptionError
+def refuse_to_replace_inputs(
+    scans: "Sequence[CaseFiles]", stages: "Sequence[Stage]", folder: Path, *, saved
+) -> None:
+    """Raise `OptionError` if a result would take the place of a file that is read or of another."""
+    from common.data.names import check_outputs
+    from dhcp_fetal.chain import paths_of_results
     from dhcp_fetal.data import name_of, paths_of
 
-    inputs = {path.resolve() for path in paths_of(scans)}
-    for files in scans:
-        for name in (f"{name_of(files)}.nii.gz", f"{name_of(files)}_brain.nii.gz"):
-            if (folder / name).resolve() in inputs:
-                raise OptionError(
-                    f"--out {folder}: {name} there is one of the files to read; expected another "
-                    "folder"
-                )
+    outputs = [
+        (name_of(files), paths_of_results(name_of(files), stages, folder, saved=saved))
+        for files in scans
+    ]
+    check_outputs(outputs, paths_of(scans), option=f"--out {folder}")
 
 
 def show_tiles(files: "CaseFiles"):

@@ -38,22 +38,30 @@ def prepare(
 
         inspect_cases(images, config, out).conclude()
         return
+    from common.data.names import check_outputs
     from common.errors import DataError, OptionError
     from dhcp_fetal.data import find_cases
 
     cases = find_cases(images)
-    Path(out).mkdir(parents=True, exist_ok=True)
     for files in cases:
         if len(files.channels) != 1 or files.channels[0] is None:
             raise DataError(f"{images}: expected one scan per case, found {len(files.channels)}")
-        source = files.channels[0]
-        target = Path(out) / source.name
-        if target.resolve() == source.resolve():
-            raise OptionError(f"--out {out}: expected another folder than that of the scans")
-        mask = files.mask if masks is None else masks / source.name
-        if over == "brain" and mask is None:
-            raise OptionError(f"{source.name}: --over brain needs --masks or a column roi_mask")
-        normalise_file(source, target, config, mask=mask if over == "brain" else None)
+    scans = [files.channels[0] for files in cases]
+    regions = [None] * len(cases)
+    if over == "brain":
+        regions = [
+            files.mask if masks is None else masks / scan.name
+            for files, scan in zip(cases, scans, strict=True)
+        ]
+        if None in regions:
+            name = scans[regions.index(None)].name
+            raise OptionError(f"{name}: --over brain needs --masks or a column roi_mask")
+    targets = [Path(out) / scan.name for scan in scans]
+    outputs = [(str(scan), [target]) for scan, target in zip(scans, targets, strict=True)]
+    check_outputs(outputs, scans, option=f"--out {out}")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for scan, target, mask in zip(scans, targets, regions, strict=True):
+        normalise_file(scan, target, config, mask=mask)
     print(f"Normalised scans: {len(cases)} in {out}")
 
 

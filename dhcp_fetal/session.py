@@ -1,14 +1,19 @@
 """The files of a session: what a training or test configuration file says beside `Config`."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.names import normal_id
+from common.data.tables import read_table, rows_by_name
 from common.errors import DataError, OptionError
 from dhcp_fetal.cfg import CfgFile, absolute, read_cfg, read_list, read_path_list
 from dhcp_fetal.cfg_values import table_of, text
 
+CHANNEL = "channel_"
+COLUMNS = ("ground_truth", "roi_mask", "prediction_filename")
+"""What a table may hold beside `CHANNEL`..., in any order."""
+NIFTI_ENDINGS = (".nii.gz", ".nii")
 Range = tuple[int, int]
 
 
@@ -200,19 +205,23 @@ def _read_column(path: Path | None, reference: Path, *, paths: bool = True) -> S
 
 
 def read_dataframe(path: Path) -> tuple[CaseFiles, ...]:
-    """Read a csv table of cases; its paths are relative to its folder."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    channels = sorted(name for name in (rows[0] if rows else {}) if name.startswith("channel_"))
+    """Read a csv table of cases; its paths are relative to its folder.
+
+    Args:
+        path: of a table as `common.data.tables` reads it, with columns `CHANNEL`..., which become
+            the channels in the order of their names, and `COLUMNS`. An empty cell or `-`: no file.
+    Raises:
+        DataError: it cannot be read, has no channel or no row, or a column that is unknown.
+    Source: specification 2.
+    """
+    table = read_table(Path(path).absolute())
+    rows = rows_by_name(table, COLUMNS, prefixes=(CHANNEL,))
+    channels = sorted(name for name in (rows[0] if rows else {}) if name.startswith(CHANNEL))
     if not channels:
-        raise DataError(f"{path}: expected rows with columns channel_..., found none")
+        raise DataError(f"{path}: expected rows with columns {CHANNEL}..., found none")
 
     def locate(entry: str | None) -> Path | None:
-        folder = path.absolute().parent
-        return absolute(folder, entry) if entry not in (None, "", "-") else None
+        return absolute(table.path.parent, entry) if entry not in (None, "", "-") else None
 
     return tuple(
         CaseFiles(
@@ -227,7 +236,7 @@ def read_dataframe(path: Path) -> tuple[CaseFiles, ...]:
 
 def strip_nifti_ending(name: str | None) -> str | None:
     """Return a result's name without `.nii` or `.nii.gz`."""
-    for ending in (".nii.gz", ".nii"):
-        if name is not None and name.endswith(ending):
-            return name.removesuffix(ending)
-    return name
+    if name is None:
+        return None
+    ending = next((e for e in NIFTI_ENDINGS if name.lower().endswith(e)), "")
+    return normal_id(name[: len(name) - len(ending)])

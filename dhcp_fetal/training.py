@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 
+from common.data.names import check_outputs
 from common.export.write import save_network
 from common.runs.folder import Run
 from dhcp_fetal.config import Config
@@ -19,6 +20,7 @@ from dhcp_fetal.inference import PieceNetwork
 from dhcp_fetal.losses import EngineCost
 from dhcp_fetal.model import build_model
 from dhcp_fetal.optimisers import freeze_layers, make_optimiser
+from dhcp_fetal.outputs import paths_written
 from dhcp_fetal.schedules import warn_of_rising_rate
 from dhcp_fetal.session import CaseFiles, Session
 from dhcp_fetal.validation import (
@@ -126,6 +128,13 @@ def _watch_volumes(work: Training, record: Run, watched, session: Session | None
     out = saved = None
     if session is not None and all(files.name for files in watched):
         out, saved = record.path / "predictions", session.saved
+        check_outputs(
+            [
+                (files.name, paths_written(out, files.name, config, saved=saved))
+                for files in watched
+            ],
+            option="namesForPredictionsPerCaseVal",
+        )
     work.evaluate = make_volume_validation(work.model, apply, watched, config, out=out, saved=saved)
     if watched[0].labels is not None:
         work.pictures = make_pictures(apply, watched[0], config)

@@ -11,19 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data.names import check_id, check_new, normal_id
 from common.data.normalisation import whiten
+from common.data.tables import Row, Table, check_cells, find_file, read_table, rows_by_position
 from common.data.volumes import Volume, check_same_grid, read_volume
 from common.errors import DataError, OptionError
-from fetal_brain.case_list import (
-    COLUMNS,
-    check_columns,
-    check_id,
-    check_new,
-    find_files,
-    read_list,
-)
 from fetal_brain.config import Config
 
+COLUMNS = ("id", "image", "segmentation")
+"""What the columns of the list mean, by position; the header's words are free."""
 LABEL_ROUNDING = 1e-3
 """How far a label may be from the whole number it means: 0.99999997 occurs in files whose masks
 went through a scale factor."""
@@ -58,8 +54,8 @@ def find_cases(list_path: Path, *, labels_required: bool = True) -> list[Case]:
     """Read the list of cases; every file it names must exist.
 
     Args:
-        list_path: CSV with a header row; columns id, image, segmentation by position. Cells are
-            taken as they are written ("NA" is an id); relative paths start at the list's folder.
+        list_path: CSV with a header row, see `common.data.tables`; columns id, image, segmentation
+            by position. "NA" is an id like any other; relative paths start at the list's folder.
         labels_required: without it the third column is not looked at and `label_path` is None.
 
     Returns:
@@ -71,18 +67,42 @@ def find_cases(list_path: Path, *, labels_required: bool = True) -> list[Case]:
 
     Source: reader.py, train.py (columns by position, no interpretation of empty cells).
     """
-    list_path = Path(list_path).absolute()
     needed = COLUMNS if labels_required else COLUMNS[:2]
-    cases, lines = [], {}
-    for line, cells in read_list(list_path, needed):
-        where = f"{list_path}, line {line}"
-        check_columns(cells, needed, where)
-        check_id(cells[0], where)
-        check_new(cells[0], lines, where)
-        lines[cells[0]] = line
-        paths = find_files(list_path.parent, cells, needed, where=where)
-        cases.append(Case(cells[0], paths[0], paths[1] if labels_required else None))
+    table = read_list(list_path, needed)
+    cases, places = [], {}
+    for row in table.rows:
+        check_cells(table, row, needed)
+        case_id = normal_id(row.cells[0])
+        check_id(case_id, table.where(row))
+        check_new(case_id, places, table.where(row))
+        places[case_id] = f"line {row.line}"
+        paths = [find_column(table, row, name) for name in needed[1:]]
+        cases.append(Case(case_id, paths[0], paths[1] if labels_required else None))
     return cases
+
+
+def read_list(list_path: Path, needed: Sequence[str] = COLUMNS) -> Table:
+    """Read a list and check its header; its rows are as they are written.
+
+    Raises:
+        DataError: it cannot be read, has too few columns, another order, a case where the header
+            should be, or no rows.
+    """
+    table = read_table(Path(list_path).absolute())
+    rows_by_position(table, COLUMNS, len(needed))
+    image = table.header.cells[1]
+    if "\0" not in image and image and (table.path.parent / image).is_file():
+        raise DataError(
+            f"{table.path}: the first row names an existing image ({image}); expected a header"
+            " row, which is skipped"
+        )
+    return table
+
+
+def find_column(table: Table, row: Row, name: str) -> Path:
+    """Return the file of a row's image or segmentation; see `common.data.tables.find_file`."""
+    cell = row.cells[COLUMNS.index(name)]
+    return find_file(table, row, cell, what=f"{name} of {row.cells[0]!r}")
 
 
 def case_of_image(image_path: Path) -> Case:

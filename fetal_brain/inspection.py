@@ -3,28 +3,24 @@
 Axis order everywhere: (Z, Y, X) = slices, rows, columns.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.data.inspection import Entry, Inspection, describe_grid, listed, note_twins
+from common.data.names import check_id, check_new, normal_id
+from common.data.tables import Row, Table, check_cells
 from common.data.volumes import check_same_grid, read_geometry, read_volume
-from fetal_brain.case_list import (
-    COLUMNS,
-    check_columns,
-    check_id,
-    check_new,
-    find_file,
-    read_list,
-)
 from fetal_brain.config import Config
 from fetal_brain.data import (
+    COLUMNS,
     Case,
     check_foreground,
     check_size,
     check_values,
+    find_column,
     read_ids,
+    read_list,
     split_cases,
 )
 
@@ -46,18 +42,19 @@ def inspect_list(list_path: Path, config: Config, out: Path) -> Inspection:
     """
     list_path = Path(list_path).absolute()
     inspection = Inspection(list_path)
-    rows = inspection.general("list").attempt(read_list, list_path, COLUMNS)
-    if rows is None:
+    table = inspection.general("list").attempt(read_list, list_path)
+    if table is None:
         return inspection
-    lines: dict[str, int] = {}
+    places: dict[str, str] = {}
     entries, images, cases, voxels = {}, {}, [], 0
-    for line, cells in inspection.track(rows):
-        entry = inspection.entry(cells[0] or f"line {line}")
-        image, label = inspect_row(entry, list_path, (line, cells), lines)
+    for row in inspection.track(table.rows):
+        case_id = normal_id(row.cells[0])
+        entry = inspection.entry(case_id or f"line {row.line}")
+        image, label = inspect_row(entry, table, row, places)
         if image is not None:
-            entries[cells[0]], images[cells[0]] = entry, image
+            entries[case_id], images[case_id] = entry, image
         voxels += inspect_files(entry, image, label, config)
-        cases.append(Case(cells[0], image, label))
+        cases.append(Case(case_id, image, label))
     note_twins(entries, images)
     inspection.general("split").attempt(split_cases, cases, config)
     inspection.check_space(out, voxels * STORED_BYTES)
@@ -65,28 +62,24 @@ def inspect_list(list_path: Path, config: Config, out: Path) -> Inspection:
 
 
 def inspect_row(
-    entry: Entry, list_path: Path, row: tuple[int, Sequence[str]], lines: dict[str, int]
+    entry: Entry, table: Table, row: Row, places: dict[str, str]
 ) -> tuple[Path | None, Path | None]:
     """Check a row by itself and against those before it.
 
     Args:
         entry: of the row.
-        list_path: absolute.
-        row: line number and cells.
-        lines: ids so far and their line numbers; the row's own is added.
+        table: its table.
+        row: its cells.
+        places: ids so far and where they stood; the row's own is added.
     Returns:
         Image and label file, None where there is none.
     """
-    line, cells = row
-    where = f"{list_path}, line {line}"
-    entry.attempt(check_columns, cells, COLUMNS, where)
-    entry.attempt(check_id, cells[0], where)
-    entry.attempt(check_new, cells[0], lines, where)
-    lines.setdefault(cells[0], line)
-    files = [
-        entry.attempt(find_file, list_path.parent, cell, where=where, what=f"{name} of {cells[0]}")
-        for name, cell in zip(COLUMNS[1:], cells[1:], strict=False)
-    ]
+    case_id, where = normal_id(row.cells[0]), table.where(row)
+    entry.attempt(check_cells, table, row, COLUMNS)
+    entry.attempt(check_id, case_id, where)
+    entry.attempt(check_new, case_id, places, where)
+    places.setdefault(case_id, f"line {row.line}")
+    files = [entry.attempt(find_column, table, row, name) for name in COLUMNS[1 : len(row.cells)]]
     image, label = [*files, None, None][:2]
     return image, label
 

@@ -54,7 +54,7 @@ def predict(
         config = with_inference_of(config, preset)
     cases = choose_cases(record, config, csv=csv, image=image, all_rows=all_rows, mode=mode)
     out = out or run / "predictions"
-    refuse_to_replace_inputs(cases, out)
+    refuse_to_replace_inputs(cases, out, with_probabilities=probabilities)
     configure_runtime(seed=0)
     network = load_network(run, config)
     apply = announce_at_first_call(make_apply(network, config), network, describe(config))
@@ -99,18 +99,16 @@ def choose_cases(
     return cases
 
 
-def refuse_to_replace_inputs(cases: Sequence["Case"], out: Path) -> None:
-    """Raise `OptionError` if a label map would take the place of a scan or a segmentation."""
-    from common.errors import OptionError
+def refuse_to_replace_inputs(
+    cases: Sequence["Case"], out: Path, *, with_probabilities: bool = False
+) -> None:
+    """Raise `OptionError` if a file to write would replace a scan, a segmentation or another."""
+    from common.data.names import check_outputs
 
-    paths = [path for case in cases for path in (case.image_path, case.label_path) if path]
-    inputs = {path.resolve() for path in paths}
-    for case in cases:
-        for name in output_names(case.id):
-            if (out / name).resolve() in inputs:
-                raise OptionError(
-                    f"--out {out}: {name} there is a file to read; expected another folder"
-                )
+    inputs = [path for case in cases for path in (case.image_path, case.label_path) if path]
+    count = 2 if with_probabilities else 1
+    outputs = [(case.id, [out / name for name in output_names(case.id)[:count]]) for case in cases]
+    check_outputs(outputs, inputs, option=f"--out {out}")
 
 
 def output_names(case_id: str) -> tuple[str, str]:

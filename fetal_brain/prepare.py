@@ -70,10 +70,13 @@ def prepare_cases(cases: "Sequence[Case]", folder: Path, config: Config) -> "lis
     from tqdm import tqdm
 
     from common.data.batches import PreparedCase
+    from common.data.names import check_outputs
     from common.errors import DataError
     from common.files import remove_leftovers
 
     folder = Path(folder)
+    folders = [(case.id, [folder / case.id]) for case in cases]
+    check_outputs([("the index", [folder / INDEX]), *folders], option=str(folder))
     sources = {case.id: describe_sources(case) for case in cases}
     index = read_index(folder, config)
     if not all(is_stored(folder, case.id, index, sources) for case in cases):

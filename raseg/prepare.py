@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.data.names import can_name_a_file
 from common.errors import OptionError
 from raseg.config import Config, Preset
 
@@ -65,11 +66,11 @@ def check_tag(tag: str | None) -> None:
     """Refuse a tag that cannot be part of a file's name.
 
     Raises:
-        OptionError: it is missing, empty or holds path separators.
+        OptionError: it is missing, or the rule for ids refuses it.
     """
     if tag is None:
         raise OptionError("--tag: expected a name for this set of binaries")
-    if not tag or any(letter in "/\\\0" for letter in tag) or tag.startswith("."):
+    if not can_name_a_file(tag):
         raise OptionError(f"--tag {tag!r}: expected a short word that can be part of a file's name")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from common.data.names import check_id
 from common.errors import DataError, OptionError
 from sarcoma.config import PATCH, POSITIVE_SLICES, Config
 
@@ -120,7 +121,8 @@ def find_group(file: h5py.File, name: str, path: Path) -> h5py.Group:
 def check_patient(
     id_: str, groups: Mapping[str, h5py.Group], path: Path, config: Config
 ) -> tuple[int, int, int]:
-    """Return a patient's shape after checking that all groups agree about it."""
+    """Return a patient's shape after checking its id and that all groups agree about it."""
+    check_id(id_, str(path))
     shapes = {name: find_shape(id_, name, group, path) for name, group in groups.items()}
     check_shapes(id_, shapes, path, config)
     return next(iter(shapes.values()))

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from common.data.inspection import Entry, Inspection, count_in_words, listed
+from common.data.names import check_id
 from sarcoma.config import POSITIVE_SLICES, Config
 from sarcoma.data import (
     GROUPS,
@@ -89,6 +90,7 @@ def inspect_patient(
     Returns:
         Slices, rows, columns, or None where no group has a volume.
     """
+    entry.attempt(check_id, id_, str(path))
     shapes = {
         name: shape
         for name, group in groups.items()

@@ -42,6 +42,7 @@ def predict(
         preset: whose way of inference to use; default: the run's own.
     """
     from common.cost.budget import announce_at_first_call
+    from common.data.names import check_outputs
     from common.runs.folder import load_config, load_run
     from common.runtime import configure_runtime
     from sarcoma.inference import load_network, make_apply
@@ -52,10 +53,14 @@ def predict(
     if preset is not None:
         config = with_inference_of(config, preset)
     cases = choose_patients(record, config, data=data, patients=patients)
+    out = out or Path(run) / "predictions"
+    count = 2 if probabilities else 1
+    check_outputs(
+        [(case.id, output_paths(out, case)[:count]) for case in cases], option=f"--out {out}"
+    )
     configure_runtime(seed=0)
     network = load_network(run, config)
     apply = announce_at_first_call(make_apply(network, config), network, describe(config))
-    out = out or Path(run) / "predictions"
     out.mkdir(parents=True, exist_ok=True)
     for patient in cases:
         print(segment_patient(patient, apply, config, out=out, with_probability=probabilities))
@@ -119,11 +124,16 @@ def segment_patient(
     probability = np.zeros(patient.shape, np.float32)
     probability[chosen] = segment(apply, image[chosen], config, progress=show_windows(patient.id))
     lesion = (probability > config.threshold).astype(np.uint8)
-    path = out / f"{patient.id}.nii.gz"
+    path, probability_path = output_paths(out, patient)
     write_volume(path, lesion, geometry_of_grid())
     if with_probability:
-        write_volume(out / f"{patient.id}_probability.nii.gz", probability, geometry_of_grid())
+        write_volume(probability_path, probability, geometry_of_grid())
     return describe(path, lesion, loaded.label, seconds=time.monotonic() - start)
+
+
+def output_paths(out: Path, patient: "Patient") -> tuple[Path, Path]:
+    """Return the files of a patient: label map and probabilities."""
+    return out / f"{patient.id}.nii.gz", out / f"{patient.id}_probability.nii.gz"
 
 
 def geometry_of_grid():

@@ -83,12 +83,15 @@ def prepare_cases(
     from tqdm import tqdm
 
     from common.data.batches import PreparedCase
+    from common.data.names import check_outputs
     from common.errors import DataError
     from common.files import remove_leftovers
 
     folder = Path(folder)
     if not patients:
         return []
+    folders = [(patient.id, [folder / patient.id]) for patient in patients]
+    check_outputs([("the index", [folder / INDEX]), *folders], option=str(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):

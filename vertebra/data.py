@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.names import check_id
 from common.data.volumes import FORMATS, Volume, check_same_grid, read_volume
 from common.errors import DataError
 from vertebra.config import Config
@@ -99,7 +100,8 @@ def check_new_name(path: Path, volumes: Mapping[str, Path]) -> None:
 
 def natural_key(name: str) -> tuple:
     """Return a sort key by which case2 comes before case10."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))
+    # Superscript digits count as digits for str.isdigit, but int refuses them.
+    return tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name))
 
 
 def find_source_cases(folder: Path) -> list[Case]:
@@ -137,8 +139,9 @@ def check_scan_of_labels(name: str, volumes: Mapping[str, Path]) -> None:
 
 
 def source_case(name: str, volumes: Mapping[str, Path]) -> Case:
-    """Return the case of a scan; it must have a number and labels."""
+    """Return the case of a scan; it must have a number, labels and a name that can be an id."""
     path = volumes[name]
+    check_id(name, str(path.parent))
     if not re.search(r"\d", name):
         raise DataError(f"{path}: no number in its name; expected one, such as case1.mhd")
     label = volumes.get(name + LABEL_MARK)

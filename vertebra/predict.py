@@ -213,15 +213,13 @@ def choose_scans(
 
 
 def refuse_to_replace_inputs(scans: list[Path], out: Path) -> None:
-    """Raise `OptionError` if a mask would take the place of a scan."""
-    from common.errors import OptionError
+    """Raise `OptionError` if a mask would take the place of a scan or of another mask."""
+    from common.data.names import check_outputs
     from vertebra.data import stem_of
     from vertebra.evaluate import prediction_path
 
-    inputs = {path.resolve() for path in scans}
-    for path in scans:
-        if prediction_path(out, stem_of(path)).resolve() in inputs:
-            raise OptionError(f"--output_dir {out}: would replace {path}; expected another folder")
+    outputs = [(str(path), [prediction_path(out, stem_of(path))]) for path in scans]
+    check_outputs(outputs, scans, option=f"--output_dir {out}")
 
 
 def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str:

@@ -56,7 +56,7 @@ def test_every_case_has_its_own_faults(folder, tmp_path):
         "voxels of 3 x 3 x 6, most have 3 x 3 x 3: the network sees voxels, not millimetres",
     ]
     assert "no voxel is labelled" in fifth.notes[0]
-    assert "would be called 'PHANTOM0004'" in again.faults[0]
+    assert "id 'PHANTOM0004' was already used in case 5" in again.faults[0]
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -199,10 +199,30 @@ def test_combinations_that_mean_nothing_are_refused(tmp_path, runs):
         predict(runs["all"], mask=scan, cases=tmp_path)
     with pytest.raises(OptionError, match="no held-out cases"):
         predict(runs["all"])
-    with pytest.raises(OptionError, match="files to read"):
+    with pytest.raises(OptionError, match="a file to read"):
         predict(runs["all"], image=scan, out=tmp_path)
     with pytest.raises(OptionError, match="-dev"):
         predict(runs["all"], image=scan, device="gpu")
+
+
+def test_results_that_would_replace_each_other_are_refused(tmp_path, runs):
+    """The brain of `a` and the cortex of `a_brain` have one name; so do two cases of one scan's
+    name in the lists of a cfg, which the engine numbers."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("a", "a_brain"):
+        write_scan(scans / f"{name}.nii.gz", 1)
+    out = tmp_path / "out"
+    with pytest.raises(OptionError, match=r"a and a_brain would both .* a_brain\.nii\.gz"):
+        predict(brain=runs["all"], cortex=runs["cortex"], cases=scans, out=out)
+    assert not out.exists()
+    predict(runs["all"], cases=scans, out=out)
+    assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "a_brain.nii.gz"]
+    (tmp_path / "t2w.cfg").write_text("s1/t2w.nii\ns2/t2w.nii\n")
+    (tmp_path / "test.cfg").write_text('folderForOutput = "o"\nchannels = ["t2w.cfg"]\n')
+    with pytest.raises(DataError, match="case 2: id 't2w' was already used in case 1"):
+        predict(runs["all"], test_cfg=tmp_path / "test.cfg")
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_originals_script_name_stands_for_two_verbs():

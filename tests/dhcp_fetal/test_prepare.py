@@ -69,3 +69,19 @@ def test_over_the_brain_and_a_constant_scan(tmp_path):
         prepare(scans, scans, config=PORT)
     with pytest.raises(OptionError, match="--masks"):
         prepare(scans, out, config=replace(CODE), over="brain")
+
+
+def test_two_scans_of_one_name_are_refused_before_anything_is_written(tmp_path):
+    """Cases with names of their own were written to one file, and two were reported."""
+    rows = ["channel_t2w,prediction_filename"]
+    for number in (1, 2):
+        (tmp_path / f"sub-0{number}").mkdir()
+        array = np.random.default_rng(number).normal(500, 80, (6, 6, 6)).astype(np.float32)
+        save(tmp_path / f"sub-0{number}" / "t2w.nii.gz", array)
+        rows.append(f"sub-0{number}/t2w.nii.gz,sub-0{number}")
+    (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(
+        OptionError, match=r"sub-01/t2w\.nii\.gz and .*sub-02/t2w.* both be written to t2w\.nii\.gz"
+    ):
+        prepare(tmp_path / "cases.csv", tmp_path / "out", config=PORT)
+    assert not (tmp_path / "out").exists()

@@ -58,7 +58,7 @@ def test_columns_are_taken_by_position_and_cells_as_written(folder):
         "NA,a.nii.gz,a_seg.nii.gz,ignored",
         "",
         f'007,"{folder}/b.nii.gz",b_seg.nii.gz',
-        header="anything,second,third",
+        header="anything,second,third,fourth",
     )
     assert find_cases(path) == [
         Case("NA", folder / "a.nii.gz", folder / "a_seg.nii.gz"),
@@ -104,11 +104,39 @@ def test_what_is_no_csv_is_named(folder, content):
     assert "expected" in message
 
 
-@pytest.mark.parametrize("header", ["id;image;segmentation", "id,image"])
+@pytest.mark.parametrize("header", ["id|image|segmentation", "id,image"])
 def test_too_few_columns_name_what_was_found(folder, header):
     message = refusal(find_cases, write_list(folder, "x,a.nii.gz", header=header))
     assert f"({header.replace(',', ', ')})" in message
-    assert "expected at least 3 comma-separated columns: id, image, segmentation" in message
+    assert "expected at least 3 columns separated by commas, semicolons, tabs: id, image" in message
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_semicolons_and_tabs_are_recognised(folder, delimiter):
+    row = "x,a.nii.gz,a_seg.nii.gz".replace(",", delimiter)
+    path = write_list(folder, row, header=f"id{delimiter}image{delimiter}segmentation")
+    assert find_cases(path) == [Case("x", folder / "a.nii.gz", folder / "a_seg.nii.gz")]
+    mixed = write_list(folder, "x,a.nii.gz,a_seg.nii.gz", header="id;image;segmentation")
+    assert "line 2: found 1 column; expected at least 3" in refusal(find_cases, mixed)
+    assert "separated by semicolons as in the header" in refusal(find_cases, mixed)
+
+
+def test_a_long_row_and_another_order_are_refused(folder):
+    """The original takes columns by position: names in another order would swap the files."""
+    path = write_list(folder, "x,a.nii.gz,a_seg.nii.gz", "y,b.nii.gz,b_seg.nii.gz,more")
+    assert f"{path}, line 3: found 4 columns; expected 3" in refusal(find_cases, path)
+    swapped = write_list(folder, "x,a_seg.nii.gz,a.nii.gz", header="ID,Segmentation,Image")
+    message = refusal(find_cases, swapped)
+    assert "found 'Segmentation' as the name of column 2" in message
+    assert "expected the order id, image, segmentation" in message
+
+
+def test_ids_are_one_where_they_look_the_same(folder):
+    """A letter with an accent, composed and as letter and accent; blanks around an id."""
+    path = write_list(folder, "Zo\u00eb,a.nii.gz,a_seg.nii.gz", " Zoe\u0308 ,b.nii.gz,b_seg.nii.gz")
+    assert "line 3: id 'Zoë' was already used in line 2" in refusal(find_cases, path)
+    (case,) = find_cases(write_list(folder, " Zoe\u0308 ,a.nii.gz,a_seg.nii.gz"))
+    assert case.id == "Zo\u00eb"
 
 
 def test_a_short_row_names_its_line(folder):

@@ -85,7 +85,7 @@ def test_every_fault_of_every_case_is_found_in_one_pass(rows, tmp_path):
         "FAULT", "FAULT", "FAULT", "ok", "FAULT", "FAULT", "FAULT", "note",
     ]  # fmt: skip
     expected = [
-        ["line 2: the image of PHANTOM0000 does not exist"],
+        ["line 2: the image of 'PHANTOM0000' does not exist"],
         ["NaN or infinite voxels", "expected one voxel grid, found origin"],
         ["torn.nii.gz: cannot be read", "found the label ids 0, 7; expected foreground 2"],
         [],

@@ -147,6 +147,12 @@ class TestSegmentCase:
             with pytest.raises(OptionError, match=rf"{case_id}\.nii\.gz there is a file to read"):
                 refuse_to_replace_inputs([replace(case, id=case_id)], folder / "x" / "..")
 
+    def test_probabilities_do_not_replace_a_label_map(self, case, out):
+        cases = [replace(case, id="x"), replace(case, id="x_probability")]
+        refuse_to_replace_inputs(cases, out)
+        with pytest.raises(OptionError, match=r"x and x_probability would both be written to x_pr"):
+            refuse_to_replace_inputs(cases, out, with_probabilities=True)
+
 
 def test_inference_of_a_preset_leaves_the_network_alone():
     mixed = with_inference_of(QUICK, "code")

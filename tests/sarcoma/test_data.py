@@ -16,6 +16,7 @@ from sarcoma.data import (
     split_patients,
     standardise_slices,
 )
+from sarcoma.inspection import inspect_file
 
 SHAPE = (4, 60, 58)
 
@@ -228,3 +229,13 @@ class TestSplit:
     def test_nobody_to_train_on(self, petct):
         with pytest.raises(OptionError, match="training_patients is empty"):
             split_patients(find_patients(petct, CODE), replace(CODE, training_patients=()))
+
+
+@pytest.mark.parametrize("name", ["a\nb", ".a", "a" * 201])
+def test_an_id_that_cannot_name_a_file_is_refused(tmp_path, name):
+    """It would name label maps and folders; `prepare --check` says the same."""
+    path = write_file(tmp_path / "data.h5", patients=("A", name))
+    with pytest.raises(DataError, match="cannot name a file") as refusal:
+        find_patients(path, PORT)
+    (faulty,) = (e for e in inspect_file(path, PORT, tmp_path).entries if e.faults)
+    assert faulty.faults == [str(refusal.value)]

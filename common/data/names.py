@@ -1,0 +1,91 @@
+"""Names of cases, and the files that are named after them: one rule in every paper."""
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from common.errors import DataError, OptionError
+
+LONGEST_ID = 200
+"""Bytes; a file's name may have 255, and endings such as _probability.nii.gz come after the id."""
+
+
+def normal_id(text: str) -> str:
+    """Return an id in the one form that is compared and written: composed, without outer blanks."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def can_name_a_file(case_id: str) -> bool:
+    """Return whether an id is not empty nor longer than `LONGEST_ID`, has no path separator and no
+    character that cannot be printed, and does not begin with a dot."""
+    # A lone surrogate, what Python makes of a byte that is no UTF-8, is not printable.
+    if not case_id or case_id.startswith(".") or not case_id.isprintable():
+        return False
+    return not set(case_id) & set("/\\") and len(case_id.encode()) <= LONGEST_ID
+
+
+def check_id(case_id: str, where: str) -> None:
+    """Refuse an id that cannot be the name of a file in a folder; see `can_name_a_file`.
+
+    Args:
+        case_id: of `normal_id`.
+        where: file, and line where there is one, that the message names.
+
+    Raises:
+        DataError: names the place and the id.
+    """
+    if not can_name_a_file(case_id):
+        raise DataError(
+            f"{where}: id {case_id[:40]!r} cannot name a file; expected a short word without path"
+            " separators, control characters and leading dots"
+        )
+
+
+def check_new(case_id: str, places: Mapping[str, str], where: str) -> None:
+    """Refuse an id that an earlier case has.
+
+    Args:
+        case_id: of `normal_id`.
+        places: where each id so far stood, such as "line 2".
+        where: file and place that the message names.
+
+    Raises:
+        DataError: names both places.
+    """
+    if case_id in places:
+        raise DataError(
+            f"{where}: id {case_id!r} was already used in {places[case_id]}; expected an id of its"
+            " own for each case"
+        )
+
+
+def check_outputs(
+    outputs: Iterable[tuple[str, Iterable[Path]]], inputs: Iterable[Path] = (), *, option: str
+) -> None:
+    """Refuse files to write of which one would take the place of another, or of a file to read.
+
+    To be called before the first is written.
+
+    Args:
+        outputs: what the message calls a case, and the files that will be written of it.
+        inputs: files that are read.
+        option: the option that names the folder of the outputs, with its value.
+
+    Raises:
+        OptionError: names the file and the two cases.
+    """
+    read = {path.resolve() for path in inputs}
+    writers: dict[Path, str] = {}
+    for case, paths in outputs:
+        for path in paths:
+            place = path.resolve()
+            if place in read:
+                raise OptionError(
+                    f"{option}: {path.name} there is a file to read; expected another folder"
+                )
+            if place in writers:
+                raise OptionError(
+                    f"{option}: {writers[place]} and {case} would both be written to {path.name}; "
+                    "expected a name of its own for each"
+                )
+            writers[place] = case

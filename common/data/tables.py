@@ -1,0 +1,251 @@
+"""Lists and tables of cases, as spreadsheets and scripts write them.
+
+A byte order mark, any line ending, quotes, blanks around a cell and blank rows are forgiven;
+commas, semicolons and tabs are recognised. What could be misread is refused with its line number.
+"""
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from common.errors import DataError
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+LARGEST_TABLE = 50_000_000
+"""Bytes; a million rows of cases fit."""
+_EXCEL_DELIMITER = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row that is not blank."""
+
+    line: int
+    """Where it ends in the file, from 1."""
+    cells: tuple[str, ...]
+    """Without blanks around them."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file, whatever their length; see `check_cells`."""
+
+    path: Path
+    header: Row
+    rows: tuple[Row, ...]
+    delimiter: str
+
+    def where(self, row: Row) -> str:
+        """Return file and line as messages name them."""
+        return f"{self.path}, line {row.line}"
+
+
+def read_table(path: Path) -> Table:
+    """Read a table with a header row.
+
+    Args:
+        path: text in UTF-8, or in UTF-16 with a byte order mark; cells separated by commas,
+            semicolons or tabs, whichever divides the header into most columns.
+
+    Returns:
+        `Table`; the header is empty where the file is.
+
+    Raises:
+        DataError: the file is missing, too large or not such text, or a quote is not closed.
+    """
+    path = Path(path)
+    text = _read_text(path)
+    skipped = 0
+    if named := _EXCEL_DELIMITER.match(text):  # a first line of Excel's that is no row
+        text, skipped = text[named.end() :], 1
+    delimiter = named[1] if named and named[1] in DELIMITERS else _choose_delimiter(text)
+    header, *others = _parse(text, delimiter, path, skipped)
+    return Table(path, header, tuple(others), delimiter)
+
+
+def check_cells(table: Table, row: Row, needed: Sequence[str]) -> None:
+    """Refuse a row that is too short, or longer than the header.
+
+    Args:
+        table: its table.
+        row: to be checked.
+        needed: names of the columns that must be there.
+
+    Raises:
+        DataError: names file, line and columns.
+    """
+    header = table.header.cells
+    if len(row.cells) > len(header):
+        raise DataError(
+            f"{table.where(row)}: found {_columns(row.cells)}; expected {len(header)}, as in "
+            f"the header ({', '.join(header)})"
+        )
+    if len(row.cells) < len(needed):
+        raise DataError(
+            f"{table.where(row)}: found {_columns(row.cells)}; expected at least {len(needed)}"
+            f" ({', '.join(needed)}), separated by {DELIMITERS[table.delimiter]} as in the header"
+        )
+
+
+def rows_by_position(table: Table, columns: Sequence[str], needed: int) -> tuple[Row, ...]:
+    """Return the rows of a list whose columns are known by their position.
+
+    The header's words are free, but the name of another column in its place is refused.
+
+    Args:
+        table: of `read_table`.
+        columns: what the columns mean, in order; those after them are not looked at.
+        needed: how many of them the header must have.
+
+    Raises:
+        DataError: there is no header, no row, or the header is too short or in another order.
+    """
+    header = table.header.cells
+    if len(header) < needed:
+        found = f"{_columns(header)} ({', '.join(header)})" if header else "nothing"
+        raise DataError(
+            f"{table.path}: found {found} in the first row; expected at least {needed} columns "
+            f"separated by {', '.join(DELIMITERS.values())}: {', '.join(columns[:needed])}"
+        )
+    for position, (cell, name) in enumerate(zip(header, columns, strict=False), start=1):
+        if name != (found := column_name(cell)) and found in columns:
+            raise DataError(
+                f"{table.path}: found {cell!r} as the name of column {position}; expected the "
+                f"order {', '.join(columns)}, since columns are taken by position"
+            )
+    if not table.rows:
+        raise DataError(f"{table.path} has a header but no rows; expected one row per case")
+    return table.rows
+
+
+def rows_by_name(
+    table: Table, columns: Sequence[str], prefixes: Sequence[str] = ()
+) -> list[dict[str, str]]:
+    """Return the rows of a table whose columns are known by their names.
+
+    Args:
+        table: of `read_table`.
+        columns: names that the header may hold, in small letters.
+        prefixes: beginnings of further names, such as "channel_".
+
+    Returns:
+        A dictionary from name to cell for each row; absent columns are absent.
+
+    Raises:
+        DataError: a column is unknown (with the nearest known one) or there twice, or a row is
+            short.
+    """
+    header = [column_name(cell) for cell in table.header.cells]
+    for name, cell in zip(header, table.header.cells, strict=True):
+        if name not in columns and not name.startswith(tuple(prefixes)):
+            raise DataError(f"{table.path}: {_explain_unknown(cell, columns, prefixes)}")
+        if header.count(name) > 1:
+            raise DataError(f"{table.path}: found the column {name} twice; expected it once")
+    for row in table.rows:
+        check_cells(table, row, header)
+    return [dict(zip(header, row.cells, strict=True)) for row in table.rows]
+
+
+def column_name(cell: str) -> str:
+    """Return a header's word in small letters, its blanks replaced by one underscore."""
+    return "_".join(cell.lower().split())
+
+
+def find_file(table: Table, row: Row, cell: str, *, what: str) -> Path:
+    """Return the file that a cell names; relative paths start at the table's folder.
+
+    Args:
+        table: its table, with an absolute path.
+        row: its row.
+        cell: its text.
+        what: the message calls it.
+
+    Raises:
+        DataError: the cell is empty or names no existing file.
+    """
+    if not cell:
+        raise DataError(f"{table.where(row)}: the {what} is empty; expected a path")
+    path = table.path.parent / cell
+    if "\0" in cell or not path.is_file():
+        raise DataError(f"{table.where(row)}: the {what} does not exist: {path}")
+    return path
+
+
+def _read_text(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_TABLE:
+            raise DataError(
+                f"{path}: found {size} bytes; expected a table of at most {LARGEST_TABLE}"
+            )
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; expected a CSV list of cases") from None
+    except OSError as refusal:
+        raise DataError(f"{path} cannot be read ({refusal.strerror})") from None
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding, name = "utf-16", "UTF-16"
+    elif 0 in content[:2]:
+        raise DataError(
+            f"{path}: found UTF-16 without a byte order mark; expected UTF-8: save it anew as UTF-8"
+        )
+    else:
+        encoding, name = "utf-8-sig", "UTF-8"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as mistake:
+        line = content.count(b"\n", 0, mistake.start) + 1
+        raise DataError(
+            f"{path}, line {line}: found the byte 0x{content[mistake.start]:02x}, which is not "
+            f"{name}; expected text in UTF-8: save a table in Latin-1 or Windows-1252 anew as UTF-8"
+        ) from None
+
+
+def _choose_delimiter(text: str) -> str:
+    """Return what divides the first row that is not blank into most cells; a comma in doubt."""
+
+    def count(delimiter: str) -> int:
+        try:
+            return len(next(filter(any, csv.reader(io.StringIO(text), delimiter=delimiter)), ()))
+        except csv.Error:
+            return 0
+
+    return max(DELIMITERS, key=count)
+
+
+def _parse(text: str, delimiter: str, path: Path, skipped: int) -> list[Row]:
+    """Return the rows that are not blank without empty cells at their ends; at least one row."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = []
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            width = len(rows[0].cells) if rows else 0
+            while len(stripped) > width and not stripped[-1]:
+                stripped.pop()
+            if any(stripped):
+                rows.append(Row(reader.line_num + skipped, tuple(stripped)))
+    except csv.Error as mistake:
+        raise DataError(
+            f"{path}, line {reader.line_num + skipped}: not readable as CSV ({mistake}); expected "
+            "rows of cells, quotes closed"
+        ) from None
+    return rows or [Row(1, ())]
+
+
+def _columns(cells: Sequence[str]) -> str:
+    return f"{len(cells)} column{'' if len(cells) == 1 else 's'}"
+
+
+def _explain_unknown(cell: str, columns: Sequence[str], prefixes: Sequence[str]) -> str:
+    name = column_name(cell)
+    ending = name.partition("_")[2] or name
+    near = get_close_matches(name, [*columns, *(prefix + ending for prefix in prefixes)], n=1)
+    hint = f"did you mean {near[0]}? Expected" if near else "expected"
+    known = ", ".join([*(f"{prefix}..." for prefix in prefixes), *columns])
+    return f"unknown column {cell!r}; {hint} {known}"
