@@ -1,5 +1,6 @@
 """Every command that a README states, held to the real command lines without being run."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -121,13 +122,13 @@ def test_commands_in_the_text_exist(name):
 
 
 def commands_of_common():
-    """Return module, further words and document of every `python -m common.X` in the documents."""
+    """Return module, further words and document of every `python -m common...` in the documents."""
     found = {}
     for name in NAMES:
         text = (ROOT / name).read_text(encoding="utf-8")
         for code in [*blocks(text), *spans(text)]:
             words = words_of(code) or []
-            if words[:2] == ["python", "-m"] and len(words) > 2 and words[2].startswith("common."):
+            if words[:2] == ["python", "-m"] and re.match(r"common(\.|$)", "".join(words[2:3])):
                 found.setdefault(words[2], {}).setdefault(name, []).append(words[3:])
     return found
 
@@ -150,7 +151,9 @@ def test_commands_of_common_exist(module):
     for name, calls in commands_of_common()[module].items():
         for words in calls:
             text = help_of()
-            if words and re.search(rf"^    {re.escape(words[0])}\b", text, re.MULTILINE):
+            if module == "common" and words and not words[0].startswith("<"):
+                assert re.search(rf"^  {re.escape(words[0])} ", text, re.MULTILINE), (name, words)
+            if words and re.search(rf"^  (  )?{re.escape(words[0])}\b", text, re.MULTILINE):
                 text += help_of(words[0])
             for word in words:
                 option = word.partition("=")[0]
@@ -195,3 +198,27 @@ def test_packages_of_the_documents_are_those_of_the_project():
     """The table of the five papers and that of results name every package, each with its card."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^\| \[`(\w+)`\]", text, re.MULTILINE)) == sorted(2 * PAPERS)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_card_begins_with_where_each_part_of_the_paper_is(paper):
+    """After one paragraph; every module and function that it names exists."""
+    blocks_of_card = (ROOT / paper / "README.md").read_text(encoding="utf-8").split("\n\n")
+    header, _, *rows = blocks_of_card[2].splitlines()
+    assert header == "| of the paper | here | the original |"
+    assert len(rows) >= 8
+    for row in rows:
+        named = re.findall(r"`(\w+\.py): (\w+)`", row)
+        assert named, row
+        for module, name in named:
+            tree = ast.parse((ROOT / paper / module).read_text(encoding="utf-8"))
+            kinds = (ast.FunctionDef, ast.ClassDef)
+            assert name in {node.name for node in tree.body if isinstance(node, kinds)}, row
+
+
+def test_the_map_of_the_code_names_what_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Where is what")[2].partition("##")[0]
+    places = re.findall(r"`(common/[\w/.]+)`", table)
+    assert len(places) > 10
+    assert all((ROOT / place).exists() for place in places), places

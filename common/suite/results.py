@@ -64,8 +64,8 @@ def record(folders: Sequence[Path], to: Path = RESULTS) -> list[Path]:
 def front_table(claims: Mapping[str, PaperClaims], results: Sequence[Result]) -> str:
     """Return the table of the root README: the headline claim of every paper, a row per run."""
     lines = [
-        "| paper | published | where | run here | came out here | verdict |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| paper | published | source | access to the data | our run | our result | verdict |",
+        "| --- " * 7 + "|",
     ]
     for paper, published in sorted(claims.items()):
         claim = published.headline
@@ -76,7 +76,8 @@ def front_table(claims: Mapping[str, PaperClaims], results: Sequence[Result]) ->
             cells = [
                 f"[`{paper}`]({paper}/{README})",
                 number,
-                f"{claim.source}; {claim.access}",
+                claim.source,
+                claim.access,
                 describe_run(result),
                 describe_outcome(outcome, claim.label, claim.measure),
                 f"**{verdict.verdict.value}**: {verdict.reason}",
@@ -88,7 +89,7 @@ def front_table(claims: Mapping[str, PaperClaims], results: Sequence[Result]) ->
 def paper_table(published: PaperClaims, results: Sequence[Result]) -> str:
     """Return the tables of a paper's README: its claims, then everything its runs measured."""
     results = [result for result in results if result.paper == published.paper]
-    lines = ["| claim | published | tolerance | came out here | verdict |", "| --- " * 5 + "|"]
+    lines = ["| claim | published | tolerance | our result | verdict |", "| --- " * 5 + "|"]
     for claim in published.claims:
         unit = f" {claim.unit}" if claim.unit else ""
         for result in results or [None]:
@@ -132,8 +133,8 @@ def describe_outcome(outcome: Outcome | None, label: str, measure: str) -> str:
     summary = (outcome.measures if outcome else {}).get(label, {}).get(measure)
     if not summary or summary.get("mean") is None:
         return "–"
-    owner = "phantoms': " if outcome.data is DataKind.PHANTOM else ""
-    return f"{owner}{describe_summary(summary)}, n = {summary.get('n', '–')}"
+    whose = " (phantoms)" if outcome.data is DataKind.PHANTOM else ""
+    return f"{describe_summary(summary)}, n = {summary.get('n', '–')}{whose}"
 
 
 def describe_summary(summary: Mapping) -> str:

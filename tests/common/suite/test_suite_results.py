@@ -58,7 +58,7 @@ def test_a_table_holds_what_was_measured_and_nothing_else(project):
     row = next(line for line in lines if "[`raseg`]" in line)
     assert "Dice 0.613 ± 0.078 (n = 10)" in row
     assert "preset `quick`, phantoms, 3 cases" in row
-    assert "phantoms': 0.700 ± 0.200 (0.500 to 0.900), n = 3" in row
+    assert "0.700 ± 0.200 (0.500 to 0.900), n = 3 (phantoms)" in row
     assert "**not attempted**: run on phantoms" in row
     assert all("not run | – |" in line for line in lines[2:7] if "[`raseg`]" not in line)
     assert lines[-1].startswith("**Synthetic phantom data")
@@ -71,14 +71,14 @@ def test_typing_a_number_in_is_noticed(project, monkeypatch, capsys):
     assert main(["update"]) == 0
     assert main(["update", "--check"]) == 0
     path = project / README
-    path.write_text(path.read_text().replace("phantoms': 0.700", "phantoms': 0.713"))
+    path.write_text(path.read_text().replace("| 0.700", "| 0.713"))
     capsys.readouterr()
     assert main(["update", "--check"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         f"{path} is not up to date: run python -m common results update"
     ]
     assert main(["update"]) == 0
-    assert "phantoms': 0.700" in path.read_text()
+    assert "| 0.700" in path.read_text()
 
 
 def test_marks_are_needed_once(project):
