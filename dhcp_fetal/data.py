@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.labels import check_classes, inside, integer_labels
 from common.data.names import check_id, check_new
 from common.data.phantoms import read_marker
 from common.errors import DataError
@@ -18,6 +19,7 @@ from dhcp_fetal.cfg import read_path_list
 from dhcp_fetal.config import Config
 from dhcp_fetal.images import ENDINGS, Image, read_image
 from dhcp_fetal.session import CaseFiles, read_dataframe, strip_nifti_ending
+from dhcp_fetal.tiles import as_weights
 
 ABSENT_CHANNEL = {"v0.7.0": -4.0, "v0.8.4": 0.0}
 """[D7] What a channel listed as `-` is filled with."""
@@ -35,7 +37,7 @@ class Case:
     labels: np.ndarray | None
     """(x, y, z) uint8 class numbers."""
     mask: np.ndarray | None
-    """(x, y, z) int16 region of interest, rounded; values other than 0 and 1 kept. [G8]"""
+    """(x, y, z) int16 region of interest, see `as_mask`."""
     weight_maps: np.ndarray | None
     """(maps, x, y, z) float32, one per sampling category."""
     scan: Image
@@ -112,7 +114,7 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
 
     Args:
         files: of the case.
-        config: uses `compat`, `classes`, `input_channels`.
+        config: uses `compat`, `classes`, `input_channels`, `multiply_by_mask`.
         check_labels: refuse class numbers the network does not have (run_input_checks).
     Raises:
         DataError: a file cannot be read, lies on another grid, or holds other classes; no channel
@@ -136,8 +138,8 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
     ]
     labels = None if files.labels is None else as_classes(beside[0], files.labels)
     if labels is not None and check_labels:
-        check_classes(labels, files.labels, config)
-    mask = None if files.mask is None else np.rint(beside[1]).astype(np.int16)
+        check_classes(labels, str(files.labels), config.classes)
+    mask = None if files.mask is None else as_mask(beside[1], files.mask, config)
     maps = _stack_maps(beside[2:], files)
     return Case(name_of(files), array, labels, mask, maps, scan)
 
@@ -156,20 +158,26 @@ def check_channels(files: CaseFiles, config: Config) -> None:
         raise DataError(f"case {name_of(files)}: every channel is '-', expected at least one scan")
 
 
-def check_classes(labels: np.ndarray, path: Path, config: Config) -> None:
-    """Refuse class numbers the network does not have."""
-    if labels.max() >= config.classes:
-        raise DataError(
-            f"{path}: found the class {labels.max()}, expected 0 to {config.classes - 1}"
-        )
-
-
 def as_classes(array: np.ndarray, path: Path) -> np.ndarray:
-    """Return class numbers, rounded to whole ones as the engine does, as uint8."""
-    rounded = np.rint(array)
-    if rounded.min() < 0 or rounded.max() > 255:
-        raise DataError(f"{path}: found the label {rounded.min()}, expected class numbers from 0")
-    return rounded.astype(np.uint8)
+    """Return class numbers as uint8; see `common.data.labels.integer_labels`."""
+    return integer_labels(array, str(path), least=0, most=255).astype(np.uint8)
+
+
+def as_mask(array: np.ndarray, path: Path, config: Config) -> np.ndarray:
+    """Return a region of interest as int16: 1 wherever the file is not 0.
+
+    [G8] With `multiply_by_mask` its numbers, rounded as the engine does.
+
+    Raises:
+        DataError: a value is NaN, or one that is to be multiplied by is none of 16 bits.
+    """
+    region, limit = inside(array, str(path)), np.iinfo(np.int16).max
+    if config.multiply_by_mask and np.abs(array).max() > limit:
+        raise DataError(
+            f"{path}: found the mask value {array.max():g}; expected at most {limit} to multiply "
+            "by, as the engine does (--multiply_by_mask)"
+        )
+    return as_weights(array if config.multiply_by_mask else region, config)
 
 
 def check_grid(first: Image, second: Image, paths: Sequence[Path]) -> None:

@@ -124,7 +124,7 @@ def read_case(files: "CaseFiles", folder: Path, config: Config, *, suffix: str =
         DataError: see `score`.
     """
     from common.errors import DataError
-    from dhcp_fetal.data import as_classes, check_grid, name_of
+    from dhcp_fetal.data import as_classes, as_mask, check_grid, name_of
     from dhcp_fetal.images import read_image
 
     path = folder / f"{name_of(files)}{suffix}.nii.gz"
@@ -137,7 +137,7 @@ def read_case(files: "CaseFiles", folder: Path, config: Config, *, suffix: str =
     if files.mask is not None:
         region = read_image(files.mask, first_of_many=first)
         check_grid(found, region, (path, files.mask))
-        mask = region.array
+        mask = as_mask(region.array, files.mask, config)
     labels = [as_classes(image.array, name) for image, name in ((found, path),
                                                                 (truth, files.labels))]  # fmt: skip
     return *labels, mask, found

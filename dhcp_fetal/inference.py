@@ -158,7 +158,7 @@ def predict_on_lattice(
         if progress is not None:
             progress(done, len(pieces))
     sums /= config.lattice_shifts
-    return mask_outputs(sums, None if mask is None else np.rint(mask).astype(np.int16), config)
+    return mask_outputs(sums, mask, config)
 
 
 def _shifts(config: Config) -> list[Triple]:

@@ -17,11 +17,12 @@ from common.data.inspection import (
     note_twins,
     numbers,
 )
+from common.data.labels import check_classes
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import (
     as_classes,
+    as_mask,
     check_channels,
-    check_classes,
     check_grid,
     check_name,
     check_weights,
@@ -100,7 +101,7 @@ def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Image | None
     if files.mask is not None:
         mask = inspect_file(entry, files.mask, scan, config)
         if mask is not None:
-            inspect_mask(entry, mask, files.mask)
+            inspect_mask(entry, mask, files.mask, config)
     for path in filter(None, files.weight_maps):
         weights = inspect_file(entry, path, scan, config)
         if weights is not None:
@@ -140,22 +141,25 @@ def inspect_labels(
     image = inspect_file(entry, path, scan, config)
     if image is None or not np.isfinite(image.array).all():
         return
-    entry.facts["labels"] = listed(np.unique(image.array))
     labels = entry.attempt(as_classes, image.array, path)
     if labels is None:
         return
-    if not np.array_equal(labels, image.array):
-        entry.note(f"{path}: labels that are no whole numbers are rounded")
-    entry.attempt(check_classes, labels, path, config)
+    entry.facts["labels"] = listed(np.unique(labels))
+    entry.attempt(check_classes, labels, str(path), config.classes)
     if not labels.any():
         entry.note(f"{path}: no voxel is labelled; nothing to learn from")
 
 
-def inspect_mask(entry: Entry, mask: Image, path: Path) -> None:
-    """Check a region of interest: some voxels, of value 1 [G8]."""
-    values = np.unique(np.rint(mask.array[np.isfinite(mask.array)]))
-    entry.facts["mask"] = f"{np.count_nonzero(mask.array > 0) / mask.array.size:.1%}"
-    if not (values > 0).any():
+def inspect_mask(entry: Entry, mask: Image, path: Path, config: Config) -> None:
+    """Check a region of interest: some voxels and, where they are multiplied by, 0 and 1 [G8]."""
+    if not np.isfinite(mask.array).all():
+        return
+    region = entry.attempt(as_mask, mask.array, path, config)
+    if region is None:
+        return
+    entry.facts["mask"] = f"{np.count_nonzero(region) / region.size:.1%}"
+    if not region.any():
         entry.note(f"{path}: the region of interest is empty; nothing would be segmented")
-    if np.setdiff1d(values, (0, 1)).size:
-        entry.note(f"{path}: mask values {listed(values.astype(int))}; expected 0 and 1")
+    values = np.setdiff1d(region, (0, 1))
+    if values.size:
+        entry.note(f"{path}: results are multiplied by mask values {listed(values)}")

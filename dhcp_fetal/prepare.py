@@ -72,13 +72,14 @@ def normalise_file(source: Path, target: Path, config: Config, *, mask: Path | N
         source: NIfTI.
         target: NIfTI.
         config: uses `normalise_to_float` [G25] and `copy_header`.
-        mask: over whose voxels above 0 mean and deviation are taken; None: all.
+        mask: over whose voxels other than 0 mean and deviation are taken; None: all.
     Raises:
         DataError: a file cannot be read or written, or they lie on different grids.
     Source: normalise_t2w_images.py; specification 3.1.
     """
     import numpy as np
 
+    from common.data.labels import inside
     from dhcp_fetal.data import check_grid
     from dhcp_fetal.images import read_image, write_image
 
@@ -88,7 +89,8 @@ def normalise_file(source: Path, target: Path, config: Config, *, mask: Path | N
     if mask is not None:
         region = read_image(mask)
         check_grid(scan, region, (source, mask))
-        counted = values[region.array > 0] if (region.array > 0).any() else values
+        brain = inside(region.array, str(mask))
+        counted = values[brain] if brain.any() else values
     deviation = counted.std()
     constant = counted.min() == counted.max()
     # A constant image is divided by 0 in the original.

@@ -56,20 +56,28 @@ def pad_case(
 
     Args:
         image: (x, y, z, channels), any real dtype.
-        config: uses `pad_inputs` and the zscore fields.
+        config: uses `pad_inputs`, the zscore fields and `multiply_by_mask`.
         segment: size of the segments to be cut.
-        mask: (x, y, z) region of interest, rounded to whole numbers; or None.
+        mask: (x, y, z) region of interest; or None.
     Returns:
         `PaddedCase`.
     Source: preprocessing.py of DeepMedic; specification 3.3.
     """
     pads = plan_padding(image.shape[:3], config, segment)
     padded = reflect(image, pads)
-    padded_mask = None if mask is None else reflect(np.rint(mask).astype(np.int16), pads)
+    padded_mask = None if mask is None else reflect(as_weights(mask, config), pads)
     # [G29] After padding: mirrored voxels count twice in the mean and the deviation.
     padded = zscore(padded, config, mask=padded_mask)
     border = border_means(padded).astype(np.float32)
     return PaddedCase(padded.astype(np.float32, copy=False), padded_mask, border, pads)
+
+
+def as_weights(mask: np.ndarray, config: Config) -> np.ndarray:
+    """Return what results are multiplied by, int16: 1 wherever a region of interest is not 0.
+
+    [G8] The engine multiplies by the mask's own numbers, rounded, with `multiply_by_mask`.
+    """
+    return (np.rint(mask) if config.multiply_by_mask else mask != 0).astype(np.int16)
 
 
 def plan_padding(shape: Sequence[int], config: Config, segment: Triple) -> Pads:
@@ -320,13 +328,12 @@ def mask_outputs(
 
     Args:
         probabilities: (x, y, z, classes) float32; changed in place.
-        weight: (x, y, z) int16 mask, or None.
+        weight: (x, y, z) region of interest, or None.
         config: uses `multiply_by_mask`.
     """
     labels = np.argmax(probabilities, axis=-1).astype(np.int16)
     if weight is not None:
-        if not config.multiply_by_mask:
-            weight = (weight > 0).astype(np.int16)  # [G8]
+        weight = as_weights(weight, config)
         labels *= weight
         probabilities *= weight[..., None]
     return Prediction(labels, probabilities)

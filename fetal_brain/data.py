@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data.labels import integer_labels, join_labels
 from common.data.names import check_id, check_new, normal_id
 from common.data.normalisation import whiten
 from common.data.tables import Row, Table, check_cells, find_file, read_table, rows_by_position
@@ -20,9 +21,6 @@ from fetal_brain.config import Config
 
 COLUMNS = ("id", "image", "segmentation")
 """What the columns of the list mean, by position; the header's words are free."""
-LABEL_ROUNDING = 1e-3
-"""How far a label may be from the whole number it means: 0.99999997 occurs in files whose masks
-went through a scale factor."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ def load_case(case: Case, config: Config, *, foreground_required: bool = True) -
         return LoadedCase(volume, None)
     label = read_volume(case.label_path)
     check_same_grid(volume, label, names=(str(case.image_path), str(case.label_path)))
-    ids = read_ids(label.array, case.label_path)
+    ids = integer_labels(label.array, str(case.label_path)).astype(np.int32, copy=False)
     if foreground_required:
         check_foreground(ids, case.label_path, config)
     return LoadedCase(volume, ids)
@@ -246,29 +244,13 @@ def read_reference(case: Case, config: Config) -> Volume:
     if case.label_path is None:
         raise DataError(f"case {case.id} has no segmentation; expected one to compare with")
     volume = read_volume(case.label_path)
-    return replace(
-        volume, array=map_labels(read_ids(volume.array, case.label_path), config.label_ids)
-    )
-
-
-def read_ids(label: np.ndarray, path: Path) -> np.ndarray:
-    """Return a label file's values as int32; they must be integers."""
-    if not np.issubdtype(label.dtype, np.integer):
-        nearest = np.rint(label)
-        with np.errstate(invalid="ignore"):
-            wrong = label[~(np.abs(label - nearest) < LABEL_ROUNDING)]
-        if wrong.size:
-            raise DataError(f"{path}: found the label value {wrong[0]}; expected integer ids")
-        label = nearest
-    limits = np.iinfo(np.int32)
-    if label.min() < limits.min or label.max() > limits.max:
-        raise DataError(f"{path}: found label values beyond 32 bits; expected small integer ids")
-    return label.astype(np.int32)
+    labels = integer_labels(volume.array, str(case.label_path))
+    return replace(volume, array=join_labels(labels, config.label_ids))
 
 
 def check_foreground(label: np.ndarray, path: Path, config: Config) -> None:
     """Refuse a label file in which no foreground id occurs [F23]."""
-    if map_labels(label, config.label_ids).any():
+    if join_labels(label, config.label_ids).any():
         return
     found = np.unique(label)
     shown = ", ".join(map(str, found[:10])) + (", ..." if found.size > 10 else "")
@@ -291,36 +273,6 @@ def ids_in_words(config: Config) -> str:
     )
 
 
-def map_labels(label: np.ndarray, label_ids: Sequence[int | Sequence[int]]) -> np.ndarray:
-    """Turn the ids of a label file into class numbers.
-
-    Args:
-        label: any shape, integer ids.
-        label_ids: one entry per class: an id, or several ids that are one class.
-
-    Returns:
-        uint8 of the same shape: the position of the voxel's id in `label_ids`, 0 where it is in
-        none of them [F23].
-
-    Raises:
-        OptionError: there are fewer than two classes, more than 256, or an id is in two classes.
-
-    Source: reader.py, map_labels.
-    """
-    groups = [entry if isinstance(entry, tuple | list) else (entry,) for entry in label_ids]
-    ids = [number for group in groups for number in group]
-    if not 2 <= len(groups) <= 256 or len(set(ids)) < len(ids):
-        raise OptionError(
-            f"label_ids: found {label_ids}; expected an entry for each of 2 to 256 classes, no id"
-            " twice"
-        )
-    classes = np.zeros(label.shape, np.uint8)
-    for index, group in enumerate(groups[1:], start=1):
-        for number in group:
-            classes[label == number] = index
-    return classes
-
-
 def prepare_case(case: LoadedCase, config: Config) -> tuple[np.ndarray, np.ndarray | None]:
     """Whiten one stack and return it with its class labels.
 
@@ -337,7 +289,7 @@ def prepare_case(case: LoadedCase, config: Config) -> tuple[np.ndarray, np.ndarr
     image = whiten(case.image.array)[..., np.newaxis]
     if case.label is None:
         return image, None
-    return image, map_labels(case.label, config.label_ids)
+    return image, join_labels(case.label, config.label_ids)
 
 
 def pad_to_patch(

@@ -1,5 +1,6 @@
 """Measure label maps against the reference segmentations and write the run's report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,7 @@ def read_pair(case: "Case", folder: Path, config: Config) -> tuple["Volume", "Vo
         DataError: a file is missing or unreadable, their grids differ, or the label map holds
             labels of neither kind.
     """
+    from common.data.labels import integer_labels
     from common.data.volumes import check_same_grid, read_volume
     from common.evaluation.run_report import prediction_path
     from fetal_brain.data import read_reference
@@ -103,6 +105,7 @@ def read_pair(case: "Case", folder: Path, config: Config) -> tuple["Volume", "Vo
     path = prediction_path(folder, case.id)
     prediction, reference = read_volume(path), read_reference(case, config)
     check_same_grid(prediction, reference, names=(str(path), str(case.label_path)))
+    prediction = replace(prediction, array=integer_labels(prediction.array, str(path)))
     return read_ids(prediction, config, source=str(path)), reference
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.inspection import Entry, Inspection, describe_grid, listed, note_twins
+from common.data.labels import integer_labels
 from common.data.names import check_id, check_new, normal_id
 from common.data.tables import Row, Table, check_cells
 from common.data.volumes import check_same_grid, read_geometry, read_volume
@@ -19,7 +20,6 @@ from fetal_brain.data import (
     check_size,
     check_values,
     find_column,
-    read_ids,
     read_list,
     split_cases,
 )
@@ -124,7 +124,7 @@ def inspect_label(entry: Entry, path: Path, image: tuple, config: Config) -> Non
     if image[1] is not None:
         entry.attempt(check_same_grid, image[1], grid, names=(str(image[0]), str(path)))
     volume = entry.attempt(read_volume, path)
-    ids = None if volume is None else entry.attempt(read_ids, volume.array, path)
+    ids = None if volume is None else entry.attempt(integer_labels, volume.array, str(path))
     if ids is None:
         return
     found = np.unique(ids)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.labels import integer_labels
 from common.errors import DataError, OptionError
 from raseg.binaries import encode, words_of
 from raseg.config import CHANNELS, Config
@@ -66,12 +67,8 @@ class Volumes:
             DataError: it holds anything but 0 and 1.
         """
         label = np.asarray(self.pairs[number, 1])
-        wrong = label[(label != 0) & (label != 1)]
-        if wrong.size:
-            raise DataError(
-                f"{self.folder}, volume {number}: found the label {wrong[0]}; expected 0 and 1"
-            )
-        return label.astype(np.uint8)
+        name = f"{self.folder}, volume {number}"
+        return integer_labels(label, name, least=0, most=1).astype(np.uint8)
 
 
 def open_volumes(folder: Path, config: Config) -> Volumes:

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from common.data.labels import inside
 from common.data.names import check_id
 from common.errors import DataError, OptionError
 from sarcoma.config import PATCH, POSITIVE_SLICES, Config
@@ -196,14 +197,13 @@ def load_patient(
     """Read one patient's volumes.
 
     Raises:
-        DataError: the file is damaged, an image holds NaN or infinities.
+        DataError: the file is damaged, or a volume holds NaN or infinities.
     """
     with open_petct(patient.source) as file:
         images = {name: file[GROUPS[name]][patient.id][()] for name in modalities}
         label = None
         if with_label and LABELS in file:
-            # [S29] The file holds 2 inside and perhaps 1 at edges: any positive value is lesion.
-            label = file[LABELS][patient.id][()] > 0
+            label = lesion_of(file[LABELS][patient.id][()], patient)
     for name, image in images.items():
         check_values(image, GROUPS[name], patient)
     return LoadedPatient(images, label)
@@ -213,6 +213,18 @@ def check_values(image: np.ndarray, group: str, patient: Patient) -> None:
     """Refuse a volume with NaN or infinite voxels."""
     if not np.isfinite(image).all():
         raise DataError(f"{patient.source}: {group}/{patient.id} holds NaN or infinity")
+
+
+def lesion_of(label: np.ndarray, patient: Patient) -> np.ndarray:
+    """Return a patient's lesion as bool.
+
+    [S29] The file holds 2 inside and perhaps 1 at edges: any positive value is lesion, but for
+    traces of resampling; see `common.data.labels.inside`.
+
+    Raises:
+        DataError: a value is NaN or infinite.
+    """
+    return inside(label, f"{patient.source}: {LABELS}/{patient.id}") & (label > 0)
 
 
 def find_window(patient: Patient, label: np.ndarray) -> tuple[int, int]:

@@ -101,6 +101,7 @@ def read_pair(
     """Return label map, labels (both (Z, Y, X) uint8 of 0 and 1) and the images of a patient."""
     import numpy as np
 
+    from common.data.labels import inside
     from common.data.volumes import read_volume
     from common.errors import DataError
     from common.evaluation.run_report import prediction_path
@@ -116,7 +117,11 @@ def read_pair(
             f"{path} has {prediction.shape} voxels, the labels of {case.id} {loaded.label.shape}; "
             "expected the same"
         )
-    return (prediction > 0).astype(np.uint8), loaded.label.astype(np.uint8), loaded.images
+    return (
+        inside(prediction, str(path)).astype(np.uint8),
+        loaded.label.astype(np.uint8),
+        loaded.images,
+    )
 
 
 def draw_patient(case: "Patient", folder: Path, config: Config, *, phantom: bool) -> "Figure":

@@ -24,6 +24,7 @@ from sarcoma.data import (
     check_values,
     find_group,
     find_shape,
+    lesion_of,
     open_petct,
     split_patients,
     window_of,
@@ -106,7 +107,8 @@ def inspect_patient(
         if array is None:
             continue
         entry.facts[name] = str(array.dtype)
-        entry.attempt(check_values, array, name, Patient(id_, path, shape))
+        if name != LABELS:
+            entry.attempt(check_values, array, name, Patient(id_, path, shape))
         if name == LABELS:
             inspect_label(entry, array, Patient(id_, path, tuple(array.shape)))
         elif array.size and array.min() == array.max():
@@ -129,11 +131,12 @@ def read_array(group: h5py.Group, id_: str, path: Path) -> np.ndarray:
 
 def inspect_label(entry: Entry, label: np.ndarray, patient: Patient) -> None:
     """Check a patient's lesion and the slices it lies in."""
-    values = np.unique(label)
-    others = np.setdiff1d(values, LABEL_VALUES)
+    others = np.setdiff1d(label, LABEL_VALUES)
     if others.size:
         entry.note(f"label values {listed(others)}: expected 0, 1 and 2; above 0 is lesion")
-    lesion = label > 0
+    lesion = entry.attempt(lesion_of, label, patient)
+    if lesion is None:
+        return
     entry.facts["lesion voxels"] = str(int(lesion.sum()))
     window = entry.attempt(window_of, patient, lesion)
     if window is None:

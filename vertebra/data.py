@@ -10,11 +10,12 @@ Prepared layout: <root>/{train,test}/{img,seg,weight}/, with `case1.mhd`, `case1
 import glob
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from common.data.labels import integer_labels
 from common.data.names import check_id
 from common.data.volumes import FORMATS, Volume, check_same_grid, read_volume
 from common.errors import DataError
@@ -208,22 +209,13 @@ def check_values(array: np.ndarray, path: Path) -> None:
 
 
 def load_labels(path: Path) -> Volume:
-    """Read a label volume; its values must be whole numbers from 0.
+    """Read a label volume; its values must be integers from 0.
 
     Raises:
         DataError: it cannot be read, or holds other values.
     """
     volume = read_volume(path)
-    array = volume.array
-    if not np.issubdtype(array.dtype, np.integer):
-        with np.errstate(invalid="ignore"):
-            wrong = array[~(np.isfinite(array) & (array == np.floor(array)))]
-        if wrong.size:
-            raise DataError(f"{path}: found the label value {wrong[0]}; expected whole numbers")
-        volume = Volume(array.astype(np.int32), volume.geometry)
-    if volume.array.min() < 0:
-        raise DataError(f"{path}: found the label {volume.array.min()}; expected labels from 0")
-    return volume
+    return replace(volume, array=integer_labels(volume.array, str(path), least=0))
 
 
 def load_case(case: Case, config: Config) -> tuple[Volume, Volume]:

@@ -110,11 +110,11 @@ def read_pair(case: "Case", folder: Path) -> tuple["Volume", "Volume"]:
     Raises:
         DataError: a file is missing or unreadable, or their grids differ.
     """
-    from common.data.volumes import Geometry, Volume, check_same_grid, read_volume
+    from common.data.volumes import Geometry, Volume, check_same_grid
     from vertebra.data import load_labels
 
     path = prediction_path(folder, case.id)
-    prediction, reference = read_volume(path), load_labels(case.label_path)
+    prediction, reference = load_labels(path), load_labels(case.label_path)
     if prediction.geometry == Geometry((1.0, 1.0, 1.0)):
         prediction = Volume(prediction.array, reference.geometry)
     check_same_grid(prediction, reference, names=(str(path), str(case.label_path)))

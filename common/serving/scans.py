@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.labels import inside
 from common.data.volumes import Geometry, Volume, check_same_grid, read_geometry, read_volume
 from common.errors import DataError
 
@@ -111,7 +112,7 @@ def read_mask(path: Path, scan: Scan, like: Path, *, dtype: str) -> np.ndarray:
     """Read a region of interest as the tensor that belongs to a scan's.
 
     Args:
-        path: file on the scan's grid, above 0 inside.
+        path: file on the scan's grid; every voxel other than 0 is inside and becomes 1.
         scan: whose axes it takes.
         like: the scan's first file.
         dtype: of the tensor.
@@ -121,10 +122,11 @@ def read_mask(path: Path, scan: Scan, like: Path, *, dtype: str) -> np.ndarray:
     """
     volume = read_volume(path)
     check_same_grid(read_geometry(like), volume, names=(str(like), str(path)))
-    if not (volume.array > 0.5).any():
-        raise DataError(f"{path}: found nothing in the mask; expected a region above 0")
+    region = inside(volume.array, str(path))
+    if not region.any():
+        raise DataError(f"{path}: found nothing in the mask; expected voxels other than 0")
     letters = scan.axes.replace("C", "")
-    turned = scan.turn.apply(np.rint(volume.array))
+    turned = scan.turn.apply(region)
     tensor = turned.transpose(["ZYX".index(letter) for letter in letters])
     return np.ascontiguousarray(tensor, dtype=dtype)
 

@@ -9,7 +9,7 @@ import SimpleITK
 from common.data.volumes import Geometry, write_volume
 from common.errors import DataError
 from common.export.passport import describe_input
-from common.serving.scans import find_turn, orientation_of, read_scan
+from common.serving.scans import find_turn, orientation_of, read_mask, read_scan
 
 IDENTITY = Geometry((1.0, 2.0, 3.0))
 
@@ -88,6 +88,31 @@ class TestOrientation:
         path = write(tmp_path / "scan.nrrd", array, Geometry((1, 2, 3), direction=direction))
         wanted = entry(orientation="LPS", spacing_mm=(3, 1, 2), spacing_tolerance=0.01)
         assert read_scan([path], wanted, dtype="float32", reorient=True).tensor.shape == (4, 6, 5)
+
+
+class TestMask:
+    @pytest.mark.parametrize(
+        ("value", "dtype"), [(65535, "uint16"), (0.5, "float32"), (32768, "int32"), (1, "uint8")]
+    )
+    def test_what_is_not_zero_is_inside(self, tmp_path, array, value, dtype):
+        """65535 became -1 as int16 and 0.5 nothing at all."""
+        path = write(tmp_path / "scan.nii.gz", array)
+        region = np.zeros(array.shape, dtype)
+        region[1, 2:4, 3] = value
+        mask = write(tmp_path / "roi.nii.gz", region)
+        scan = read_scan([path], entry(axes="XYZ"), dtype="float32")
+        found = read_mask(mask, scan, path, dtype="int16")
+        expected = np.zeros((6, 5, 4), np.int16)
+        expected[3, 2:4, 1] = 1
+        assert found.dtype == np.int16
+        np.testing.assert_array_equal(found, expected)
+
+    def test_an_empty_mask_is_refused(self, tmp_path, array):
+        path = write(tmp_path / "scan.nii.gz", array)
+        scan = read_scan([path], entry(axes="XYZ"), dtype="float32")
+        mask = write(tmp_path / "roi.nii.gz", np.zeros(array.shape, np.uint8))
+        with pytest.raises(DataError, match="found nothing in the mask"):
+            read_mask(mask, scan, path, dtype="int16")
 
 
 class TestRefusals:

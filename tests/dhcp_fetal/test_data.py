@@ -7,9 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 
+from common.data.inspection import Entry
 from common.errors import DataError
 from dhcp_fetal import data
 from dhcp_fetal.config import PORT
+from dhcp_fetal.inspection import inspect_case
 from dhcp_fetal.session import CaseFiles
 
 SHAPE = (6, 7, 8)
@@ -81,6 +83,42 @@ def test_labels_are_rounded_and_checked(tmp_path, scan):
     negative = save(tmp_path / "negative.nii.gz", np.full(SHAPE, -1, np.int16))
     with pytest.raises(DataError, match="negative"):
         data.load_case(CaseFiles((scan,), labels=negative), PORT)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(65535, np.uint16), (40000, np.uint16), (32768, np.int32), (0.5, np.float32), (255, np.uint8)],
+)
+def test_a_region_of_any_number_and_type(tmp_path, scan, value, dtype):
+    """65535 became -1 as int16 and 0.5 became 0: nothing was segmented, without a word. [G8]"""
+    region = np.zeros(SHAPE, dtype)
+    region[2:5, 2:5, 2:6] = value
+    path = save(tmp_path / "roi.nii.gz", region)
+    files = CaseFiles((scan,), mask=path)
+    mask = data.load_case(files, PORT).mask
+    np.testing.assert_array_equal(mask, (region > 0).astype(np.int16))
+    entry = Entry("x")
+    inspect_case(entry, files, PORT)
+    assert (entry.verdict, entry.facts["mask"]) == ("ok", f"{36 / 336:.1%}")
+    if value < 32768:
+        multiplied = data.load_case(files, replace(PORT, multiply_by_mask=True)).mask
+        np.testing.assert_array_equal(multiplied, np.rint(region))
+    else:
+        with pytest.raises(
+            DataError, match=f"found the mask value {value}; expected at most 32767"
+        ):
+            data.load_case(files, replace(PORT, multiply_by_mask=True))
+
+
+def test_fractions_are_no_labels(tmp_path, scan):
+    """The engine rounds 1.4 to 1; resampled labels are a mistake, and the check says so, too."""
+    path = save(tmp_path / "labels.nii.gz", np.full(SHAPE, 1.4))
+    files = CaseFiles((scan,), labels=path)
+    with pytest.raises(DataError, match=r"found the label value 1\.4; expected integer") as refusal:
+        data.load_case(files, PORT)
+    entry = Entry("x")
+    inspect_case(entry, files, PORT)
+    assert entry.faults == [str(refusal.value)]
 
 
 def test_a_region_of_another_shape_is_refused(tmp_path, scan):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.data.labels import join_labels
 from common.data.volumes import Geometry, write_volume
 from common.errors import DataError, OptionError
 from fetal_brain.config import CODE, PAPER, PORT, QUICK
@@ -15,7 +16,6 @@ from fetal_brain.data import (
     find_cases,
     is_phantom,
     load_case,
-    map_labels,
     overlapping_ids,
     pad_to_patch,
     prepare_case,
@@ -312,13 +312,13 @@ def test_a_case_without_label(tmp_path, image):
 
 
 def test_several_ids_may_be_one_class():
-    found = map_labels(np.array([0, 1, 2, 3, 9, 10]), (0, (1, 3), 10))
+    found = join_labels(np.array([0, 1, 2, 3, 9, 10]), (0, (1, 3), 10))
     assert found.tolist() == [0, 1, 0, 1, 0, 2]
 
 
 @pytest.mark.parametrize("label_ids", [(0,), (0, 2, 2), (0, (1, 2), 2)])
 def test_impossible_label_ids_are_refused(label_ids):
-    refusal(map_labels, np.zeros(3, int), label_ids, error=OptionError)
+    refusal(join_labels, np.zeros(3, int), label_ids, error=OptionError)
 
 
 def test_float_labels_with_integer_values_are_taken(tmp_path, image, label):

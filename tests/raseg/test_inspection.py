@@ -39,7 +39,7 @@ def test_every_volume_has_its_own_faults(folder, tmp_path):
     found = [entry.faults for entry in inspection.entries]
     assert [len(faults) for faults in found] == [2, 1, 0, 0, 0]
     assert "volume 0: found NaN or infinite intensities" in found[0][0]
-    assert "volume 0: found the label 3.0; expected 0 and 1" in found[0][1]
+    assert "volume 0: found the label 3; expected 0 and 1" in found[0][1]
     assert "found the value -7.0, which 16 bits cannot hold" in found[1][0]
     assert "its label is empty" in inspection.entries[2].notes[0]
     wrapping = inspect_arrays(folder, replace(PORT, wrap_intensities=True), tmp_path)

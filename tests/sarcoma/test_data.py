@@ -239,3 +239,21 @@ def test_an_id_that_cannot_name_a_file_is_refused(tmp_path, name):
         find_patients(path, PORT)
     (faulty,) = (e for e in inspect_file(path, PORT, tmp_path).entries if e.faults)
     assert faulty.faults == [str(refusal.value)]
+
+
+def test_noise_in_labels_is_no_lesion_and_nan_is_refused(tmp_path):
+    """1e-12 beside the lesion made the whole volume a lesion; NaN passed `prepare` unseen."""
+    path = write_file(tmp_path / "data.h5")
+    with h5py.File(path, "a") as file:
+        label = file["label_data/A"][()].astype(float)
+        del file["label_data/A"]
+        file["label_data/A"] = label + 1e-12
+    patient = find_patients(path, PORT)["A"]
+    np.testing.assert_array_equal(load_patient(patient, ("ct",)).label, label > 0)
+    assert 0 < (label > 0).mean() < 0.1
+    with h5py.File(path, "a") as file:
+        file["label_data/A"][0, 0, 0] = np.nan
+    with pytest.raises(DataError, match="label_data/A: found NaN or infinite voxels") as refusal:
+        load_patient(patient, ("ct",))
+    (faulty,) = (e for e in inspect_file(path, PORT, tmp_path).entries if e.faults)
+    assert faulty.faults == [str(refusal.value)]

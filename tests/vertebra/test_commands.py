@@ -195,7 +195,7 @@ def spoil_fractions(folder):
         (spoil_no_vertebra, ["case2_label.mhd", "no vertebra is labelled"]),
         (spoil_nan, ["case2.mhd", "1 NaN or infinite voxels"]),
         (spoil_no_label, ["case2.mhd", "has no labels"]),
-        (spoil_fractions, ["case2_label.mhd", "whole numbers"]),
+        (spoil_fractions, ["case2_label.mhd", "integer ids"]),
     ],
 )
 def test_bad_input(work, tmp_path, capsys, spoil, words):

@@ -78,3 +78,15 @@ def test_constant_scan_and_negative_labels(tmp_path):
     write_volume(tmp_path / "case1_label.mhd", np.full((2, 2, 2), -1, np.int16), GRID)
     with pytest.raises(DataError, match="label -1"):
         load_case(case, PORT)
+
+
+def test_labels_that_went_through_a_scale_factor_are_rounded(tmp_path):
+    write(tmp_path, "case1.mhd")
+    labels = np.arange(8.0, dtype=np.float32).reshape(2, 2, 2) * np.float32(0.99999988)
+    write_volume(tmp_path / "case1_label.mhd", labels, GRID)
+    case = Case("case1", tmp_path / "case1.mhd", tmp_path / "case1_label.mhd")
+    _, found = load_case(case, PORT)
+    np.testing.assert_array_equal(found.array, np.arange(8).reshape(2, 2, 2))
+    write_volume(tmp_path / "case1_label.mhd", labels + np.float32(0.5), GRID)
+    with pytest.raises(DataError, match=r"case1_label\.mhd: found the label value"):
+        load_case(case, PORT)
