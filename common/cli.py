@@ -184,6 +184,12 @@ def run_verb(paper: str, verb: str, words: Sequence[str], option_aliases: Mappin
     return function(**arguments)
 
 
+def load_verb(paper: str, verb: str) -> Callable:
+    """Return the function of a verb, the paper's own or the shared one."""
+    module, _ = SHARED_VERBS.get(verb, (f"{paper}.{verb}", ""))
+    return getattr(importlib.import_module(module), verb)
+
+
 def parse_verb(
     paper: str, verb: str, words: Sequence[str], option_aliases: Mapping[str, str]
 ) -> tuple[Callable, type, Any]:
@@ -195,8 +201,7 @@ def parse_verb(
     Raises:
         OptionError: an option is unknown, lacks its value or has one that does not fit.
     """
-    module, _ = SHARED_VERBS.get(verb, (f"{paper}.{verb}", ""))
-    function = getattr(importlib.import_module(module), verb)
+    function = load_verb(paper, verb)
     config_module = importlib.import_module(f"{paper}.config")
     words = spell_options(words, option_aliases)
     try:

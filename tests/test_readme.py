@@ -76,7 +76,7 @@ def aliases(paper):
 @cache
 def options_of(paper, verb):
     """Return the options of a verb, as its help names them."""
-    function = getattr(importlib.import_module(f"{paper}.{verb}"), verb)
+    function = cli.load_verb(paper, verb)
     config = importlib.import_module(f"{paper}.config")
     text = cli.build_parser("", function, config, ()).format_help()
     return set(re.findall(r"--\w+", text))
