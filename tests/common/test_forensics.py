@@ -12,15 +12,6 @@ NONE = np.zeros((1, 4), int)
 
 
 @pytest.fixture(scope="module")
-def golden(golden_dir):
-    def load(paper, name):
-        with np.load(golden_dir / paper / f"{name}.npz") as file:
-            return {key: file[key] for key in file.files}
-
-    return load
-
-
-@pytest.fixture(scope="module")
 def masks():
     """Pairs of label maps (slices, rows, columns): overlapping, half empty, empty."""
     random = np.random.default_rng(0)
@@ -69,7 +60,7 @@ def test_a_batch_is_one_quotient_and_batches_a_mean():
 @pytest.mark.parametrize("case", ["rand", "same", "pred_empty", "label_empty", "both_empty",
                                   "all_fg", "three"])  # fmt: skip
 def test_fetal_brain_as_recorded(golden, case):
-    recorded = golden("fetal_brain", "metrics")
+    recorded = golden("fetal_brain")("metrics")
     found = forensics.dltk_dice(recorded[f"dice_{case}_pred"], recorded[f"dice_{case}_label"],
                                 int(recorded[f"dice_{case}_n"]))  # fmt: skip
     np.testing.assert_allclose(found, recorded[f"dice_{case}_out"], rtol=1e-7)
@@ -78,7 +69,7 @@ def test_fetal_brain_as_recorded(golden, case):
 
 
 def test_raseg_as_recorded(golden):
-    recorded = golden("raseg", "tables")
+    recorded = golden("raseg")("tables")
     cases = {key.split("/")[1] for key in recorded if key.startswith("dice/")}
     for case in cases - {"label_gt1"}:  # other labels than 0 and 1 are weights there
         logits, labels = (recorded[f"dice/{case}/{part}"] for part in ("logits", "labels"))
@@ -89,7 +80,7 @@ def test_raseg_as_recorded(golden):
 
 
 def test_sarcoma_as_recorded(golden):
-    recorded = golden("sarcoma", "dice")
+    recorded = golden("sarcoma")("dice")
     for case in {key.split("/")[0] for key in recorded if key.endswith("/y_true")} - {"evaluate"}:
         true, found = (recorded[f"{case}/{part}"].astype(float) for part in ("y_true", "y_pred"))
         expected = float(recorded[f"{case}/dice_smooth1"])
@@ -100,19 +91,19 @@ def test_sarcoma_as_recorded(golden):
 
 
 def test_vertebra_as_recorded(golden):
-    recorded = golden("vertebra", "evaluate")
+    recorded = golden("vertebra")("evaluate")
     scores = [forensics.vertebra_eval_dice(recorded[f"pred{n}"], recorded[f"label{n}"])
               for n in (0, 1)]  # fmt: skip
     expected = [recorded[f"per_label{n}"].mean() for n in (0, 1)]
     assert scores == pytest.approx(expected, abs=1e-9)
-    losses = golden("vertebra", "losses")
+    losses = golden("vertebra")("losses")
     for found, real, value in zip(losses["dice_case_pred"], losses["dice_case_gt"],
                                   losses["dice_case_value"], strict=True):  # fmt: skip
         assert forensics.vertebra_patch_dice(found, real) == pytest.approx(value)
 
 
 def test_dhcp_fetal_as_recorded(golden):
-    recorded = golden("dhcp_fetal", "losses_schedules_metrics")
+    recorded = golden("dhcp_fetal")("losses_schedules_metrics")
     for number in range(5):
         probabilities = np.moveaxis(recorded[f"l{number}_p"], 1, -1)
         found = forensics.deepmedic_soft_dice(probabilities, recorded[f"l{number}_y"])

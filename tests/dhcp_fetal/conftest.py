@@ -1,10 +1,7 @@
 """What the original engine was recorded with: networks, weights and published files."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dhcp_fetal.config import PORT
@@ -13,24 +10,15 @@ CUBE = (3, 3, 3)
 
 
 @pytest.fixture(scope="session")
-def golden(golden_dir):
+def golden(golden):
     """Recorded arrays by file name: `golden("tiling")["tiles0"]`."""
-
-    def load(name):
-        with np.load(golden_dir / "dhcp_fetal" / f"{name}.npz") as file:
-            return {key: file[key] for key in file.files}
-
-    return load
+    return golden("dhcp_fetal")
 
 
 @pytest.fixture(scope="session")
-def recipe():
-    """The module `recipe.py` beside this file; tests are no package to import it from."""
-    path = Path(__file__).with_name("recipe.py")
-    spec = importlib.util.spec_from_file_location("dhcp_fetal_recipe", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def recipe(recipe):
+    """The module `recipes/dhcp_fetal.py`."""
+    return recipe("dhcp_fetal")
 
 
 @pytest.fixture(scope="session", autouse=True)

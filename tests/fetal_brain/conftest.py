@@ -1,51 +1,85 @@
-"""What the original was recorded with: weights, batches and its checkpoint."""
+"""What the original was recorded with, and one whole passage through the commands."""
 
-import importlib.util
+import csv
 import json
-import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+import commands
 import pytest
 
 
 @pytest.fixture(scope="session")
-def golden(golden_dir):
+def golden(golden):
     """Recorded arrays by file name: `golden("layers")["pool_even_in"]`."""
-
-    def load(name):
-        with np.load(golden_dir / "fetal_brain" / f"{name}.npz") as file:
-            return {key: file[key] for key in file.files}
-
-    return load
-
-
-def load_beside(name):
-    """Load a module beside this file; tests are no package to import it from."""
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"fetal_brain_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return golden("fetal_brain")
 
 
 @pytest.fixture(scope="session")
-def recipe():
-    """The module `recipe.py`: weights and batches drawn again from their seeds."""
-    return load_beside("recipe")
+def recipe(recipe):
+    """The module `recipes/fetal_brain.py`."""
+    return recipe("fetal_brain")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One whole passage through the commands; later tests read it and leave it as it is."""
+
+    folder: Path
+    said: dict[str, commands.Done] = field(default_factory=dict)
+
+    NETWORK = ("--filters", "4,4,8", "--kernels", "3,3,1", "--patch_shape", "3,32,32")
+    """Three scales are enough to pool and to enlarge once, and compile quickly."""
+    PREPARED = ("--preset", "quick", *NETWORK)
+    SMALL = (*PREPARED, "--max_steps", "4", "--steps_per_evaluation", "2", "--batch_size", "2",
+             "--held_out_cases", "2")  # fmt: skip
+    SHAPE = (5, 64, 64)
+
+    @property
+    def csv(self) -> Path:
+        """The list of five phantoms."""
+        return self.folder / "phantom" / "phantom.csv"
+
+    @property
+    def prepared(self) -> Path:
+        return self.folder / "prepared"
+
+    @property
+    def run(self) -> Path:
+        """The run folder: two cases trained on, one watched, two held out."""
+        return self.folder / "run"
+
+    def rows(self) -> list[list[str]]:
+        """Return the rows of the list with absolute paths."""
+        with self.csv.open(newline="") as stream:
+            rows = list(csv.reader(stream))[1:]
+        return [[row[0], *(str(self.csv.parent / cell) for cell in row[1:])] for row in rows]
+
+    def fill(self, words) -> list:
+        """Return the words of a command with the names of files and options filled in."""
+        known = {"LIST": [self.csv], "RUN": [self.run], "SMALL": self.SMALL,
+                 "PREPARED": self.PREPARED}  # fmt: skip
+        return [word for name in words for word in known.get(name, [name])]
 
 
 @pytest.fixture(scope="session")
-def commands():
-    """The module `commands.py`: how a command is run and what it may leave behind."""
-    return load_beside("commands")
-
-
-@pytest.fixture(scope="session")
-def work(commands, tmp_path_factory):
-    """One whole passage through the commands on tiny phantoms."""
-    return commands.make_work(tmp_path_factory.mktemp("work"))
+def work(tmp_path_factory):
+    """phantom, prepare, train, predict, evaluate, export and compare, as a user runs them."""
+    work = Work(tmp_path_factory.mktemp("work"))
+    for how, *words in (
+        (commands.run, "phantom", "--out", work.csv.parent, "--cases", 5, "--shape", "5,64,64"),
+        (commands.run, "prepare", "--train_csv", work.csv, *work.PREPARED, "--out", work.prepared),
+        (commands.run_alone, "train", "--train_csv", work.csv, *work.SMALL, "--run", work.run,
+         "--prepared", work.prepared, "--deterministic", "true"),
+        (commands.run, "predict", "--run", work.run),
+        (commands.run, "evaluate", "--run", work.run),
+        (commands.run, "export", "--run", work.run, "--to", work.folder / "models"),
+        (commands.run, "compare", "--run", work.run, "--out", work.folder / "compared.json"),
+    ):  # fmt: skip
+        done = how("fetal_brain", *words)
+        done.ok()
+        work.said[words[0]] = done
+    return work
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,18 @@ import re
 import shutil
 import zipfile
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 import filelock
 import numpy as np
 import pytest
+from commands import assert_no_network, run, run_alone, tree
 
 from common.data.volumes import read_volume, write_volume
 
+command = partial(run, "fetal_brain")
+command_alone = partial(run_alone, "fetal_brain")
 PHANTOM_NOTICE = "Synthetic phantom data: these numbers say nothing about patients."
 
 
@@ -70,7 +74,7 @@ class TestPassage:
         assert log[0] == "epoch,step,dice,loss,val_dice,learning_rate"
         assert [line.split(",")[:2] for line in log[1:]] == [["1", "2"], ["2", "4"]]
 
-    def test_label_maps_have_the_ids_and_the_geometry_of_their_scans(self, commands, work):
+    def test_label_maps_have_the_ids_and_the_geometry_of_their_scans(self, work):
         files = sorted((work.run / "predictions").iterdir())
         assert [path.name for path in files] == ["PHANTOM0003.nii.gz", "PHANTOM0004.nii.gz"]
         for path in files:
@@ -79,7 +83,7 @@ class TestPassage:
             for one, other in zip(astuple(found.geometry), astuple(scan.geometry), strict=True):
                 # NIfTI keeps an oblique direction as a quaternion in float32.
                 np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
-            assert found.array.shape == commands.SHAPE
+            assert found.array.shape == work.SHAPE
             assert found.array.dtype == np.int32
             assert set(np.unique(found.array)) == {0, 2}
 
@@ -125,20 +129,20 @@ class TestPassage:
         cases = ("PHANTOM0003", "PHANTOM0004")
         assert ways == [(c, way) for c in cases for way in ("port", "code", "code without F5")]
 
-    def test_deploy_as_the_original(self, commands, work, tmp_path):
+    def test_deploy_as_the_original(self, work, tmp_path):
         """No third column is needed, -1 stands for the unknown Dice, the last rows are taken."""
         text = "".join(f"{row[0]},{row[1]}\n" for row in work.rows())
         (tmp_path / "list.csv").write_text("iFIND_id,image\n" + text)
         words = ["--csv", tmp_path / "list.csv", "--mode", "PREDICT", "-c", 0, "--verbose"]
-        done = commands.run("deploy", "-p", work.run, *words, "--out", tmp_path / "out")
-        done.assert_succeeded()
+        done = command("deploy", "-p", work.run, *words, "--out", tmp_path / "out")
+        done.ok()
         lines = done.stdout.splitlines()
         assert [line.partition(";")[0] for line in lines] == ["Dice=-1.0", "Dice=-1.0"]
         for name in ("PHANTOM0003.nii.gz", "PHANTOM0004.nii.gz"):
             expected = read_volume(work.run / "predictions" / name).array
             np.testing.assert_array_equal(read_volume(tmp_path / "out" / name).array, expected)
 
-    def test_label_maps_of_another_preset_are_read_alike(self, commands, work, tmp_path):
+    def test_label_maps_of_another_preset_are_read_alike(self, work, tmp_path):
         """[F8] 0 and 1 instead of 0 and 2; the run's network and windows are the same."""
         maps = tmp_path / "maps"
         maps.mkdir()
@@ -146,15 +150,15 @@ class TestPassage:
             volume = read_volume(path)
             write_volume(maps / path.name, volume.array // 2, volume.geometry)
         run = shutil.copytree(work.run, tmp_path / "run")
-        commands.run("evaluate", "--run", run, "--predictions", maps).assert_succeeded()
-        assert commands.tree(run)["report/cases.csv"] == commands.tree(work.run)["report/cases.csv"]
+        command("evaluate", "--run", run, "--predictions", maps).ok()
+        assert tree(run)["report/cases.csv"] == tree(work.run)["report/cases.csv"]
 
 
 class TestRunFolder:
-    def test_saved_configuration_replays_to_identical_weights(self, commands, work, tmp_path):
+    def test_saved_configuration_replays_to_identical_weights(self, work, tmp_path):
         config = work.run / "config.yaml"
-        done = commands.run_alone("train", "--config", config, "--run", tmp_path / "again")
-        done.assert_succeeded()
+        done = command_alone("train", "--config", config, "--run", tmp_path / "again")
+        done.ok()
         name = "checkpoints/last.npz"
         with np.load(work.run / name) as one, np.load(tmp_path / "again" / name) as other:
             assert one.files == other.files
@@ -163,49 +167,49 @@ class TestRunFolder:
         assert not unlike
         assert (tmp_path / "again" / "log.csv").read_bytes() == (work.run / "log.csv").read_bytes()
 
-    def test_finished_run_is_not_overwritten_unasked(self, commands, work):
-        before = commands.tree(work.run)
-        done = commands.run("train", "--config", work.run / "config.yaml", "--run", work.run)
-        done.assert_refused("train", str(work.run), "is finished", "--overwrite")
-        assert commands.tree(work.run) == before
+    def test_finished_run_is_not_overwritten_unasked(self, work):
+        before = tree(work.run)
+        done = command("train", "--config", work.run / "config.yaml", "--run", work.run)
+        done.refused("train", str(work.run), "is finished", "--overwrite")
+        assert tree(work.run) == before
 
-    def test_second_run_at_once_is_refused(self, commands, work, tmp_path):
+    def test_second_run_at_once_is_refused(self, work, tmp_path):
         (tmp_path / "run").mkdir()
         with filelock.FileLock(tmp_path / "run" / ".lock"):
             for further in ((), ("--overwrite",)):
                 words = ["--config", work.run / "config.yaml", "--run", tmp_path / "run"]
-                done = commands.run("train", *words, *further)
-                done.assert_refused("train", "is in use by another process")
+                done = command("train", *words, *further)
+                done.refused("train", "is in use by another process")
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
-    def test_yes_no_option(self, commands, work, tmp_path):
+    def test_yes_no_option(self, work, tmp_path):
         """[F16] no means no; --restart alone means yes and spares files that no run made."""
         run = shutil.copytree(work.run, tmp_path / "run")
         (run / "notes.txt").write_text("mine")
-        before = commands.tree(run)
+        before = tree(run)
         words = ["train", "--config", work.run / "config.yaml", "--run", run, "--max_steps", 1]
-        done = commands.run(*words, "--restart", "perhaps")
-        done.assert_refused("train", "--overwrite", "perhaps")
-        assert commands.tree(run) == before
-        done = commands.run(*words, "--run_validation", "False", "--restart")
-        done.assert_succeeded()
+        done = command(*words, "--restart", "perhaps")
+        done.refused("train", "--overwrite", "perhaps")
+        assert tree(run) == before
+        done = command(*words, "--run_validation", "False", "--restart")
+        done.ok()
         assert (run / "notes.txt").read_text() == "mine"
         assert not (run / "predictions").exists()
         header, *rows = (run / "log.csv").read_text().splitlines()
         assert header == "epoch,step,dice,loss,learning_rate"
         assert len(rows) == 1
 
-    def test_failed_run_has_no_network(self, commands, work, tmp_path):
+    def test_failed_run_has_no_network(self, work, tmp_path):
         """[F22] The error is said, the folder says failed, and nothing can be made of it."""
         run = tmp_path / "run"
         words = ["--config", work.run / "config.yaml", "--run", run, "--learning_rate", 1e30]
-        done = commands.run("train", *words)
-        done.assert_refused("train", "the loss is ", "expected a finite number")
-        commands.assert_no_network(run)
+        done = command("train", *words)
+        done.refused("train", "the loss is ", "expected a finite number")
+        assert_no_network(run)
         assert "the loss is " in json.loads((run / "manifest.json").read_text())["error"]
         for words in (["predict"], ["export", "--to", tmp_path / "models"], ["compare"]):
-            done = commands.run(*words, "--run", run)
-            done.assert_refused(words[0], "model.keras is missing")
+            done = command(*words, "--run", run)
+            done.refused(words[0], "model.keras is missing")
         assert not (tmp_path / "models").exists()
 
     def test_network_file_loads_where_this_project_is_not(self, work):
@@ -215,21 +219,21 @@ class TestRunFolder:
         assert "LabelDice" not in text
         assert "sparse_cross_entropy" not in text
 
-    def test_shortened_options_are_refused(self, commands, work):
+    def test_shortened_options_are_refused(self, work):
         """--window would else be --window_stride to one who forgot how it goes on."""
         for words in (["train", "--restart_order", "true"], ["predict", "--probab"]):
-            commands.run(*words).assert_refused(words[0], words[1])
+            command(*words).refused(words[0], words[1])
 
-    def test_version_of_an_export_is_a_number_from_1(self, commands, work, tmp_path):
+    def test_version_of_an_export_is_a_number_from_1(self, work, tmp_path):
         for version in (0, -3):
             words = ["--run", work.run, "--to", tmp_path / "to", "--version", version]
-            commands.run("export", *words).assert_refused("export", "--version", str(version))
+            command("export", *words).refused("export", "--version", str(version))
         assert not list(tmp_path.iterdir())
 
-    def test_mode_train_is_refused(self, commands, work):
+    def test_mode_train_is_refused(self, work):
         """[F17] Nor is any other word a mode [F16]."""
-        before = commands.tree(work.run)
+        before = tree(work.run)
         for mode in ("TRAIN", "Eval"):
-            done = commands.run("deploy", "-p", work.run, "--csv", work.csv, "--mode", mode)
-            done.assert_refused("predict", "--mode", "'EVAL', 'PREDICT'", mode)
-        assert commands.tree(work.run) == before
+            done = command("deploy", "-p", work.run, "--csv", work.csv, "--mode", mode)
+            done.refused("predict", "--mode", "'EVAL', 'PREDICT'", mode)
+        assert tree(work.run) == before

@@ -1,38 +1,23 @@
 """What the original was recorded with: weights, volumes, and a loader of what was recorded."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from raseg.config import CODE, DRAFT, PAPER
 
 
 @pytest.fixture(scope="session")
-def recipe():
-    """The module `recipe.py` beside this file; tests are no package to import it from."""
-    path = Path(__file__).with_name("recipe.py")
-    spec = importlib.util.spec_from_file_location("raseg_recipe", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def golden(golden):
+    """Recorded arrays by file name: `golden("small_a")["logits"]`."""
+    return golden("raseg")
 
 
 @pytest.fixture(scope="session")
-def golden(golden_dir, request):
-    """Recorded arrays by file name: `golden("small_a")["logits"]`."""
-
-    def load(name):
-        path = golden_dir / "raseg" / f"{name}.npz"
-        if not path.is_file():
-            path = request.getfixturevalue("shared") / "golden" / "raseg" / f"{name}.npz"
-        with np.load(path) as file:
-            return {key: file[key] for key in file.files}
-
-    return load
+def recipe(recipe):
+    """The module `recipes/raseg.py`."""
+    return recipe("raseg")
 
 
 @pytest.fixture(scope="session")

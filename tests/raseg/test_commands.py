@@ -1,22 +1,18 @@
 """The command line from phantom to export, and what it says to a user's mistakes."""
 
-import io
 import json
-import os
 import subprocess
 import sys
 import time
-from collections import namedtuple
-from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run, start
 
-from common.cli import main
 from common.data.volumes import read_volume
 from common.training.checkpoints import read_checkpoint
-from raseg.__main__ import OPTION_ALIASES, VERB_ALIASES
 from raseg.evaluate import dice_of_original
 from raseg.phantom import phantom
 
@@ -24,46 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--filters", "2,4", "--epochs", "2", "--validation_volumes", "1"]
 
 
-Done = namedtuple("Done", "returncode stdout stderr")
-
-
-def command(folder, *words):
-    """Run a command of raseg in a folder, in this process."""
-    said, errors, here = io.StringIO(), io.StringIO(), Path.cwd()
-    os.chdir(folder)
-    try:
-        with redirect_stdout(said), redirect_stderr(errors):
-            status = main(
-                "raseg",
-                argv=[str(word) for word in words],
-                verb_aliases=VERB_ALIASES,
-                option_aliases=OPTION_ALIASES,
-            )
-    finally:
-        os.chdir(here)
-    return Done(status, said.getvalue(), errors.getvalue())
-
-
-def start(folder, *words):
-    """Start a command of raseg as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "raseg", *map(str, words)], cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def ok(done):
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def refused(done, *parts):
-    """The mistake is one line on stderr, status 2."""
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    for part in parts:
-        assert part in done.stderr
+command = partial(run, "raseg")
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +28,8 @@ def work(tmp_path_factory):
     """A folder with phantoms, binaries and a finished run, made through the command line."""
     folder = tmp_path_factory.mktemp("work")
     phantom(folder / "datasets", cases=8, seed=1, shape=(32, 32, 6))
-    ok(command(folder, "make_datasets", "-t", "t", "-v", "2", "--validation_volumes", "1"))
-    ok(command(folder, "raseg_train", "-t", "t", *TINY))
+    command("make_datasets", "-t", "t", "-v", "2", "--validation_volumes", "1", cwd=folder).ok()
+    command("raseg_train", "-t", "t", *TINY, cwd=folder).ok()
     return folder
 
 
@@ -104,7 +61,7 @@ def test_network_is_the_running_mean(work):
 
 def test_predict_and_evaluate(work):
     """Files where the original puts them, a NIfTI in the phantom's geometry, the report."""
-    text = ok(command(work, "raseg_predict", "--tag", "t", "--imgn", "6", "--probabilities"))
+    text = command("raseg_predict", "--tag", "t", "--imgn", "6", "--probabilities", cwd=work).ok()
     out = work / "models" / "raseg_train_t" / "predictions"
     mask = np.load(out / "preds" / "t" / "img6_t.npy")
     assert mask.dtype == np.float64
@@ -119,8 +76,8 @@ def test_predict_and_evaluate(work):
     assert nifti.spacing_zyx_mm == pytest.approx((spacing[2], spacing[0], spacing[1]))
     probability = np.load(out / "preds" / "t" / "img6_t_probability.npy")
     np.testing.assert_array_equal(probability > 0.5, mask > 0)
-    ok(command(work, "predict", "--tag", "t"))  # both held-out volumes
-    text = ok(command(work, "evaluate", "--tag", "t"))
+    command("predict", "--tag", "t", cwd=work).ok()  # both held-out volumes
+    text = command("evaluate", "--tag", "t", cwd=work).ok()
     assert "Synthetic phantom data" in text
     report = work / "models" / "raseg_train_t" / "report"
     assert "dice_original" in (report / "cases.csv").read_text()
@@ -141,7 +98,7 @@ def test_pictures_show_the_truth_in_the_originals_colours(work):
 
 
 def test_export(work):
-    text = ok(command(work, "export", "--run", "models/raseg_train_t", "--to", "served"))
+    text = command("export", "--run", "models/raseg_train_t", "--to", "served", cwd=work).ok()
     assert "compared on phantom 6 (test), served without Keras:" in text
     assert "volume/labels: differs by 0.0e+00" in text
     assert (work / "served" / "raseg" / "1" / "saved_model.pb").is_file()
@@ -149,34 +106,34 @@ def test_export(work):
 
 def test_draft_trains_and_predicts_patches(work, tmp_path):
     draft = ["--preset", "draft", "--patch_shape", "[16,16,4]", "--patches_per_volume", "4"]
-    ok(command(work, "prepare", "--tag", "d", "--val", "6", *draft))
-    ok(command(work, "train", "--tag", "d", *draft, "--filters", "2,4", "--max_steps", "2"))
-    ok(command(work, "predict", "--tag", "d", "--imgn", "7", "--out", tmp_path))
+    command("prepare", "--tag", "d", "--val", "6", *draft, cwd=work).ok()
+    command("train", "--tag", "d", *draft, "--filters", "2,4", "--max_steps", "2", cwd=work).ok()
+    command("predict", "--tag", "d", "--imgn", "7", "--out", tmp_path, cwd=work).ok()
     assert (tmp_path / "preds" / "d" / "img7_d.npy").is_file()
-    ok(command(work, "export", "--run", "models/raseg_train_d", "--to", "served_d"))
+    command("export", "--run", "models/raseg_train_d", "--to", "served_d", cwd=work).ok()
 
 
 def test_bone_marrow_oedema(tmp_path):
     phantom(tmp_path / "datasets", cases=3, shape=(32, 32, 6), task="bme")
     task = ["--task", "bme", "--validation_volumes", "0"]
-    ok(command(tmp_path, "prepare", "--tag", "b", "--val", "1", *task))
-    ok(command(tmp_path, "train", "--tag", "b", *task, "--filters", "2,4", "--max_steps", "1"))
-    ok(command(tmp_path, "predict", "--tag", "b"))
-    assert "Mean Dice" in ok(command(tmp_path, "evaluate", "--tag", "b"))
+    command("prepare", "--tag", "b", "--val", "1", *task, cwd=tmp_path).ok()
+    command("train", "--tag", "b", *task, "--filters", "2,4", "--max_steps", "1", cwd=tmp_path).ok()
+    command("predict", "--tag", "b", cwd=tmp_path).ok()
+    assert "Mean Dice" in command("evaluate", "--tag", "b", cwd=tmp_path).ok()
 
 
 def test_killed_run_goes_on_to_the_bit(work):
     """Twice the same command, once killed in between: the same network."""
     words = ["train", "--tag", "t", "--filters", "2,4", "--epochs", "12"]
-    whole = start(work, *words, "--run", "whole")
+    whole = start("raseg", *words, "--run", "whole", cwd=work)
     assert whole.wait() == 0, whole.stderr.read()
-    broken = start(work, *words, "--run", "broken")
+    broken = start("raseg", *words, "--run", "broken", cwd=work)
     while broken.poll() is None and not (work / "broken/checkpoints/last.npz").is_file():
         time.sleep(0.02)
     broken.kill()
     broken.wait()
     assert json.loads((work / "broken/manifest.json").read_text())["status"] == "running"
-    again = start(work, *words, "--run", "broken")
+    again = start("raseg", *words, "--run", "broken", cwd=work)
     assert again.wait() == 0, again.stderr.read()
     one, two = (read_checkpoint(work / f"{name}/checkpoints/last.npz").arrays
                 for name in ("whole", "broken"))  # fmt: skip
@@ -187,14 +144,24 @@ def test_killed_run_goes_on_to_the_bit(work):
 
 def test_mistakes(work):
     """Each is one line, status 2, and nothing is left behind."""
-    refused(command(work, "train", "--tag", "no"), "--tag no", "train_and_label_no_batch_1.bin")
-    refused(command(work, "predict", "--tag", "t", "--imgn", "8"), "--imgn 8: expected 0 to 7")
-    refused(command(work, "predict", "--tag", "t", "--imgn", "-1"), "--imgn -1: expected 0 to 7")
-    refused(command(work, "predict", "--tag", "no"), "is not a run folder")
-    refused(command(work, "prepare", "--tag", "x", "--val", "9"), "--val 9", "of 8 volumes")
-    refused(command(work, "prepare", "--tag", "x"), "val")
-    refused(command(work, "train", "--tag", "t", *TINY), "is finished")
-    refused(command(work, "evaluate", "--tag", "t", "--imgn", "0"), "img0_t.npy does not exist")
+    command("train", "--tag", "no", cwd=work).refused(
+        "train", "--tag no", "train_and_label_no_batch_1.bin"
+    )
+    command("predict", "--tag", "t", "--imgn", "8", cwd=work).refused(
+        "predict", "--imgn 8: expected 0 to 7"
+    )
+    command("predict", "--tag", "t", "--imgn", "-1", cwd=work).refused(
+        "predict", "--imgn -1: expected 0 to 7"
+    )
+    command("predict", "--tag", "no", cwd=work).refused("predict", "is not a run folder")
+    command("prepare", "--tag", "x", "--val", "9", cwd=work).refused(
+        "prepare", "--val 9", "of 8 volumes"
+    )
+    command("prepare", "--tag", "x", cwd=work).refused("prepare", "val")
+    command("train", "--tag", "t", *TINY, cwd=work).refused("train", "is finished")
+    command("evaluate", "--tag", "t", "--imgn", "0", cwd=work).refused(
+        "evaluate", "img0_t.npy does not exist"
+    )
     assert not list((work / "datasets" / "bins").glob("*_x_*"))
 
 
@@ -203,13 +170,13 @@ def test_truncated_binary(work, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     path = tmp_path / "train_and_label_t_batch_5.bin"
     path.write_bytes(path.read_bytes()[:-10])
-    done = command(work, "train", "--tag", "t", *TINY, "--data_dir", tmp_path, "--run", "r")
-    refused(done, "batch_5.bin: record 1 is truncated")
+    done = command("train", "--tag", "t", *TINY, "--data_dir", tmp_path, "--run", "r", cwd=work)
+    done.refused("train", "batch_5.bin: record 1 is truncated")
     assert not (work / "r").exists()
 
 
 def test_compare(work):
-    text = ok(command(work, "compare", "--run", "models/raseg_train_t"))
+    text = command("compare", "--run", "models/raseg_train_t", cwd=work).ok()
     assert "R2: ReLU on the logits" in text
     assert "h0_conv1/weights" in text
 

@@ -1,31 +1,18 @@
 """What the original was recorded with: weights by recipe, batches, its files."""
 
-import importlib.util
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 
 @pytest.fixture(scope="session")
-def golden(golden_dir):
+def golden(golden):
     """Recorded arrays by file name: `golden("dice")["soft/y_true"]`."""
-
-    def load(name):
-        with np.load(golden_dir / "sarcoma" / f"{name}.npz") as file:
-            return {key: file[key] for key in file.files}
-
-    return load
+    return golden("sarcoma")
 
 
 @pytest.fixture(scope="session")
-def recipe():
-    """The module `recipe.py` beside this file; tests are no package to import it from."""
-    path = Path(__file__).with_name("recipe.py")
-    spec = importlib.util.spec_from_file_location("sarcoma_recipe", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def recipe(recipe):
+    """The module `recipes/sarcoma.py`."""
+    return recipe("sarcoma")
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,14 @@
 """The commands one after the other on a small file, and what they say to a user's mistake."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import h5py
 import numpy as np
 import pytest
+from commands import run as run_command
 
-from common.cli import main
 from common.data.volumes import read_volume
 from common.errors import DataError, OptionError, RunError
 from common.runs.folder import load_config, load_run
@@ -25,7 +23,7 @@ from sarcoma.predict import PREDICTED_PATCHES, TRUE_PATCHES, predict
 from sarcoma.reproduce import find_file
 from sarcoma.train import train
 
-ROOT = Path(__file__).resolve().parents[2]
+command = partial(run_command, "sarcoma")
 TINY = replace(
     QUICK,
     training_patients=("A", "B"), validation_patients=("C",), test_patients=("D",),
@@ -244,38 +242,26 @@ class TestOptions:
 
 
 class TestCommandLine:
-    def call(self, *words):
-        return subprocess.run(
-            [sys.executable, "-m", "sarcoma", *map(str, words)], cwd=ROOT, text=True,
-            capture_output=True, check=False,
-        )  # fmt: skip
-
-    def test_help(self, capsys):
+    def test_help(self):
         """[S7] [S8] Every script of the original runs, under its own name."""
-        assert main("sarcoma", argv=["--help"]) == 0
-        said = capsys.readouterr().out
+        said = command("--help").ok()
         for verb in ("phantom", "prepare", "train", "predict", "evaluate", "export", "convert"):
             assert f"  {verb} " in said
 
     @pytest.mark.parametrize("name", ["data_gen", "data-gen", "evaluation"])
     def test_original_names(self, name):
-        done = self.call(name, "--help")
-        assert done.returncode == 0, done.stderr
-        assert "--config" in done.stdout or "--run" in done.stdout
+        said = command(name, "--help").ok()
+        assert "--config" in said or "--run" in said
 
     def test_mistake_is_one_line(self, tmp_path):
         (tmp_path / "a.h5").write_text("no HDF5")
-        done = self.call("train", "--data", tmp_path / "a.h5", "--run", tmp_path / "run")
-        assert done.returncode == 2
-        assert done.stderr.count("\n") == 1
-        assert "expected an HDF5 file" in done.stderr
+        done = command("train", "--data", tmp_path / "a.h5", "--run", tmp_path / "run")
+        done.refused("train", "expected an HDF5 file")
         assert not (tmp_path / "run").exists()
 
     def test_unknown_architecture(self, tmp_path):
-        done = self.call("train", "--architecture", "resnet", "--run", tmp_path / "run")
-        assert done.returncode == 2
-        assert "architecture" in done.stderr
-        assert "unet2d" in done.stderr
+        done = command("train", "--architecture", "resnet", "--run", tmp_path / "run")
+        done.refused("train", "architecture", "unet2d")
 
 
 class TestTables:

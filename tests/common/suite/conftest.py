@@ -1,9 +1,6 @@
 """Small run folders with real reports, and a headless browser."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import browser
 import numpy as np
 import pytest
 
@@ -14,16 +11,6 @@ from common.runs.folder import load_run, open_run
 from common.training.journal import write_log
 
 LABELS = {"raseg": "foreground", "fetal_brain": "brain", "vertebra": "vertebra"}
-
-
-def load_beside(name):
-    """Load a module beside this file; tests are no package to import it from."""
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"suite_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def ball(centre, radius, size=24):
@@ -87,7 +74,6 @@ def network(tmp_path_factory):
 @pytest.fixture(scope="session")
 def open_browser():
     """`with open_browser(profile folder) as page`; skips where there is no Chromium."""
-    browser = load_beside("browser")
     program = browser.find_chromium()
     if program is None:
         pytest.skip(f"no browser: looked for {', '.join(browser.NAMES)} on the path")
