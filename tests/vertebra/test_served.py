@@ -8,7 +8,8 @@ import pytest
 from common.cli import main
 from common.data.volumes import Geometry, read_volume, write_volume
 from common.errors import OptionError, RunError
-from common.export.passport import describe_input, hash_files, without_tensors, write_passport
+from common.export.passport import PASSPORT, describe_input, hash_files, without_tensors
+from common.files import write_json
 from vertebra.config import QUICK
 from vertebra.predict import predict, refuse_two_networks
 from vertebra.served import config_of, open_served
@@ -48,8 +49,8 @@ def exported(tmp_path_factory):
     tf.saved_model.save(module, str(folder), signatures={"serving_default": serve})
     entry = describe_input("CT", axes="ZYX", channels=["ct"], intensities="raw",
                            minimum_size=(32, 32, 32))  # fmt: skip
-    write_passport(
-        folder,
+    write_json(
+        folder / PASSPORT,
         {
             "schema": 1, "paper": "vertebra", "name": "vertebra", "version": 1,
             "inputs": {"image": entry, "memory": entry}, "labels": {0: "none", 1: "next"},
