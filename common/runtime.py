@@ -5,9 +5,11 @@ once: commands, worker processes, tests and notebooks all start the same way. No
 imported here until a function needs it.
 """
 
+import gc
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 ONEDNN_VALUES = {"0": False, "false": False, "1": True, "true": True}
 THREADS = "SEGMENTATION_THREADS"
 """What `--threads` tells the processes that a command starts."""
+
+NEEDLESS = ("matplotlib", "pandas", "scipy", "sklearn")
+"""TensorFlow and Keras import these where they find them, for galleries of pictures, data frames,
+sparse matrices and wrappers that nothing here uses: a third of their start-up."""
 
 INSTRUCTION_SETS = (
     ("SSE41", {"sse4_1"}, "Intel SSE4.1"),
@@ -76,7 +82,8 @@ def load_tensorflow_quietly() -> None:
     """Import TensorFlow without its start-up notices on stderr, where the user's own lines belong.
 
     Some are written by C++ code before any setting is read, so the file descriptor itself is
-    turned away for that while; errors of the import are exceptions and are seen.
+    turned away for that while; errors of the import are exceptions and are seen. It is quick, too:
+    about half of the usual processor time.
 
     Raises:
         OptionError: see `check_environment`.
@@ -88,13 +95,39 @@ def load_tensorflow_quietly() -> None:
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        import tensorflow as tf
+        with _hidden(NEEDLESS), _uncollected():
+            import tensorflow as tf
 
         tf.config.list_physical_devices()  # the search for a GPU has notices of its own
     finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+@contextmanager
+def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
+    """Let imports of these packages fail for a while, as where they are not installed."""
+    absent = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector away from what is imported, which lives to the end anyway."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 def configure_runtime(

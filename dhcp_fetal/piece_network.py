@@ -46,7 +46,9 @@ def _last(model: keras.Model, name: str, count: int, residual: Sequence[int]) ->
 def _compile_pathway(pathway: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
     channels = pathway.input_shape[-1]
     signature = [tf.TensorSpec((1, None, None, None, channels), tf.float32)]
-    return tf.function(lambda x: pathway(x, training=False), input_signature=signature)
+    return tf.function(
+        lambda x: pathway(x, training=False), input_signature=signature, autograph=False
+    )
 
 
 def _compile_join(model: keras.Model, config: Config, ends: Sequence[keras.KerasTensor]):
@@ -78,7 +80,7 @@ def _compile_join(model: keras.Model, config: Config, ends: Sequence[keras.Keras
         tf.TensorSpec((len(blocks), 3, 2), tf.int32),
         tf.TensorSpec((None, 3), tf.int32),
     ]
-    return tf.function(join, input_signature=signature)
+    return tf.function(join, input_signature=signature, autograph=False)
 
 
 def _merge(features, offsets, config: Config) -> tf.Tensor:

@@ -251,7 +251,7 @@ def make_apply(model: "keras.Model") -> Apply:
     """Return a function that runs a model on batches of one shape, compiled at its first call."""
     import tensorflow as tf
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def run(inputs):
         return model(inputs if len(inputs) > 1 else inputs[0], training=False)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.data.batches import rng_for
 from common.data.volumes import Volume
-from common.evaluation.metrics import dice
+from common.evaluation.overlap import dice
 from common.network.losses import sparse_cross_entropy
 from common.study.effects import Outcome, Probe, describe_labels
 from fetal_brain.config import PORT, Config

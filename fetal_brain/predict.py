@@ -232,7 +232,7 @@ def read_ids(prediction: "Volume", config: Config, *, source: str = "label map")
 
 def describe(path: Path, labels, reference, *, seconds: float) -> str:
     """Return the original's line for one case; Dice is that of the foreground, -1 if unknown."""
-    from common.evaluation.metrics import dice
+    from common.evaluation.overlap import dice
 
     # [F19] NaN where neither has any foreground.
     score = -1.0 if reference is None else float(dice(labels > 0, reference > 0))

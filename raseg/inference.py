@@ -94,7 +94,7 @@ def make_whole_pass(network: keras.Model, config: Config) -> Callable[[np.ndarra
 def make_plain_pass(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """Return the pass that keeps whole layers, compiled once for all sizes."""
 
-    @tf.function(reduce_retracing=True, jit_compile=False)
+    @tf.function(reduce_retracing=True, jit_compile=False, autograph=False)
     def run(images):
         return network(images, training=False)
 
@@ -118,15 +118,15 @@ def make_streamed_pass(
     bottom = len(config.filters) - 1
     channels, top = len(CHANNELS[config.task]), config.filters[0]
 
-    @tf.function(input_signature=[any_size(channels)])
+    @tf.function(input_signature=[any_size(channels)], autograph=False)
     def descend(slab):
         return layers["h0_conv2"](layers["h0_conv1"](slab))
 
-    @tf.function(input_signature=[any_size(top)])
+    @tf.function(input_signature=[any_size(top)], autograph=False)
     def halve(slab):
         return layers["down1"](slab)
 
-    @tf.function(input_signature=[any_size(top)])
+    @tf.function(input_signature=[any_size(top)], autograph=False)
     def middle(x):
         # With slices first, the innermost axis of the deep levels is long enough for the
         # convolution kernels: 64 columns instead of 3 slices.
@@ -134,7 +134,7 @@ def make_streamed_pass(
         x = run_level(layers, x, level=1, bottom=bottom)
         return tf.transpose(x, (0, 2, 3, 1, 4))
 
-    @tf.function(input_signature=[any_size(config.filters[1]), any_size(top)])
+    @tf.function(input_signature=[any_size(config.filters[1]), any_size(top)], autograph=False)
     def ascend(below, skip):
         size = tf.shape(skip)
         up = layers[f"up{bottom}"](below)[:, : size[1], : size[2], : size[3]]

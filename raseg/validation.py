@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import keras
 import numpy as np
 
-from common.evaluation.metrics import dice
+from common.evaluation.overlap import dice
 from common.report.page import picture_of_overlay
 from raseg.averages import WeightAverages
 from raseg.binaries import Binaries, read_record

@@ -110,7 +110,7 @@ def make_apply(model: keras.Model, config: Config) -> Callable[[np.ndarray], np.
     """
     import tensorflow as tf
 
-    @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")))
+    @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")), autograph=False)
     def probabilities(patches):
         return lesion_probability(model, patches, config)
 

@@ -146,7 +146,7 @@ def geometry_of_grid():
 
 def describe(path: Path, lesion: "np.ndarray", reference, *, seconds: float) -> str:
     """Return a line with Dice and volume of a patient."""
-    from common.evaluation.metrics import dice, volume_ml
+    from common.evaluation.overlap import dice, volume_ml
     from sarcoma.data import SPACING_MM
 
     volume = volume_ml(lesion, spacing_mm=(SPACING_MM,) * 3)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from common.data.batches import PreparedCase
-from common.evaluation.metrics import dice
+from common.evaluation.overlap import dice
 from common.report.page import picture_of_overlay
 from sarcoma.config import Config
 from sarcoma.inference import make_apply, segment

@@ -186,7 +186,7 @@ def score_vertebra(prediction, reference, label: int, found: int | None) -> dict
 
 def foreground_dice(prediction, reference) -> float:
     """Return the Dice of everything that is vertebra, whichever."""
-    from common.evaluation.metrics import dice
+    from common.evaluation.overlap import dice
 
     return float(dice(prediction > 0, reference > 0))
 

@@ -30,7 +30,7 @@ def make_ask(model: keras.Model, config: Config) -> Callable:
     """
     set_statistics(model, config.inference_statistics)
 
-    @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")))
+    @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")), autograph=False)
     def run(patch):
         found = model(patch, training=False)
         return found["mask"][0, ..., 0], found["completeness"][0, 0]

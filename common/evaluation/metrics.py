@@ -1,4 +1,4 @@
-"""Overlap, volume and surface measures of one segmentation against another, and their summary.
+"""Surface measures of one segmentation against another, and the table and summary of all measures.
 
 Empty masks. Overlap (Dice, Jaccard): both masks empty is undefined (NaN), one empty is 0. Surface
 distances: undefined (NaN) as soon as either mask is empty. The relative volume difference is
@@ -19,7 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-CUBIC_MM_PER_ML = 1000.0
+from common.evaluation.overlap import (
+    as_masks,
+    checked_spacing,
+    dice,
+    jaccard,
+    relative_volume_difference,
+    volume_ml,
+)
 
 
 @dataclass(frozen=True)
@@ -28,99 +35,6 @@ class SurfaceDistances:
 
     hausdorff95_mm: float
     assd_mm: float
-
-
-def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Dice coefficient 2 |P and R| / (|P| + |R|), without smoothing.
-
-    Args:
-        prediction: mask, any shape; every non-zero voxel belongs to it.
-        reference: mask of the same shape.
-
-    Returns:
-        0 to 1; NaN where both masks are empty.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    prediction, reference = _as_masks(prediction, reference)
-    sizes = np.count_nonzero(prediction) + np.count_nonzero(reference)
-    return _quotient(2 * np.count_nonzero(prediction & reference), sizes)
-
-
-def jaccard(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Jaccard index |P and R| / |P or R|.
-
-    Args:
-        prediction: mask, any shape; every non-zero voxel belongs to it.
-        reference: mask of the same shape.
-
-    Returns:
-        0 to 1; NaN where both masks are empty.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    prediction, reference = _as_masks(prediction, reference)
-    union = np.count_nonzero(prediction | reference)
-    return _quotient(np.count_nonzero(prediction & reference), union)
-
-
-def volume_ml(mask: np.ndarray, *, spacing_mm: Sequence[float]) -> float:
-    """Volume of a mask.
-
-    Args:
-        mask: any shape; every non-zero voxel belongs to it.
-        spacing_mm: voxel size per axis, in the array's axis order.
-
-    Returns:
-        Millilitres.
-
-    Raises:
-        ValueError: the number of spacings is not the number of axes, or one is not positive.
-    """
-    voxel_mm3 = float(np.prod(_checked_spacing(spacing_mm, np.ndim(mask))))
-    return float(np.count_nonzero(mask) * voxel_mm3 / CUBIC_MM_PER_ML)
-
-
-def volume_difference_ml(
-    prediction: np.ndarray, reference: np.ndarray, *, spacing_mm: Sequence[float]
-) -> float:
-    """Volume of the prediction less that of the reference.
-
-    Args:
-        prediction: mask, any shape; every non-zero voxel belongs to it.
-        reference: mask of the same shape.
-        spacing_mm: voxel size per axis, in the array's axis order.
-
-    Returns:
-        Millilitres, negative where the prediction is smaller.
-
-    Raises:
-        ValueError: the shapes differ, or see `volume_ml`.
-    """
-    prediction, reference = _as_masks(prediction, reference)
-    return volume_ml(prediction, spacing_mm=spacing_mm) - volume_ml(
-        reference, spacing_mm=spacing_mm
-    )
-
-
-def relative_volume_difference(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Difference of the volumes as a fraction of the reference's.
-
-    Args:
-        prediction: mask, any shape; every non-zero voxel belongs to it.
-        reference: mask of the same shape.
-
-    Returns:
-        (|P| - |R|) / |R|, negative where the prediction is smaller; NaN if the reference is empty.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    prediction, reference = _as_masks(prediction, reference)
-    size = np.count_nonzero(reference)
-    return _quotient(np.count_nonzero(prediction) - size, size)
 
 
 def surface_distances(
@@ -140,8 +54,8 @@ def surface_distances(
         ValueError: the shapes differ, the number of spacings is not the number of axes, or one is
             not positive.
     """
-    prediction, reference = _as_masks(prediction, reference)
-    spacing_mm = _checked_spacing(spacing_mm, prediction.ndim)
+    prediction, reference = as_masks(prediction, reference)
+    spacing_mm = checked_spacing(spacing_mm, prediction.ndim)
     if not prediction.any() or not reference.any():
         return SurfaceDistances(hausdorff95_mm=np.nan, assd_mm=np.nan)
     # The distance transform costs as much on background as anywhere; beyond the union's box there
@@ -195,7 +109,7 @@ def score_case(
     prediction, reference = np.asarray(prediction), np.asarray(reference)
     rows = []
     for name, label in labels.items():
-        found, expected = _as_masks(prediction == label, reference == label)
+        found, expected = as_masks(prediction == label, reference == label)
         distances = surface_distances(found, expected, spacing_mm=spacing_mm)
         found_ml = volume_ml(found, spacing_mm=spacing_mm)
         expected_ml = volume_ml(expected, spacing_mm=spacing_mm)
@@ -256,24 +170,6 @@ def summarise(
         "min": float(defined[0]) if n else np.nan,
         "max": float(defined[-1]) if n else np.nan,
     }
-
-
-def _as_masks(prediction, reference) -> tuple[np.ndarray, np.ndarray]:
-    prediction, reference = np.asarray(prediction, dtype=bool), np.asarray(reference, dtype=bool)
-    if prediction.shape != reference.shape:
-        raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ")
-    return prediction, reference
-
-
-def _checked_spacing(spacing_mm: Sequence[float], axes: int) -> tuple[float, ...]:
-    spacing = tuple(float(value) for value in spacing_mm)
-    if len(spacing) != axes or not all(value > 0 for value in spacing):
-        raise ValueError(f"expected {axes} positive spacings in mm, one per axis, found {spacing}")
-    return spacing
-
-
-def _quotient(numerator: int, denominator: int) -> float:
-    return float(numerator / denominator) if denominator else np.nan
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

@@ -6,11 +6,9 @@ and data, into a new folder, and compares the networks array by array. Exit stat
 """
 
 import hashlib
-import io
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import numpy as np
 from common.cli import Parser
 from common.errors import OptionError, RunError
 from common.files import sha256_of
+from common.network.trained import read_arrays
 from common.papers import ROOT
 from common.runs.folder import Run, load_run
 from common.runs.provenance import DECIDES_THE_BITS, differences, git_state, shown
@@ -147,30 +146,6 @@ def tell(old: Run, new: Run) -> int:
     elif not found:
         print("  nothing that the manifests tell of: the code itself is not repeatable")
     return DIFFERENT
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a .keras file by their names in it.
-
-    Raises:
-        RunError: it is no such file.
-    """
-    import h5py
-
-    arrays: dict[str, np.ndarray] = {}
-
-    def take(name: str, entry: object) -> None:
-        if isinstance(entry, h5py.Dataset):
-            arrays[name] = entry[()]
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            content = archive.read("model.weights.h5")
-        with h5py.File(io.BytesIO(content), "r") as file:
-            file.visititems(take)
-    except (OSError, KeyError, zipfile.BadZipFile) as failure:
-        raise RunError(f"{path} cannot be read as a Keras model: {failure}") from failure
-    return arrays
 
 
 def hash_arrays(path: Path) -> dict[str, str]:

@@ -257,7 +257,7 @@ def compare_ways(
     """
     import numpy as np
 
-    from common.evaluation.metrics import dice
+    from common.evaluation.overlap import dice
 
     measure = measure or (lambda found, real: dice(found > 0, real > 0))
     rows, first = [], None

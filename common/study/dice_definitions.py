@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.evaluation.metrics import dice
+from common.evaluation.overlap import dice
 from common.study.compare import Table
 
 RASEG_SMOOTH = 1e-5

@@ -213,7 +213,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 def describe_labels(found: np.ndarray, reference: np.ndarray) -> Outcome:
     """Return a label map as an outcome, with the phantom's Dice of all that is above 0."""
-    from common.evaluation.metrics import dice
+    from common.evaluation.overlap import dice
 
     score = dice(found > 0, reference > 0)
     return Outcome(found, f"phantom's Dice {score:.3f}, {int((found > 0).sum())} voxels")

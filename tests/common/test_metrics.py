@@ -6,13 +6,15 @@ from scipy.spatial.distance import cdist
 
 from common.evaluation.metrics import (
     assd_mm,
-    dice,
     hausdorff95_mm,
-    jaccard,
-    relative_volume_difference,
     score_case,
     summarise,
     surface_distances,
+)
+from common.evaluation.overlap import (
+    dice,
+    jaccard,
+    relative_volume_difference,
     volume_difference_ml,
     volume_ml,
 )
