@@ -5,6 +5,8 @@ command line, its docstring the help. A parameter `config` of the paper's `Confi
 field of it as an option, with the values of `--preset` as defaults; `--config FILE` replays a saved
 run's `config.yaml`. Verbs that are the same for every paper are modules of `common` whose function
 takes the paper's name first. Nothing here imports TensorFlow, so that help is quick.
+
+`--` begins another set of options: one process then does the verb once more.
 """
 
 import argparse
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import OptionError, UserError
-from common.runtime import limit_threads, load_tensorflow_quietly
+from common.runtime import forget_networks, limit_threads, load_tensorflow_quietly
 
 VERBS = (
     "phantom",
@@ -160,19 +162,41 @@ def describe_paper(paper: str, available: Mapping[str, Path], aliases: Mapping[s
     return "\n".join([*lines, "", f"Options of a verb: python -m {paper} VERB --help"])
 
 
-def run_verb(paper: str, verb: str, words: Sequence[str], option_aliases: Mapping[str, str]) -> Any:
-    """Parse the words of one verb and call its function.
+def run_verb(
+    paper: str, verb: str, words: Sequence[str], option_aliases: Mapping[str, str]
+) -> None:
+    """Parse the words of one verb and call its function, once for every part between `--`.
 
     Raises:
-        OptionError: see `parse_verb`.
+        OptionError: see `parse_verb`; then nothing was called.
     """
-    function, config_class, values = parse_verb(paper, verb, words, option_aliases)
-    if values.cuda_devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = values.cuda_devices
-    if values.threads is not None:
-        limit_threads(values.threads)
-    if verb in VERBS_ON_TENSORFLOW and not values.verbose:
-        load_tensorflow_quietly()
+    calls = [parse_verb(paper, verb, part, option_aliases) for part in split_words(words)]
+    for number, (function, config_class, values) in enumerate(calls):
+        if values.cuda_devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = values.cuda_devices
+        if values.threads is not None:
+            limit_threads(values.threads)
+        if verb in VERBS_ON_TENSORFLOW:
+            if not values.verbose:
+                load_tensorflow_quietly()
+            if number:
+                forget_networks()
+        function(**gather_arguments(paper, function, config_class, values))
+
+
+def split_words(words: Sequence[str]) -> list[list[str]]:
+    """Divide words at `--`."""
+    parts = [[]]
+    for word in words:
+        if word == "--":
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
+def gather_arguments(paper: str, function: Callable, config_class: type, values: Any) -> dict:
+    """Return the arguments of a verb's function by name."""
     arguments = {}
     for name in inspect.signature(function).parameters:
         if name == "paper":
@@ -181,7 +205,7 @@ def run_verb(paper: str, verb: str, words: Sequence[str], option_aliases: Mappin
             arguments[name] = make_config(config_class, values)
         else:
             arguments[name] = values[name]
-    return function(**arguments)
+    return arguments
 
 
 def load_verb(paper: str, verb: str) -> Callable:

@@ -202,6 +202,13 @@ def configure_runtime(
     }
 
 
+def forget_networks() -> None:
+    """Number layers from the start again, as in a new process, and free what networks held."""
+    import keras
+
+    keras.utils.clear_session()
+
+
 def onednn_in_force() -> bool:
     """Return whether TensorFlow computes with oneDNN; imports TensorFlow."""
     # There is no public question for it; TensorFlow's own tests ask this way.

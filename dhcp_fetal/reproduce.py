@@ -43,9 +43,9 @@ def reproduce(
     stages += [
         Stage("predict", ["--brain", brain, "--cortex", cortex]),
         Stage("evaluate", ["--run", cortex, "--structure", "cortex", *own_data]),
-        Stage("export", ["--run", brain, "--to", out / "models", "--name", "dhcp_fetal_brain"]),
-        Stage("export", ["--run", cortex, "--to", out / "models", "--name", "dhcp_fetal_cortex"]),
-    ]
+        Stage("export", ["--run", brain, "--to", out / "models", "--name", "dhcp_fetal_brain", "--",
+                         "--run", cortex, "--to", out / "models", "--name", "dhcp_fetal_cortex"]),
+    ]  # fmt: skip
     run_stages("dhcp_fetal", stages, preset=preset, out=out, run=cortex)
     print(f"dhcp_fetal report: {cortex / 'report' / 'index.html'}")
 

@@ -51,11 +51,12 @@ def reproduce(
         Stage("export", ["--run", run, "--to", out / "models"]),
     ]
     if preset == "quick":
-        stages += [
-            Stage("train", [*common, "--run", out / name, "--architecture", name, "--batch_size", 2,
-                            "--max_steps", FEW_STEPS, "--run_validation", "false"])
+        few = ["--batch_size", 2, "--max_steps", FEW_STEPS, "--run_validation", "false"]
+        cascade, dilated = (
+            [*common, *few, "--run", out / name, "--architecture", name]
             for name in OTHER_ARCHITECTURES
-        ]  # fmt: skip
+        )
+        stages.append(Stage("train", [*cascade, "--", *dilated]))
     run_stages("sarcoma", stages, preset=preset, out=out)
     print(f"sarcoma report: {run / 'report' / 'index.html'}")
 

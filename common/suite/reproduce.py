@@ -32,7 +32,7 @@ class StageError(UserError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a paper: a verb and its options."""
+    """One command of a paper: a verb and its options, where `--` begins another set of them."""
 
     verb: str
     options: Sequence[object]

@@ -177,6 +177,20 @@ def test_preset_of_a_file_that_is_no_mapping(tmp_path):
         cli.preset_of_file(broken, "port")
 
 
+def test_a_verb_can_be_done_twice_in_one_process(tmp_path):
+    size = ["--cases", 1, "--shape", "3,64,64", "--out"]
+    done = run("phantom", *size, tmp_path / "a", "--", *size, tmp_path / "b", "--seed", "-1")
+    assert done.returncode == 2
+    assert "--seed: found -1" in done.stderr
+    assert (tmp_path / "a" / "phantom.csv").is_file()
+    done = run("phantom", *size, tmp_path / "c", "--", *size, tmp_path / "d", "--colour", "red")
+    assert done.returncode == 2
+    assert "--colour" in done.stderr
+    assert not (tmp_path / "c").exists()
+    assert run("phantom", *size, tmp_path / "c", "--", *size, tmp_path / "d").returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "c", "d"}
+
+
 def test_output_cut_short_by_its_reader_is_no_error():
     done = subprocess.run(
         f"{sys.executable} -m fetal_brain compare | head -1",
