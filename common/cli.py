@@ -43,7 +43,10 @@ VERBS = (
 )
 """The same verbs everywhere, in the order of the work; a paper has those it has a module for."""
 
-SHARED_VERBS = {"export": ("common.export.command", "serving.py")}
+SHARED_VERBS = {
+    "plan": ("common.cost.plan", "workload.py"),
+    "export": ("common.export.command", "serving.py"),
+}
 """Verbs that exist once: their module, and the file of a paper that they work from."""
 
 VERBS_ON_TENSORFLOW = {
@@ -313,10 +316,18 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
         "--threads", type=int | None, help="Threads within an operation; default: all cores."
     )
     parser.add_argument("--verbose", type=bool, default=False, help="Show TensorFlow's notices.")
+    parameters = inspect.signature(function).parameters
+    skip = {"config", "paper"} & {*parameters}
+    if {"paper", "preset"} <= {*parameters}:  # the verb is shared, the presets are the paper's
+        skip.add("preset")
+        parser.add_argument(
+            "--preset", type=config_module.Preset, default=parameters["preset"].default,
+            help="Where the numbers come from; options after it change single ones.",
+        )  # fmt: skip
     parser.add_function_arguments(
-        function, as_group=False, as_positional=False, skip={"config", "paper"}, fail_untyped=True
+        function, as_group=False, as_positional=False, skip=skip, fail_untyped=True
     )
-    if "config" in inspect.signature(function).parameters:
+    if "config" in parameters:
         parser.add_class_arguments(config_module.Config, as_group=True)
         preset = find_preset(words, parser.get_default("preset"))
         if preset in config_module.PRESETS:  # another word is refused by its own option

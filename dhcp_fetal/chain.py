@@ -1,5 +1,6 @@
 """One scan through one network or through both: first the brain, then the cortex within it."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.cost.first_step import warn_of_memory
 from common.errors import DataError
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import Case, load_case, prepare_case
@@ -97,6 +99,10 @@ def paths_of_results(
 
 def segment_stage(case: Case, stage: Stage, *, progress=None) -> Prediction:
     """Normalise a scan as one network was trained and segment it."""
+    # The normalised channels and a map per class, float32.
+    voxels = math.prod(case.image.shape[:3])
+    maps = case.image.shape[-1] + stage.config.classes
+    warn_of_memory(4 * voxels * maps, what=case.name)
     image = prepare_case(case, stage.config)
     return segment_volume(stage.apply, image, stage.config, mask=case.mask, progress=progress)
 

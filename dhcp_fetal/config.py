@@ -26,6 +26,8 @@ Turns = tuple[float, float, float, float]
 
 RUN = None
 """Run folder where none is named: there is none, a command has to name it."""
+PHANTOM_SHAPE = (92, 110, 92)
+"""Voxels (x, y, z) of a phantom where none are given."""
 
 
 @dataclass(frozen=True)

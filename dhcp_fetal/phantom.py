@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from dhcp_fetal.config import PHANTOM_SHAPE
+
 SHORTEST = 24
 
 
@@ -10,7 +12,7 @@ def phantom(
     cases: int = 11,
     seed: int = 0,
     *,
-    shape: tuple[int, int, int] = (92, 110, 92),
+    shape: tuple[int, int, int] = PHANTOM_SHAPE,
     spacing_mm: float = 1.25,
 ) -> None:
     """Write synthetic fetal heads with brain masks and cortices, and the tables that name them.

@@ -56,10 +56,8 @@ def predict(
         preset: whose way of inference to use; default: the network's own.
         mixed_precision: bfloat16 arithmetic.
     """
-    from common.cost.budget import announce_prediction
     from common.runtime import configure_runtime
     from dhcp_fetal.networks import choose_device
-    from dhcp_fetal.workload import describe
 
     session = read_session(test_cfg)
     choose_device(device)
@@ -74,7 +72,6 @@ def predict(
     saved = choose_saved(session, probabilities)
     refuse_to_replace_inputs(chosen, stages, folder, saved=saved)
     folder.mkdir(parents=True, exist_ok=True)
-    announce_prediction(*((stage.model, describe(stage.config)) for stage in stages))
     segment_all(chosen, stages, folder, saved=saved)
 
 
@@ -84,12 +81,13 @@ def segment_all(scans: "Sequence[CaseFiles]", stages: "list[Stage]", folder: Pat
     Raises:
         DataError: some scans have no usable result.
     """
+    from common.cost.first_step import after_first
     from common.errors import DataError
     from dhcp_fetal.chain import segment_case
     from dhcp_fetal.data import name_of
 
     failures = []
-    for files in scans:
+    for files in after_first(scans, "scan"):
         try:
             print(segment_case(files, stages, folder, saved=saved, progress=show_tiles(files)))
         except DataError as failure:

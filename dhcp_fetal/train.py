@@ -89,18 +89,15 @@ def carry_out(record, split: dict, session, *, seed: int, start, reset_optimiser
         start: where first weights come from, or None.
         reset_optimiser: leave a checkpoint's optimiser state.
     """
-    from common.cost.budget import announce_training
     from common.training.loop import fit
     from dhcp_fetal.feeding import make_dataset, steps_per_epoch
     from dhcp_fetal.training import build_training
-    from dhcp_fetal.workload import describe
 
     config = record.config
     xla = record.manifest["runtime"]["xla"]
     work = build_training(record, split, config, session, seed=seed, xla=xla)
     work.begin_with(start, reset_optimiser=reset_optimiser)
     steps = config.epochs * steps_per_epoch(config)
-    announce_training(work.model, describe(config), steps=steps)
     fit(
         work.model,
         lambda first_step: make_dataset(work.source, config, first_step=first_step),

@@ -17,6 +17,8 @@ quick: the port made small."""
 
 RUN = Path("/tmp/fetal_segmentation")
 """Run folder where none is named; the original's --model_path."""
+PHANTOM_SHAPE = (16, 144, 144)
+"""Slices, rows, columns of a phantom where none are given."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from fetal_brain.config import PHANTOM_SHAPE
+
 
 def phantom(
-    out: Path, cases: int = 10, seed: int = 0, shape: tuple[int, int, int] = (16, 144, 144)
+    out: Path, cases: int = 10, seed: int = 0, shape: tuple[int, int, int] = PHANTOM_SHAPE
 ) -> None:
     """Write synthetic stacks with label files and the list that names them.
 

@@ -42,11 +42,10 @@ def predict(
         probabilities: write foreground probabilities beside the label maps.
         preset: whose way of inference to use; default: the run's own.
     """
-    from common.cost.budget import announce_at_first_call
+    from common.cost.first_step import after_first
     from common.runs.folder import load_config, load_run
     from common.runtime import configure_runtime
     from fetal_brain.inference import load_network, make_apply
-    from fetal_brain.workload import describe
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -57,9 +56,9 @@ def predict(
     refuse_to_replace_inputs(cases, out, with_probabilities=probabilities)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    apply = announce_at_first_call(make_apply(network, config), network, describe(config))
+    apply = make_apply(network, config)
     out.mkdir(parents=True, exist_ok=True)
-    for case in cases:
+    for case in after_first(cases, "scan"):
         print(segment_case(case, apply, config, out=out, with_probabilities=probabilities))
 
 
@@ -129,12 +128,16 @@ def segment_case(
     """
     import numpy as np
 
+    from common.cost.first_step import warn_of_memory
     from common.data.volumes import write_volume
     from common.errors import DataError
     from fetal_brain.data import load_case, prepare_case
     from fetal_brain.inference import segment
 
     volume, _ = loaded = load_case(replace(case, label_path=None), config)
+    # The whitened scan and the labels, float32 and uint8; the probabilities where they are kept.
+    bytes_per_voxel = 4 + 1 + (4 if with_probabilities else 0)
+    warn_of_memory(volume.array.size * bytes_per_voxel, what=case.id)
     whitened, _ = prepare_case(loaded, config)
     reference = read_reference_of(case, volume, config)
     start = time.monotonic()

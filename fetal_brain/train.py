@@ -38,7 +38,6 @@ def train(
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and logits; on a GPU alone.
     """
-    from common.cost.budget import announce_training
     from common.export.write import save_network
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
@@ -48,7 +47,6 @@ def train(
     from fetal_brain.prepare import prepare_cases
     from fetal_brain.sampling import make_dataset
     from fetal_brain.validation import make_overlay_pictures, make_validation
-    from fetal_brain.workload import describe
 
     if mixed_precision:
         refuse_wrong_gradients(config)
@@ -80,7 +78,6 @@ def train(
         compile_model(model, config, xla=runtime["xla"])
         if original is not None:
             go_on_from(original, model, config)
-        announce_training(model, describe(config), steps=config.max_steps)
         fit(
             model,
             lambda first_step: make_dataset(training, config, seed, first_step=first_step),

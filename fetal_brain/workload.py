@@ -3,21 +3,22 @@
 from dataclasses import replace
 from math import ceil
 
-from common.cost.workloads import Scan, Workload, payload_of_scan
+from common.cost.workloads import ScanWork, UsualData, Workload, call_whole, payload_of_scan
 from common.network.losses import sparse_cross_entropy
-from fetal_brain.config import CODE, PORT, QUICK, Config
+from fetal_brain.config import CODE, PHANTOM_SHAPE, PORT, QUICK, Config
 from fetal_brain.model import build_model, make_optimizer
 
-SCAN = (170, 336, 336)
+PUBLISHED_SCAN = (170, 336, 336)
 """Slices, rows, columns of the second scan in the original's README."""
 
 
-def describe(config: Config, scan: tuple[int, int, int] | None = None) -> Workload:
+def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Workload:
     """Return the work of a configuration: patches in training, windows at prediction.
 
     Args:
         config: of the run.
-        scan: slices, rows, columns; a plane smaller than the window is one window. None: unknown.
+        scan: slices, rows, columns; a plane smaller than the window is one window. None: as large
+            as the window.
     """
     window = config.window
     if scan is not None:
@@ -25,43 +26,59 @@ def describe(config: Config, scan: tuple[int, int, int] | None = None) -> Worklo
             min(edge, -(-size // 8) * 8) for size, edge in zip(scan[1:], window[1:], strict=True)
         ]
         window = (window[0], *plane)
-
-    def shape_of(count, size):
-        slices, rows, columns = size
-        if config.slices_as_channels:
-            return (count, 1, rows, columns, slices)
-        return (count, slices, rows, columns, 1)
-
-    training = shape_of(config.batch_size, config.patch_shape)
-
-    def compile_(model, xla):
-        model.compile(make_optimizer(config), sparse_cross_entropy, jit_compile=xla)
-        return model
-
-    def make_targets(rng, output):
-        return rng.integers(0, output[-1], output[:-1]).astype("int32")
-
     return Workload(
-        build=lambda: build_model(config, (training[1], None, None, training[-1])),
-        compile=compile_,
-        make_targets=make_targets,
-        training_shapes=(training,),
-        prediction_shapes=(shape_of(config.windows_per_batch, window),),
+        training_shapes=(input_shape(config, config.batch_size, config.patch_shape),),
+        prediction_shapes=(input_shape(config, config.windows_per_batch, window),),
         lower_in_training="--batch_size or --patch_shape",
         lower_in_prediction="--windows_per_batch or --window",
     )
 
 
-def describe_scan(shape: tuple[int, int, int], config: Config) -> Scan:
+def input_shape(config: Config, count: int, size: tuple[int, int, int]) -> tuple[int, ...]:
+    """Return the network's input for so many patches of slices, rows, columns."""
+    slices, rows, columns = size
+    if config.slices_as_channels:
+        return (count, 1, rows, columns, slices)
+    return (count, slices, rows, columns, 1)
+
+
+def build_network(config: Config):
+    """Return the network for patches of any plane."""
+    _, depth, _, _, channels = input_shape(config, 1, config.patch_shape)
+    return build_model(config, (depth, None, None, channels))
+
+
+def compile_network(network, config: Config, *, xla: bool):
+    """Return the network with its optimiser and loss."""
+    network.compile(make_optimizer(config), sparse_cross_entropy, jit_compile=xla)
+    return network
+
+
+def draw_targets(config: Config, outputs, rng):
+    """Return random classes of every voxel."""
+    return rng.integers(0, outputs[-1], outputs[:-1]).astype("int32")
+
+
+def make_call(network, config: Config):
+    """Return how windows are predicted: a batch at a time."""
+    return call_whole(network)
+
+
+def scan_work(shape: tuple[int, int, int], config: Config) -> ScanWork:
     """Return what a scan (slices, rows, columns) asks for."""
     windows = 1
     for size, edge, step in zip(shape, config.window, config.window_stride, strict=True):
         windows *= max(ceil((size - edge) / step), 0) + 1
-    return Scan(
+    return ScanWork(
         shape,
         calls=ceil(windows / config.windows_per_batch),
         payload=payload_of_scan(shape, classes=len(config.label_ids)),
     )
+
+
+def usual_data(preset: str) -> UsualData:
+    """Return a scan of the original's README, or a phantom."""
+    return UsualData(PHANTOM_SHAPE if preset == "quick" else PUBLISHED_SCAN)
 
 
 def count_steps(config: Config, examples: int | None) -> int | None:

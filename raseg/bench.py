@@ -81,7 +81,7 @@ def time_step(image, work: float) -> None:
     """Time one training step, the second, and matrix products on the same machine."""
     import numpy as np
 
-    from common.cost.budget import TRAINING_PASSES
+    from common.cost.operations import TRAINING_PASSES
     from raseg.config import CODE
     from raseg.train import build_for_training
 

@@ -16,6 +16,12 @@ older text (patches, two tasks); quick: the port made small."""
 
 VOLUME_SHAPE = (512, 512, 20)
 """Rows, columns, slices of the original's volumes; the port takes any size [R16]."""
+TRAINING_VOLUMES = 51
+"""Volumes that the original trains on (raseg_input.py)."""
+PHANTOM_SHAPE = (96, 96, 20)
+"""Rows, columns, slices of a phantom where none are given."""
+PHANTOM_TRAINING_VOLUMES = 8
+"""Of the twelve phantoms of `reproduce --preset quick`: three are held out and one is watched."""
 CHANNELS = {"synovitis": ("post", "pre"), "bme": ("t2",)}
 """Images of a volume by task: after and before gadolinium [R25], or one T2 scan."""
 

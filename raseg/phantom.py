@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Literal
 
+from raseg.config import PHANTOM_SHAPE
+
 
 def phantom(
     out: Path,
     cases: int = 12,
     seed: int = 0,
     *,
-    shape: tuple[int, int, int] = (96, 96, 20),
+    shape: tuple[int, int, int] = PHANTOM_SHAPE,
     task: Literal["synovitis", "bme"] = "synovitis",
 ) -> None:
     """Write synthetic wrists as the arrays that prepare reads.

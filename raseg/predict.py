@@ -38,13 +38,12 @@ def predict(
         probabilities: write img<n>_<tag>_probability.npy, float32, beside the mask.
         reference: scan whose geometry the NIfTI files take; default: geometry.json in the data.
     """
-    from common.cost.budget import announce_at_first_call
+    from common.cost.first_step import after_first
     from common.runs.folder import load_config, load_run
     from common.runtime import configure_runtime
     from raseg.data import open_volumes
     from raseg.inference import load_network, make_predict
     from raseg.prepare import check_tag
-    from raseg.workload import describe
 
     check_tag(tag)
     run = run or Path("models") / f"raseg_train_{tag}"
@@ -55,10 +54,9 @@ def predict(
     geometry = find_geometry(volumes, reference)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    work = describe(config, volumes.shape)
-    segment = announce_at_first_call(make_predict(network, config), network, work)
+    segment = make_predict(network, config)
     out = out or run / "predictions"
-    for number in numbers:
+    for number in after_first(numbers, "volume"):
         print(
             write_volume_files(
                 number, volumes, segment, out=out, tag=tag, geometry=geometry,
@@ -129,6 +127,7 @@ def write_volume_files(
     """
     import numpy as np
 
+    from common.cost.first_step import warn_of_memory
     from common.data.volumes import write_volume
     from common.errors import DataError
     from common.files import atomic_file
@@ -136,6 +135,8 @@ def write_volume_files(
     from raseg.pictures import write_slices
 
     image = volumes.image(number)
+    # The normalised images and two logits per voxel, float32.
+    warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
     begin = time.monotonic()
     logits = segment(image, name=f"volume {number}")
     mask = to_mask(logits)

@@ -39,7 +39,6 @@ def train(
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and logits.
     """
-    from common.cost.budget import announce_training
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
     from common.training.loop import fit
@@ -48,7 +47,6 @@ def train(
     from raseg.prepare import check_tag
     from raseg.sampling import make_dataset
     from raseg.validation import make_pictures, make_segmenter, make_validation
-    from raseg.workload import describe
 
     check_tag(tag)
     binaries = find_binaries(data_dir, tag, config)
@@ -78,7 +76,6 @@ def train(
             go_on_from(original, trained, network, averages)
         segment = make_segmenter(network, averages, binaries, config)
         watching = bool(binaries.validation)
-        announce_training(trained, describe(config, binaries.layout.shape), steps=steps)
         fit(
             trained,
             lambda first_step: make_dataset(

@@ -28,6 +28,8 @@ PATCH = 56
 """Edge of a patch, the input of the U-Net and of the cascade's first stage (preprocess.py)."""
 LABEL = 28
 """Edge of the central label patch, and of the cascade's second input (preprocess.py)."""
+MARGIN = 372
+"""Pixels that the dilated network's input is larger than its output."""
 
 
 RUN = Path("runs/sarcoma")

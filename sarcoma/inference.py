@@ -14,12 +14,9 @@ from common.errors import OptionError
 from common.inference.windows import stitch_volume
 from common.network.trained import load_trained
 from common.runs.folder import load_config
-from sarcoma.config import LABEL, PATCH, Config
+from sarcoma.config import LABEL, MARGIN, PATCH, Config
 from sarcoma.model import build_model
 from sarcoma.sampling import centre_slice, reflected
-
-MARGIN = 372
-"""Pixels that the dilated network's input is larger than its output."""
 
 
 def segment(

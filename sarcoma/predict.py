@@ -1,5 +1,6 @@
 """Segment the test patients with a trained network: label maps, and patches as the original."""
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,12 +42,11 @@ def predict(
         patches: also predict the balanced test patches, as the original's evaluation does.
         preset: whose way of inference to use; default: the run's own.
     """
-    from common.cost.budget import announce_at_first_call
+    from common.cost.first_step import after_first
     from common.data.names import check_outputs
     from common.runs.folder import load_config, load_run
     from common.runtime import configure_runtime
     from sarcoma.inference import load_network, make_apply
-    from sarcoma.workload import describe
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -60,9 +60,9 @@ def predict(
     )
     configure_runtime(seed=0)
     network = load_network(run, config)
-    apply = announce_at_first_call(make_apply(network, config), network, describe(config))
+    apply = make_apply(network, config)
     out.mkdir(parents=True, exist_ok=True)
-    for patient in cases:
+    for patient in after_first(cases, "patient"):
         print(segment_patient(patient, apply, config, out=out, with_probability=probabilities))
     if patches and config.architecture == "unet2d":
         print(predict_patches(cases, network, config, out=out))
@@ -111,6 +111,7 @@ def segment_patient(
 
     import numpy as np
 
+    from common.cost.first_step import warn_of_memory
     from common.data.volumes import write_volume
     from sarcoma.data import find_window, load_patient, prepare_patient
     from sarcoma.inference import segment
@@ -120,6 +121,9 @@ def segment_patient(
     chosen = slice(None)
     if config.test_slices == "window":
         chosen = slice(*find_window(patient, loaded.label))
+    # The standardised images, the probabilities and the labels: float32, float32, uint8.
+    bytes_per_voxel = 4 * len(config.modalities) + 4 + 1
+    warn_of_memory(math.prod(patient.shape) * bytes_per_voxel, what=patient.id)
     image = prepare_patient(loaded, config)
     probability = np.zeros(patient.shape, np.float32)
     probability[chosen] = segment(apply, image[chosen], config, progress=show_windows(patient.id))

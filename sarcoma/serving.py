@@ -17,10 +17,9 @@ from common.inference.windows_in_graph import (
     whiten_in_graph,
     window_starts,
 )
-from sarcoma.config import PATCH, Config
+from sarcoma.config import MARGIN, PATCH, Config
 from sarcoma.data import SPACING_MM, LoadedPatient, Patient, load_patient, prepare_patient
 from sarcoma.inference import (
-    MARGIN,
     lesion_probability,
     load_run_network,
     make_apply,

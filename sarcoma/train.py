@@ -41,7 +41,6 @@ def train(
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
     """
-    from common.cost.budget import announce_training
     from common.export.write import save_network
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
@@ -51,7 +50,6 @@ def train(
     from sarcoma.prepare import prepare_cases
     from sarcoma.sampling import PatchSampler, Stack, make_dataset, make_pool
     from sarcoma.validation import make_overlay_pictures, make_validation
-    from sarcoma.workload import describe
 
     check_options(config, run_validation=run_validation)
     split = split_patients(find_patients(data, config), config)
@@ -88,7 +86,6 @@ def train(
         last_step = min(config.epochs * steps, max_steps or config.epochs * steps)
         model = build_model(config)
         compile_model(model, config, xla=runtime["xla"], original=original)
-        announce_training(model, describe(config), steps=last_step)
         fit(
             model,
             lambda first: make_dataset(sampler, first_step=first, last_step=last_step),

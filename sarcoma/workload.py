@@ -3,62 +3,69 @@
 from dataclasses import replace
 from math import ceil
 
-from common.cost.layer_memory import LayerMemory
-from common.cost.workloads import Scan, Workload, payload_of_scan
-from sarcoma.config import CODE, LABEL, PATCH, QUICK, Config
+from common.cost.workloads import ScanWork, UsualData, Workload, call_whole, payload_of_scan
+from sarcoma.config import CODE, LABEL, MARGIN, PATCH, QUICK, Config
 from sarcoma.losses import cross_entropy_of_probabilities, dice_loss
 from sarcoma.model import build_model, make_optimizer
 
-SCAN = (150, 128, 128)
+USUAL_SCAN = (150, 128, 128)
 """Slices, rows, columns; patients of the data set differ."""
-MARGIN = 372
-"""Pixels that the dilated network's input is larger than its output."""
 
 
-def describe(config: Config, scan: tuple[int, int, int] | None = None) -> Workload:
-    """Return the work of a configuration; the dilated network predicts whole slices."""
+def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Workload:
+    """Return the work of a configuration; the dilated network predicts whole slices.
+
+    Args:
+        config: of the run.
+        scan: slices, rows, columns; None: a usual one.
+    """
     channels = len(config.modalities)
-    dilated, pieces = config.architecture == "dilated", config.maxout_pieces
+    dilated = config.architecture == "dilated"
     if dilated:
+        plane = [8 * ceil(size / 8) + MARGIN for size in (scan or USUAL_SCAN)[1:]]
         training = [(config.batch_size, *(config.dilated_input,) * 2, channels)]
-        prediction = [(1, *(8 * ceil(size / 8) + MARGIN for size in (scan or SCAN)[1:]), channels)]
+        prediction = [(1, *plane, channels)]
     else:
         sizes = [PATCH, LABEL] if config.architecture == "cascade" else [PATCH]
         training, prediction = (
             [(count, edge, edge, channels) for edge in sizes]
             for count in (config.batch_size, config.windows_per_batch)
         )
-
-    def compile_(model, xla):
-        loss = cross_entropy_of_probabilities
-        if config.architecture == "unet2d":
-            loss = dice_loss
-        model.compile(make_optimizer(config), loss, jit_compile=xla)
-        return model
-
-    def make_targets(rng, output):
-        if config.architecture == "unet2d":
-            return rng.integers(0, 2, output).astype("float32")
-        return rng.integers(0, 2, output[:-1]).astype("int32")
-
     return Workload(
-        build=lambda: build_model(config, (None, None, channels) if dilated else None),
-        compile=compile_,
-        make_targets=make_targets,
         training_shapes=tuple(training),
         prediction_shapes=tuple(prediction),
-        # The maps before the maximum, as convolved and as normalised.
-        memory={
-            "MaxoutConv2D": LayerMemory(
-                hidden=2.0 * pieces, way_back=7.0 * pieces, way_there=1.0 * pieces
-            )
-        },
-        lower_in_training="--batch_size",
         lower_in_prediction="" if dilated else "--windows_per_batch",
     )
 
 
-def describe_scan(shape: tuple[int, int, int], config: Config) -> Scan:
+def build_network(config: Config):
+    """Return the network for the inputs of both."""
+    if config.architecture == "dilated":
+        return build_model(config, (None, None, len(config.modalities)))
+    return build_model(config)
+
+
+def compile_network(network, config: Config, *, xla: bool):
+    """Return the network with its optimiser and loss."""
+    masks = config.architecture == "unet2d"
+    loss = dice_loss if masks else cross_entropy_of_probabilities
+    network.compile(make_optimizer(config), loss, jit_compile=xla)
+    return network
+
+
+def draw_targets(config: Config, outputs, rng):
+    """Return random masks for the U-Net, random classes for the others."""
+    if config.architecture == "unet2d":
+        return rng.integers(0, 2, outputs).astype("float32")
+    return rng.integers(0, 2, outputs[:-1]).astype("int32")
+
+
+def make_call(network, config: Config):
+    """Return how patches, or a whole slice, are predicted: a batch at a time."""
+    return call_whole(network)
+
+
+def scan_work(shape: tuple[int, int, int], config: Config) -> ScanWork:
     """Return what a patient (slices, rows, columns) asks for."""
     calls = shape[0]
     if config.architecture != "dilated":
@@ -69,7 +76,12 @@ def describe_scan(shape: tuple[int, int, int], config: Config) -> Scan:
             windows *= max(ceil((size - output) / step), 0) + 1
         calls = ceil(windows / config.windows_per_batch)
     payload = payload_of_scan(shape, channels=len(config.modalities), classes=1)
-    return Scan(shape, calls=calls, payload=payload)
+    return ScanWork(shape, calls=calls, payload=payload)
+
+
+def usual_data(preset: str) -> UsualData:
+    """Return a patient; phantoms have as many slices as the patients they stand for."""
+    return UsualData(USUAL_SCAN)
 
 
 def count_steps(config: Config, examples: int | None) -> int | None:

@@ -27,9 +27,9 @@ class Done:
 
     @property
     def lines(self) -> list[str]:
-        """The lines on stderr but the plan's; what a progress bar draws over again is none."""
+        """The lines on stderr but that of the cost; what a progress bar draws over is none."""
         said = [line for line in self.stderr.splitlines() if line.strip() and "%|" not in line]
-        return [line for line in said if not line.startswith("plan: ")]
+        return [line for line in said if not line.startswith("measured: ")]
 
     def ok(self) -> str:
         """Return what was printed by a command that must have succeeded."""

@@ -15,6 +15,8 @@ quick: the port made small."""
 
 RUN = Path("weights")
 """Run folder where none is named; the original's --weight and --checkpoints."""
+PHANTOM_SHAPE = (120, 112, 112)
+"""Slices, rows, columns of a phantom where none are given."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from vertebra.config import PHANTOM_SHAPE
+
 
 def phantom(
     out: Path,
     cases: int = 10,
     seed: int = 0,
-    shape: tuple[int, int, int] = (120, 112, 112),
+    shape: tuple[int, int, int] = PHANTOM_SHAPE,
     spacing_mm: tuple[float, float, float] = (2.0, 1.4, 1.4),
 ) -> None:
     """Write synthetic CT scans of spines with labels, in CSI's file format.

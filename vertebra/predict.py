@@ -117,12 +117,10 @@ def choose_ask(
     from common.errors import OptionError
 
     if model is None:
-        from common.cost.budget import announce_at_first_call
         from vertebra.inference import make_ask
-        from vertebra.workload import describe
 
         network, config = choose_network(run, weights, preset, chosen)
-        yield announce_at_first_call(make_ask(network, config), network, describe(config)), config
+        yield make_ask(network, config), config
         return
     from vertebra.served import open_served
 
@@ -145,10 +143,11 @@ def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) 
     Raises:
         DataError: a scan cannot be used, or no mask was written for one.
     """
+    from common.cost.first_step import after_first
     from common.errors import DataError
 
     broken = []
-    for path in scans:
+    for path in after_first(scans, "scan"):
         try:
             print(segment_scan(path, ask, config, out=out))
         except DataError as problem:

@@ -35,7 +35,6 @@ def train(
         deterministic: same bits at every repetition on the same machine.
         mixed_precision: bfloat16 arithmetic, float32 weights, statistics and outputs.
     """
-    from common.cost.budget import announce_training
     from common.export.write import save_network
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
@@ -47,7 +46,6 @@ def train(
     from vertebra.sampling import make_dataset
     from vertebra.store import store_cases
     from vertebra.validation import make_overlay_pictures, make_validation
-    from vertebra.workload import describe
 
     cases = {subset: find_prepared_cases(dataset, subset) for subset in SUBSETS}
     options = {
@@ -73,7 +71,6 @@ def train(
         model = build_model(config)
         compile_model(model, config, xla=runtime["xla"])
         begin_from(original, model, config)
-        announce_training(model, describe(config), steps=config.max_steps)
         fit(
             model,
             lambda first_step: make_dataset(training, config, seed, first_step=first_step),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from common.papers import ROOT, find_papers
 
 if TYPE_CHECKING:
-    from common.cost.workloads import Workload
+    from common.cost.workloads import WorkloadModule
 
 PRECISIONS = ("float32", "bfloat16")
 KINDS = ("training", "inference")
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = measure_apart(request)
         failed += "error" in result
         found.append(request | result)
-        print(describe(request, result), flush=True)
+        print(row_of(request, result), flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 1 if failed else 0
@@ -76,12 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def list_requests(papers: Sequence[str], *, small: bool, only: str | None) -> list[dict]:
     """Return what is to be measured: networks, kinds and precisions."""
-    from common.cost.workloads import load_description
+    from common.cost.workloads import load_workload
 
     requests = []
     for paper in papers:
-        description = load_description(paper)
-        names = description.small() if small else description.full_size()
+        module = load_workload(paper)
+        names = module.small() if small else module.full_size()
         requests += [
             {"paper": paper, "name": name, "kind": kind, "precision": precision, "small": small}
             for name in names
@@ -119,17 +119,20 @@ def measure(paper: str, name: str, kind: str, precision: str, small: bool) -> di
     """
     import keras
 
-    from common.cost.workloads import load_description
+    from common.cost.device import device_name, peak_of_device
+    from common.cost.workloads import load_workload
 
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-    description = load_description(paper)
-    config = (description.small() if small else description.full_size())[name]
-    workload = description.describe(config)
-    training = kind == "training"
-    seconds, operations = (time_training if training else time_inference)(workload, small=small)
-    peak, memory = peak_memory()
+    module = load_workload(paper)
+    config = (module.small() if small else module.full_size())[name]
+    workload = module.workload_of(config)
+    if kind == "training":
+        shapes, time_work = workload.training_shapes, time_training
+    else:
+        shapes, time_work = workload.prediction_shapes, time_inference
+    seconds, operations = time_work(module, config, shapes, small=small)
+    peak, memory = peak_of_device()
     matmul = matmul_rate(precision, small=small)
-    shapes = workload.training_shapes if training else workload.prediction_shapes
     return {
         "ms": 1e3 * seconds,
         "peak_gib": peak / 2**30,
@@ -144,17 +147,19 @@ def measure(paper: str, name: str, kind: str, precision: str, small: bool) -> di
     }
 
 
-def time_training(workload: "Workload", *, small: bool) -> tuple[float, float]:
+def time_training(
+    module: "WorkloadModule", config: Any, shapes: Sequence[Sequence[int]], *, small: bool
+) -> tuple[float, float]:
     """Return seconds and floating-point operations of a step of Keras' own `fit`, with XLA."""
     import keras
     import numpy as np
 
-    from common.cost.budget import TRAINING_PASSES
-    from common.cost.layer_memory import trace_network
+    from common.cost.operations import TRAINING_PASSES, count_operations
+    from common.cost.workloads import draw_batch
 
-    network = workload.build()
-    model = workload.compile(network, True)
-    batch = workload.draw_batch(network, np.random.default_rng(0))
+    network = module.build_network(config)
+    model = module.compile_network(network, config, xla=True)
+    batch = draw_batch(module, network, config, shapes, np.random.default_rng(0))
     # On the device once and for all: what is timed is the step, not the way there.
     batch = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
 
@@ -165,21 +170,21 @@ def time_training(workload: "Workload", *, small: bool) -> tuple[float, float]:
 
         model.fit(batches(), steps_per_epoch=count, epochs=1, shuffle=False, verbose=0)
 
-    trace = trace_network(network, workload.training_shapes)
-    operations = 2.0 * TRAINING_PASSES * trace.multiply_adds
+    operations = TRAINING_PASSES * count_operations(network, shapes)
     return time_repeats(take_steps, SECONDS[small]), operations
 
 
-def time_inference(workload: "Workload", *, small: bool) -> tuple[float, float]:
+def time_inference(
+    module: "WorkloadModule", config: Any, shapes: Sequence[Sequence[int]], *, small: bool
+) -> tuple[float, float]:
     """Return seconds and floating-point operations of a forward pass, with XLA."""
     import keras
     import numpy as np
 
-    from common.cost.layer_memory import trace_network
+    from common.cost.operations import count_operations
     from common.cost.workloads import draw
 
-    network = workload.build()
-    shapes = list(workload.prediction_shapes)
+    network = module.build_network(config)
     inputs = list(map(keras.ops.convert_to_tensor, draw(shapes, np.random.default_rng(0))))
 
     def forward(trained, other, *inputs):
@@ -196,8 +201,7 @@ def time_inference(workload: "Workload", *, small: bool) -> tuple[float, float]:
         results = [run(*state, *inputs) for _ in range(count)]
         float(results[-1])
 
-    operations = 2.0 * trace_network(network, shapes).multiply_adds
-    return time_repeats(call, SECONDS[small]), operations
+    return time_repeats(call, SECONDS[small]), count_operations(network, shapes)
 
 
 def matmul_rate(precision: str, *, small: bool) -> float:
@@ -256,49 +260,13 @@ def total(outputs: Any) -> Any:
     return sum(ops.sum(ops.cast(tensor, "float32")) for tensor in tree.flatten(outputs))
 
 
-def peak_memory() -> tuple[int, str]:
-    """Return the largest bytes held so far: the device's, or of this process without a device."""
-    import keras
-
-    if keras.config.backend() == "jax":
-        import jax
-
-        statistics = jax.local_devices()[0].memory_stats() or {}
-        if "peak_bytes_in_use" in statistics:
-            return statistics["peak_bytes_in_use"], "device"
-    else:
-        import tensorflow as tf
-
-        if tf.config.list_physical_devices("GPU"):
-            return tf.config.experimental.get_memory_info("GPU:0")["peak"], "device"
-    from common.cost.memory import peak_memory as peak_of_process
-
-    return peak_of_process(), "process"
-
-
-def device_name() -> str:
-    """Return what the backend computes on."""
-    import keras
-
-    if keras.config.backend() == "jax":
-        import jax
-
-        return jax.local_devices()[0].device_kind
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "cpu"
-    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-
-
 HEADER = (
     f"{'network':<20} {'kind':<9} {'precision':<9} {'ms':>10} {'peak GiB':>9} {'TFLOP/s':>8} "
     f"{'matmul':>8} {'share':>6}  device"
 )
 
 
-def describe(request: dict, result: dict) -> str:
+def row_of(request: dict, result: dict) -> str:
     """Return the line of one measurement under `HEADER`."""
     name = " ".join(filter(None, (request["paper"], request["name"])))
     start = f"{name:<20} {request['kind']:<9} {request['precision']:<9}"

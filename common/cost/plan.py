@@ -1,157 +1,190 @@
-"""The verb `plan`: what training and a prediction will take, estimated and measured, as a table."""
+"""Say what training and a prediction will take: memory, time, payloads."""
 
-from dataclasses import asdict
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.cost.budget import (
-    Budget,
-    budget_of_prediction,
-    budget_of_training,
-    compare_memory,
-    network_of,
-    show_operations,
-    show_time,
-    uses_gpu,
-    usual_rate,
-)
-from common.cost.memory import GIB
+from common.cost.memory import GIB, available_memory, gpu_memory
 from common.cost.probe import Kind, Measured, measure
-from common.cost.workloads import Scan, Workload, load_description
+from common.cost.stopwatch import show_time
 from common.errors import OptionError
+from common.files import write_json
+
+Rows = list[tuple[str, str]]
+UNITS = {"training": "step", "prediction": "call"}
+WHOLES = {"training": "the run", "prediction": "the scan"}
 
 
-def print_plan(
+@dataclass(frozen=True)
+class Work:
+    """A training step, or a call at prediction, and how many there are."""
+
+    kind: Kind
+    shapes: Sequence[Sequence[int]]
+    """Of the network's inputs, the batch first."""
+    operations: float
+    """Floating-point operations of one."""
+    count: int | None
+    """None: the examples decide, and they are not known."""
+    lower: str
+    """Options that make it smaller."""
+    measured: Measured | None = None
+    too_large: bool = False
+    """It was tried, and memory did not suffice."""
+
+
+def plan(
     paper: str,
-    config: Any,
     *,
+    config: Any,
+    preset: str = "port",
     scan: tuple[int, int, int] | None = None,
     examples: int | None = None,
     probe: bool = True,
     mixed_precision: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Print what training a network and predicting a scan will take on this machine.
+    """Say what training and a prediction will take here: memory, time, payloads.
+
+    Memory and time are measured on random numbers, in processes of their own. A time holds for a
+    machine that is as busy as this one is now.
 
     Args:
         paper: package name.
-        config: the paper's `Config`.
-        scan: voxels of the scan; None: a usual one.
+        config: every number of the run.
+        preset: where the numbers come from; options after it change single ones.
+        scan: voxels of the scan to predict, in the order of the paper's arrays; default: a usual
+            one, with the preset quick a phantom.
         examples: what is trained on, where the number of steps depends on it.
-        probe: also measure one step and one call, each in a process of its own.
+        probe: measure one step and one call; without it only what can be counted is told.
         mixed_precision: bfloat16 arithmetic.
         out: JSON file with the same numbers.
+
     Raises:
-        OptionError: a size of the scan is below 1, or a probe failed.
+        OptionError: a size of the scan is below 1, or a measurement failed.
         RunError: `out` cannot be written.
     """
-    from common.files import write_json
-    from common.runtime import configure_runtime
+    from common.cost.device import leave_gpus_alone
+    from common.cost.workloads import load_workload
+    from common.runtime import usable_cores
 
-    description = load_description(paper)
-    asked = description.describe_scan(check_scan(scan) or description.SCAN, config)
-    configure_runtime(seed=0, mixed_precision=mixed_precision)
-    workload = description.describe(config, asked.shape)
-    model = workload.compile(workload.build(), False)
-    budgets = {
-        "training": budget_of_training(model, workload),
-        "prediction": budget_of_prediction(network_of(model), workload),
-    }
-    counts = {"training": description.count_steps(config, examples), "prediction": asked.calls}
-    rows, facts = [], {"paper": paper, "mixed_precision": mixed_precision}
-    rows.append(("parameters", f"{budgets['training'].parameters:,}"))
-    for kind, budget in budgets.items():
-        measured = None
-        if probe and has_room(budget, kind):
-            measured = measure(
-                paper, config, kind, scan=asked.shape, mixed_precision=mixed_precision
-            )
-        rows += describe_kind(kind, budget, measured, workload, count=counts[kind])
-        facts[kind] = {
-            "estimate": {**asdict(budget), "growth": budget.growth},
-            "measured": measured and asdict(measured),
-            "count": counts[kind],
-        }
-    rows += describe_payload(asked)
-    facts["scan"] = asdict(asked)
+    if scan is not None and min(scan) < 1:
+        raise OptionError(f"--scan: found {scan}; expected sizes from 1")
+    leave_gpus_alone()  # for the processes that measure
+    module = load_workload(paper)
+    usual = module.usual_data(preset)
+    scan, examples = scan or usual.scan, examples or usual.examples
+    asked, network = module.scan_work(scan, config), module.build_network(config)
+    load = {"processes": os.getloadavg()[0], "cores": usable_cores()}
+    works = list_work(module, network, config, scan=scan, examples=examples)
+    if probe:
+        works = [measure_work(work, paper, config, scan, mixed_precision) for work in works]
+    rows = [("parameters", f"{network.count_params():,}")]
+    for work in works:
+        rows += rows_of_work(work, examples=examples)
+    rows += rows_of_payload(asked.shape, asked.payload, asked.note)
+    if probe:
+        rows.append(("load", f"{load['processes']:.1f} processes for {load['cores']} cores when "
+                             "this began: times hold for a machine as busy as that"))  # fmt: skip
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
     if out is not None:
-        write_json(out, facts)
+        facts = {
+            "paper": paper,
+            "mixed_precision": mixed_precision,
+            "examples": examples,
+            "parameters": network.count_params(),
+            "scan": asdict(asked),
+            "load": load,
+        }
+        write_json(out, facts | {work.kind: asdict(work) for work in works})  # fmt: skip
 
 
-def check_scan(scan: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
-    """Refuse a scan without voxels.
+def list_work(
+    module: Any, network: Any, config: Any, *, scan: Sequence[int], examples: int | None
+) -> list[Work]:
+    """Return a training step and a call at prediction, counted and not measured yet.
 
-    Raises:
-        OptionError: a size is below 1.
+    Args:
+        module: the paper's `WorkloadModule`.
+        network: of its `build_network(config)`.
+        config: of the run.
+        scan: voxels of a scan.
+        examples: that are trained on; None: not known.
     """
-    if scan is not None and min(scan) < 1:
-        raise OptionError(f"--scan: found {scan}; expected sizes from 1")
-    return scan
+    from common.cost.operations import TRAINING_PASSES, count_operations
+
+    work = module.workload_of(config, scan)
+    training, prediction = work.training_shapes, work.prediction_shapes
+    step = TRAINING_PASSES * count_operations(network, training)
+    call = count_operations(network, prediction)
+    steps, calls = module.count_steps(config, examples), module.scan_work(scan, config).calls
+    return [
+        Work("training", training, step, steps, work.lower_in_training),
+        Work("prediction", prediction, call, calls, work.lower_in_prediction),
+    ]
 
 
-def has_room(budget: Budget, kind: Kind) -> bool:
-    """Say whether a probe fits into memory; where it does not, tell."""
-    needed, available, where = compare_memory(budget)
-    if needed > available:
-        print(
-            f"warning: {kind} is not measured: about {needed / GIB:.1f} GiB of {where} are needed "
-            f"(estimate), {available / GIB:.1f} GiB are available"
-        )
-    return needed <= available
+def measure_work(
+    work: Work, paper: str, config: Any, scan: Sequence[int], mixed_precision: bool
+) -> Work:
+    """Return the work with what it takes, or that it is too large."""
+    measured = measure(paper, config, work.kind, scan=scan, mixed_precision=mixed_precision)
+    return replace(work, measured=measured, too_large=measured is None)
 
 
-def describe_kind(
-    kind: Kind, budget: Budget, measured: Measured | None, workload: Workload, *, count: int | None
-) -> list[tuple[str, str]]:
+def rows_of_work(work: Work, *, examples: int | None) -> Rows:
     """Return the rows of a training step or a call: name and value."""
-    training = kind == "training"
-    shapes = workload.training_shapes if training else workload.prediction_shapes
-    each, lower = (
-        ("step", workload.lower_in_training) if training else ("call", workload.lower_in_prediction)
-    )
-    needed, available, where = compare_memory(budget)
-    parts = {
-        "activations": budget.tensors,
-        "gradients": budget.gradients,
-        "optimiser": budget.optimiser,
-        "workspace": budget.workspace,
-        "at the start": needed - budget.growth,
-    }
-    listed = ", ".join(
-        f"{name} {size / GIB:.2f}" for name, size in parts.items() if size > 0.005 * GIB
-    )
-    seconds = budget.operations / usual_rate()
-    rows = [
-        (kind, " + ".join(" x ".join(map(str, shape)) for shape in shapes)),
-        ("  memory, estimated", f"{needed / GIB:.2f} GiB ({listed}); {available / GIB:.1f} GiB of "
-                                f"{where} available"),
-        (f"  {each}, estimated", f"{show_operations(budget.operations)}, {show_time(seconds)}"),
-    ]  # fmt: skip
+    each, measured = UNITS[work.kind], work.measured
+    inputs = " + ".join(" x ".join(map(str, shape)) for shape in work.shapes)
+    rows = [(work.kind, inputs), (f"  {each}", show_operations(work.operations))]
+    if work.too_large:
+        rows.append(("  memory, measured", f"more than the {available_memory() / GIB:.1f} GiB "
+                                           "that are available"))  # fmt: skip
     if measured is not None:
-        seconds = measured.seconds
-        share = budget.operations / seconds / 1e9
-        memory = f"{measured.peak_bytes / GIB:.2f} GiB"
-        memory += " of the host; the GPU's is not measured" if uses_gpu() else ""
+        rate = work.operations / measured.seconds / 1e9
         rows += [
-            ("  memory, measured", memory),
-            (f"  {each}, measured", f"{show_time(seconds)} ({share:.0f} GFLOP/s); the first, with "
-                                    f"compilation, {show_time(measured.first_seconds)}"),
+            ("  memory, measured", show_memory(measured)),
+            (f"  {each}, measured", f"{show_time(measured.seconds)} ({rate:.0f} GFLOP/s); the "
+                                    "first, with compilation, "
+                                    f"{show_time(measured.first_seconds)}"),
         ]  # fmt: skip
-    if count is None:
-        rows.append(("  the run", "its steps depend on the data: give --examples"))
-    else:
-        what = "the run" if training else "the scan"
-        rows.append((f"  {what}", f"{count} {each}s, {show_time(count * seconds)}"
-                                  f"{'' if measured else ' (estimate)'}"))  # fmt: skip
-    if lower:
-        rows.append(("  to take less", f"lower {lower}"))
-    return rows
+    rows.append((f"  {WHOLES[work.kind]}", show_count(work, examples=examples)))
+    return [*rows, ("  to take less", f"lower {work.lower}")] if work.lower else rows
 
 
-def describe_payload(scan: Scan) -> list[tuple[str, str]]:
-    """Return the rows of what goes to a server and comes back."""
-    parts = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in scan.payload.items())
-    rows = [("served scan", f"{' x '.join(map(str, scan.shape))}: {parts}")]
-    return [*rows, ("", scan.note)] if scan.note else rows
+def show_memory(measured: Measured) -> str:
+    """Return the peak of a measurement beside what is available where it was held."""
+    of, available = "memory", available_memory()
+    if measured.memory == "device":
+        of, available = "GPU memory", gpu_memory() or 0
+    return f"{measured.peak_bytes / GIB:.2f} GiB; {available / GIB:.1f} GiB of {of} available"
+
+
+def show_count(work: Work, *, examples: int | None) -> str:
+    """Return how many steps or calls there are, and how long all of them take."""
+    if work.count is None:
+        return "its steps depend on the data: give --examples"
+    words = f"{work.count} {UNITS[work.kind]}{'' if work.count == 1 else 's'}"
+    if work.kind == "training" and examples is not None:
+        words += f" for {examples} examples"
+    if work.measured is not None:
+        words += f", {show_time(work.count * work.measured.seconds)}"
+    return words
+
+
+def rows_of_payload(shape: Sequence[int], payload: Mapping[str, int], note: str) -> Rows:
+    """Return what goes to a server and comes back."""
+    parts = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in payload.items())
+    rows = [("served scan", f"{' x '.join(map(str, shape))}: {parts}")]
+    return [*rows, ("", note)] if note else rows
+
+
+def show_operations(count: float) -> str:
+    """Return a number of operations with a prefix, such as 1.26 TFLOP."""
+    for factor, name in ((1e12, "TFLOP"), (1e9, "GFLOP")):
+        if count >= factor:
+            return f"{count / factor:.3g} {name}"
+    return f"{count / 1e6:.3g} MFLOP"

@@ -2,21 +2,21 @@
 
 `python -m common.cost.probe` reads a request as JSON from its input and writes what it measured as
 JSON to its output; `measure` does both ends. The largest memory of a process never falls again, so
-every measurement gets a process.
+every measurement gets a process. Where memory does not suffice, that process is the one to end.
 """
 
+import importlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
+from common.cost.stopwatch import time_call
 from common.errors import OptionError
 from common.files import as_yaml, plain, write_text_atomically
 from common.papers import ROOT
@@ -24,6 +24,8 @@ from common.papers import ROOT
 Kind = Literal["training", "prediction"]
 ENOUGH_SECONDS = 3.0
 MOST_REPEATS = 20
+OUT_OF_MEMORY = ("ResourceExhaustedError", "MemoryError", "OOM when allocating")
+"""What TensorFlow and Python end with where the kernel refuses memory instead of ending them."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,11 @@ class Measured:
     """Of one step or call, the fastest; the first, which compiles, does not count."""
     first_seconds: float
     start_bytes: int
-    """Held before the first step, network and TensorFlow included."""
+    """Held by the process before the first step, network and TensorFlow included."""
     peak_bytes: int
     """Held at most."""
+    memory: Literal["process", "device"]
+    """Whose the peak is."""
 
 
 def measure(
@@ -46,17 +50,19 @@ def measure(
     *,
     scan: tuple[int, ...] | None = None,
     mixed_precision: bool = False,
-) -> Measured:
+) -> Measured | None:
     """Run some steps, or calls, on random numbers in another process.
 
     Args:
         paper: package name.
         config: the paper's `Config`.
         kind: what to run.
-        scan: shape of the scan that is predicted; None: a usual one.
+        scan: shape of the scans; None: that of the paper's data.
         mixed_precision: bfloat16 arithmetic.
+    Returns:
+        What was measured; None where memory did not suffice.
     Raises:
-        OptionError: the process was ended, by the kernel where memory ran out, or failed.
+        OptionError: the process failed for another reason.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_text_atomically(Path(folder) / "config.yaml", as_yaml(plain(config)))
@@ -70,88 +76,55 @@ def measure(
             text=True,
             check=False,
         )
-    if done.returncode < 0:
-        raise OptionError(
-            f"the probe of one {kind} step was ended by signal {-done.returncode}; where that is 9 "
-            "the memory did not suffice: lower the sizes, or --probe false for the estimate alone"
-        )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise OptionError(f"the probe of one {kind} step failed: {last}")
-    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    if done.returncode == 0:
+        return Measured(**json.loads(done.stdout.splitlines()[-1]))
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    told = any(word in line for line in lines for word in OUT_OF_MEMORY)
+    if done.returncode == -signal.SIGKILL or told:
+        return None
+    last = f"signal {-done.returncode}" if done.returncode < 0 else lines[-1]
+    raise OptionError(f"the measurement of {kind} failed: {last} (--probe false does without it)")
 
 
-def run_request(request: dict) -> dict:
+def run_request(request: dict) -> Measured:
     """Measure what a request asks for, in this process.
 
     Args:
         request: paper, folder of config.yaml, kind, scan, mixed.
-    Returns:
-        Fields of `Measured`.
     """
-    import importlib
-
-    from common.cost.memory import memory_held, peak_memory
-    from common.cost.workloads import load_description
+    from common.cost.device import peak_of_device
+    from common.cost.memory import memory_held
+    from common.cost.workloads import load_workload, prepare_call, prepare_step
     from common.runs.folder import load_config
     from common.runtime import configure_runtime
 
     config_class = importlib.import_module(f"{request['paper']}.config").Config
     config = load_config(Path(request["folder"]), config_class)
-    runtime = configure_runtime(seed=0, mixed_precision=request["mixed"])
-    workload = load_description(request["paper"]).describe(config, request["scan"])
-    rng = np.random.default_rng(0)
-    run = (prepare_training if request["kind"] == "training" else prepare_call)(
-        workload, rng, xla=runtime["xla"]
-    )
+    xla = configure_runtime(seed=0, mixed_precision=request["mixed"])["xla"]
+    module = load_workload(request["paper"])
+    scan = request["scan"] and tuple(request["scan"])
+    if request["kind"] == "training":
+        run = prepare_step(module, config, scan, xla=xla)
+    else:
+        run = prepare_call(module, config, scan)
     start = memory_held()
-    begin = time.perf_counter()
-    run()
-    first = time.perf_counter() - begin
-    times = []
-    while not times or (sum(times) < ENOUGH_SECONDS and len(times) < MOST_REPEATS):
-        begin = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begin)
-    return {
-        "seconds": min(times),
-        "first_seconds": first,
-        "start_bytes": start,
-        "peak_bytes": peak_memory(),
-    }
+    first, _ = time_call(run)
+    times = [time_call(run)[0]]
+    while sum(times) < ENOUGH_SECONDS and len(times) < MOST_REPEATS:
+        times.append(time_call(run)[0])
+    peak, memory = peak_of_device()
+    return Measured(min(times), first, start, peak, memory)
 
 
-def prepare_training(workload, rng: np.random.Generator, *, xla: bool) -> Callable[[], None]:
-    """Return the function that takes one training step on one random batch."""
-    network = workload.build()
-    model = workload.compile(network, xla)
-    inputs, targets = workload.draw_batch(network, rng)
-    return lambda: model.train_on_batch(inputs, targets)
-
-
-def prepare_call(workload, rng: np.random.Generator, *, xla: bool) -> Callable[[], None]:
-    """Return the function that calls the network once on random numbers."""
-    import tensorflow as tf
-
-    from common.cost.workloads import draw
-
-    network = workload.build()
-    arrays = draw(workload.prediction_shapes, rng)
-    if workload.make_call is not None:
-        call = workload.make_call(network)
-        return lambda: call(*arrays)
-
-    @tf.function(jit_compile=xla)
-    def run(*inputs):
-        return network(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
-
-    return lambda: tf.nest.map_structure(
-        lambda tensor: tensor.numpy(), run(*map(tf.constant, arrays))
-    )
+def offer_to_end_first() -> None:
+    """Let the kernel end this process before any other when memory runs out."""
+    with suppress(OSError):  # not Linux, or not allowed
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":
     from common.runtime import load_tensorflow_quietly
 
+    offer_to_end_first()
     load_tensorflow_quietly()
-    print(json.dumps(run_request(json.load(sys.stdin))))
+    print(json.dumps(asdict(run_request(json.load(sys.stdin)))))

@@ -40,3 +40,11 @@ def matmul_rate(edge: int = 3072) -> float:
     square = tf.random.stateless_normal((edge, edge), (0, 0))
     tf.linalg.matmul(square, square)
     return 2 * edge**3 / fastest(lambda: tf.linalg.matmul(square, square).numpy(), 4)[0]
+
+
+def show_time(seconds: float) -> str:
+    """Return seconds in the unit that a person would choose."""
+    for size, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.2g} s"

@@ -1,67 +1,38 @@
-"""What a paper's network has to do, as data: one training step, one call, one scan, one run.
+"""What a paper's network has to do: one training step, one call, one scan, one run.
 
-Every paper has a `workload.py` that describes it; budgets and GPU benchmarks are made from that.
-Keras alone, so that it can be asked on every backend.
+Every paper has a `workload.py` that says it (`WorkloadModule`); `plan` and the benchmark on a GPU
+work from that. Keras alone, so that it can be asked on every backend.
 """
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from common.cost.layer_memory import LayerMemory, Shape, Trace, peak_of_prediction, trace_network
+import keras
+import numpy as np
 
-if TYPE_CHECKING:
-    import keras
-    import numpy as np
+from common.cost.operations import Shape
 
 FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One network at work. Shapes have the batch first, one per input of the network."""
+    """What a network is given. Shapes have the batch first, one per input of the network."""
 
-    build: Callable[[], "keras.Model"]
-    """Network that takes the shapes of both."""
-    compile: Callable[["keras.Model", bool], "keras.Model"]
-    """Network, whether to use XLA -> the compiled model that trains it."""
-    make_targets: Callable[["np.random.Generator", Any], Any]
-    """Random numbers, shapes of the outputs -> labels of a training step."""
     training_shapes: tuple[Shape, ...]
     prediction_shapes: tuple[Shape, ...]
-    memory: Mapping[str, LayerMemory] = field(default_factory=dict)
-    """Of the paper's own layers, by class."""
-    block_of: Callable[[str], str] | None = None
-    """Block of a layer where training computes activations again; None: it keeps them."""
-    peak_of_call: Callable[["keras.Model", tuple[Shape, ...]], int] | None = None
-    """Bytes of tensors at prediction where the network is not called in one piece."""
-    make_call: Callable[["keras.Model"], Callable] | None = None
-    """Network -> function of the inputs, on TensorFlow, where it is not called in one piece."""
     lower_in_training: str = "--batch_size"
     """Options that make a training step smaller."""
     lower_in_prediction: str = ""
     """Options that make a call smaller."""
 
-    def draw_batch(self, network: "keras.Model", rng: "np.random.Generator") -> tuple[Any, Any]:
-        """Return random inputs and targets of a training step; several inputs are a tuple."""
-        inputs = draw(self.training_shapes, rng)
-        shapes = list(self.training_shapes)
-        outputs = network.compute_output_shape(shapes if len(shapes) > 1 else shapes[0])
-        return tuple(inputs) if len(inputs) > 1 else inputs[0], self.make_targets(rng, outputs)
-
-    def peak_at_prediction(self, network: "keras.Model", shapes: tuple[Shape, ...]) -> int:
-        """Return the bytes of tensors that a call holds at once."""
-        if self.peak_of_call is not None:
-            return self.peak_of_call(network, shapes)
-        return peak_of_prediction(trace_network(network, shapes), memory=self.memory)
-
 
 @dataclass(frozen=True)
-class Scan:
-    """What a scan of a given size asks of the network and of a server."""
+class ScanWork:
+    """What a scan asks of the network and of a server."""
 
     shape: Shape
     calls: int
@@ -72,20 +43,121 @@ class Scan:
     """What the count of calls leaves out."""
 
 
-def draw(shapes: Sequence[Shape], rng: "np.random.Generator") -> "list[np.ndarray]":
+@dataclass(frozen=True)
+class UsualData:
+    """What is assumed of the data where the user does not say."""
+
+    scan: Shape
+    """Voxels of a scan."""
+    examples: int | None = None
+    """What is trained on; None: not known, or the steps of a run do not depend on it."""
+
+
+class WorkloadModule(Protocol):
+    """What a paper's `workload.py` has; `config` is the paper's own `Config`."""
+
+    def workload_of(self, config: Any, scan: Shape | None = None) -> Workload:
+        """Return the shapes of a training step and of a call, for scans of a shape where it counts;
+        None: the shape of the paper's data."""
+
+    def build_network(self, config: Any) -> keras.Model:
+        """Return the network, for the shapes of both."""
+
+    def compile_network(self, network: keras.Model, config: Any, *, xla: bool) -> keras.Model:
+        """Return the compiled model that trains the network; mostly the network itself."""
+
+    def draw_targets(self, config: Any, outputs: Any, rng: np.random.Generator) -> Any:
+        """Return random labels of a training step for outputs of these shapes."""
+
+    def make_call(self, network: keras.Model, config: Any) -> Callable[..., Any]:
+        """Return how the network is called at prediction: a function of its inputs, on
+        TensorFlow."""
+
+    def scan_work(self, shape: Shape, config: Any) -> ScanWork:
+        """Return what a scan of a shape asks for."""
+
+    def usual_data(self, preset: str) -> UsualData:
+        """Return what is assumed of the data: the paper's, or for `quick` the phantoms."""
+
+    def count_steps(self, config: Any, examples: int | None) -> int | None:
+        """Return the optimiser steps of a run; None where the examples decide and are not known."""
+
+    def full_size(self) -> dict[str, Any]:
+        """Return the configurations that the benchmark on a GPU times, by name."""
+
+    def small(self) -> dict[str, Any]:
+        """Return the same, small enough for a CPU."""
+
+
+def load_workload(paper: str) -> WorkloadModule:
+    """Return a paper's `workload` module."""
+    return importlib.import_module(f"{paper}.workload")
+
+
+def draw(shapes: Sequence[Shape], rng: np.random.Generator) -> list[np.ndarray]:
     """Return normal numbers, float32, in these shapes."""
     return [rng.standard_normal(shape, dtype="float32") for shape in shapes]
 
 
-def load_description(paper: str) -> ModuleType:
-    """Return a paper's `workload` module.
+def draw_batch(
+    module: WorkloadModule,
+    network: keras.Model,
+    config: Any,
+    shapes: Sequence[Shape],
+    rng: np.random.Generator,
+) -> tuple[Any, Any]:
+    """Return random inputs and targets of a training step; several inputs are a tuple.
 
-    It has `describe(config, scan=None) -> Workload`, `describe_scan(shape, config) -> Scan`, `SCAN`
-    (the shape of a usual scan), `count_steps(config, examples) -> int | None` (optimiser steps of a
-    run; None where they depend on the data), and `full_size()` and `small()`, which return
-    {name: Config} for the benchmark on a GPU.
+    Args:
+        module: the paper's.
+        network: of `module.build_network(config)`.
+        config: its configuration.
+        shapes: of its inputs, the batch first.
+        rng: drawn from.
     """
-    return importlib.import_module(f"{paper}.workload")
+    inputs = draw(shapes, rng)
+    outputs = network.compute_output_shape(list(shapes) if len(shapes) > 1 else shapes[0])
+    targets = module.draw_targets(config, outputs, rng)
+    return tuple(inputs) if len(inputs) > 1 else inputs[0], targets
+
+
+def prepare_step(
+    module: WorkloadModule, config: Any, scan: Shape | None, *, xla: bool
+) -> Callable[[], object]:
+    """Return the function that takes one training step on one random batch.
+
+    Args:
+        module: the paper's.
+        config: its configuration.
+        scan: see `WorkloadModule.workload_of`.
+        xla: compile the step with it.
+    """
+    network = module.build_network(config)
+    model = module.compile_network(network, config, xla=xla)
+    shapes = module.workload_of(config, scan).training_shapes
+    inputs, targets = draw_batch(module, network, config, shapes, np.random.default_rng(0))
+    return lambda: model.train_on_batch(inputs, targets)
+
+
+def prepare_call(module: WorkloadModule, config: Any, scan: Shape | None) -> Callable[[], object]:
+    """Return the function that calls the network once on random numbers; see `prepare_step`."""
+    call = module.make_call(module.build_network(config), config)
+    inputs = draw(module.workload_of(config, scan).prediction_shapes, np.random.default_rng(0))
+    return lambda: call(*inputs)
+
+
+def call_whole(network: keras.Model) -> Callable[..., Any]:
+    """Return a function of a network's inputs that calls it in one piece, with XLA on a GPU."""
+    import tensorflow as tf
+
+    @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")))
+    def run(*inputs):
+        return network(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
+
+    def call(*inputs: np.ndarray) -> Any:
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), run(*map(tf.constant, inputs)))
+
+    return call
 
 
 def payload_of_scan(shape: Shape, *, channels: int = 1, classes: int) -> dict[str, int]:
@@ -102,9 +174,3 @@ def payload_of_scan(shape: Shape, *, channels: int = 1, classes: int) -> dict[st
         "labels": voxels,
         "probabilities": voxels * classes * FLOAT_BYTES,
     }
-
-
-def steps_of(trace: Trace, wanted: Callable[[str], bool]) -> Trace:
-    """Return a trace of the layers whose names are wanted, for `peak_of_prediction`."""
-    steps = tuple(step for step in trace.steps if wanted(step.layer.name))
-    return Trace(steps, trace.shapes, trace.bytes, trace.results)

@@ -125,7 +125,7 @@ class ProgressReport:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(step - self._bar.n)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._say(f"epoch {epoch}, step {step} of {self._max_steps}: {shown}")
+            self.say(f"epoch {epoch}, step {step} of {self._max_steps}: {shown}")
 
     def show_epoch(self, row: Mapping[str, float]) -> None:
         """Show the row of an epoch that has ended."""
@@ -133,23 +133,26 @@ class ProgressReport:
             return
         seconds = time.monotonic() - self._epoch_begin
         values = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "step"))
-        self._say(
+        self.say(
             f"epoch {row['epoch']}, step {row['step']} of {self._max_steps}: "
             f"{values} ({seconds:.1f} s)"
         )
         self._epoch_begin = time.monotonic()
 
-    def close(self) -> None:
-        """Leave the bar as it is and go to the next line."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Print a line above the bar, or as it is where there is none."""
+        if not self._enabled:
+            return
         self._last_line = time.monotonic()
         if self._bar is None:
             print(line, file=sys.stderr, flush=True)
         else:
             self._bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the bar as it is and go to the next line."""
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _number(name: str, cell: str) -> float:

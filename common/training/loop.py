@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from common.cost.device import uses_gpu
+from common.cost.first_step import FirstSteps, bytes_of, warn_of_memory
 from common.data.batches import surface_user_errors
 from common.errors import TrainingDivergedError
 from common.runs.folder import Run
@@ -77,8 +79,12 @@ def fit(
         state = _restore(model, callbacks, make_dataset, run=run)
     report = ProgressReport(step=state.step, max_steps=max_steps, enabled=progress)
     events = EventWriter(run.path)
+    if progress and not uses_gpu():
+        # The gradients are what is certain to be made; without a GPU they lie in this memory.
+        warn_of_memory(bytes_of(model.trainable_variables), what="training")
     around = [
         _Before(state, steps_per_epoch=steps_per_epoch, max_steps=max_steps, evaluate=evaluate),
+        FirstSteps(max_steps - state.step, report.say),
         *callbacks,
         _After(
             state,

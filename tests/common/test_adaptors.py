@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from common.cli import SHARED_VERBS, find_verbs, parse_verb
+from common.cost.workloads import WorkloadModule
 from common.export.write import ServingModule
 from common.papers import find_papers
 
-ADAPTORS = {"serving": ServingModule}
+ADAPTORS = {"serving": ServingModule, "workload": WorkloadModule}
 CASES = [(paper, name) for name in ADAPTORS for paper in find_papers(f"{name}.py")]
 
 

@@ -45,14 +45,17 @@ class TestPassage:
         ]
         assert not any(said.values())
 
-    def test_training_and_prediction_say_first_what_they_will_take(self, work):
-        plans = {verb: done.stderr.count("plan: ") for verb, done in work.said.items()}
-        assert {verb for verb, count in plans.items() if count} == {"train", "predict"}
-        for verb in ("train", "predict"):
-            assert plans[verb] == 1
-            first = next(line for line in work.said[verb].stderr.splitlines() if ": " in line)
-            assert first.startswith("plan: ")
-            assert "GiB available" in first
+    def test_training_and_prediction_say_once_what_they_take(self, work):
+        """After the first step, and after the first of two scans."""
+        lines = {verb: [line for line in done.stderr.splitlines() if line.startswith("measured: ")]
+                 for verb, done in work.said.items()}  # fmt: skip
+        assert {verb for verb, said in lines.items() if said} == {"train", "predict"}
+        (train,), (predict,) = lines["train"], lines["predict"]
+        assert "; at this load 2 more take about " in train
+        assert "the first scan took" in predict
+        assert "; at this load 1 more take about " in predict
+        assert train.endswith(" GiB")
+        assert predict.endswith(" GiB")
 
     def test_run_folder(self, work):
         names = {path.name for path in work.run.iterdir() if path.name != ".lock"}
