@@ -1,10 +1,10 @@
-# make setup | test | lint | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
+# make setup | test | census | lint | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
 PYTHON ?= python3
 PRESET ?= quick
 GPU_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
 
-.PHONY: setup test lint reproduce report bench bench-gpu
+.PHONY: setup census test lint reproduce report bench bench-gpu
 setup: .venv/installed
 
 .venv/installed: setup.cfg pyproject.toml
@@ -15,6 +15,10 @@ setup: .venv/installed
 
 test: setup
 	$(BIN)/python -m pytest
+
+# What the sources amount to: entries, circles, imports, lines.
+census:
+	$(PYTHON) tests/census.py
 
 lint: setup
 	$(BIN)/ruff check .

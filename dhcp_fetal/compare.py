@@ -39,7 +39,7 @@ def compare(
     """
     from common.study.compare import Table, compare_parts, inference_table, presets_table
     from common.study.dice_definitions import formulas_table
-    from dhcp_fetal.config import from_cfg
+    from dhcp_fetal.cfg.fields import from_cfg
 
     config = PRESETS[preset] if model_cfg is None else from_cfg(model_cfg)
     makers = {

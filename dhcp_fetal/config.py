@@ -8,7 +8,6 @@ README.md.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from dhcp_fetal.geometry import Triple, check_architecture
@@ -325,31 +324,3 @@ INFERENCE_FIELDS = (
 )
 """What may differ between training and inference: the network's weights do not depend on it."""
 PRESETS = {"paper": PAPER, "code": CODE, "port": PORT, "quick": QUICK}
-
-
-def from_cfg(
-    path: Path,
-    *,
-    train: Path | None = None,
-    test: Path | None = None,
-    base: Config = CODE,
-    compat: Compat | None = None,
-) -> Config:
-    """Resolve the original's configuration files as its engine would.
-
-    Args:
-        path: model cfg, which settles the network. A training or test cfg alone is refused.
-        train: training cfg, which settles sampling, augmentation, loss and optimisation.
-        test: test cfg, which settles preparation and the tiles per call of inference.
-        base: gives what no file settles, and the switches the engine does not have.
-        compat: engine version; None: v0.7.0 where the model cfg holds that version's keys.
-    Returns:
-        `Config`; keys absent from a given file have the engine's defaults, not those of `base`.
-    Raises:
-        OptionError: names the file, the line and the key, what was found and what was expected.
-        DataError: a file is missing or is not UTF-8 text.
-    Source: modelParams.py, trainSessionParams.py, testSessionParams.py of DeepMedic.
-    """
-    from dhcp_fetal import cfg_fields
-
-    return cfg_fields.resolve(path, train=train, test=test, base=base, compat=compat)

@@ -211,8 +211,8 @@ def convert(
     """
     from common.export.write import save_network
     from common.runs.folder import open_run
+    from dhcp_fetal.cfg.fields import resolve_config
     from dhcp_fetal.model import build_model
-    from dhcp_fetal.networks import resolve_config
 
     # The published networks were trained on normalised scans; doing it again changes nothing.
     wanted = config.normalisation

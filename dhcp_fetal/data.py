@@ -15,7 +15,7 @@ from common.data.labels import check_classes, inside, integer_labels
 from common.data.names import check_id, check_new
 from common.data.phantoms import read_marker
 from common.errors import DataError
-from dhcp_fetal.cfg import read_path_list
+from dhcp_fetal.cfg.files import read_path_list
 from dhcp_fetal.config import Config
 from dhcp_fetal.images import ENDINGS, Image, read_image
 from dhcp_fetal.session import CaseFiles, read_dataframe, strip_nifti_ending

@@ -1,51 +1,13 @@
 """Where a network comes from: a run folder, or the original's cfg files and checkpoint."""
 
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import OptionError, RunError
-from dhcp_fetal.config import PRESETS, Config, Preset, from_cfg
+from dhcp_fetal.config import Config
 
 if TYPE_CHECKING:
     import keras
-
-
-def resolve_config(
-    config: Config,
-    preset: Preset,
-    *,
-    model: Path | None = None,
-    train: Path | None = None,
-    test: Path | None = None,
-) -> Config:
-    """Return the configuration that a command line means.
-
-    Without a model file: `config`. With one, the files settle what they speak of, the preset the
-    rest, and options given by hand win over both. The engine does not normalise scans by itself, so
-    neither does a configuration of its files.
-
-    Args:
-        config: the preset with the options that were given by hand.
-        preset: its name.
-        model: the original's model cfg.
-        train: its training cfg.
-        test: its test cfg.
-    Raises:
-        OptionError: a training or test cfg without a model cfg; see `config.from_cfg`.
-    """
-    if model is None:
-        if train or test:
-            raise OptionError("-train and -test need -model, expected the model cfg beside them")
-        return config
-    base = PRESETS[preset]
-    by_hand = {
-        field.name: getattr(config, field.name)
-        for field in fields(Config)
-        if getattr(config, field.name) != getattr(base, field.name)
-    }
-    resolved = from_cfg(model, train=train, test=test, base=replace(base, normalisation="none"))
-    return replace(resolved, **by_hand)
 
 
 def choose_device(name: str | None) -> None:

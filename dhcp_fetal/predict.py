@@ -144,9 +144,10 @@ def load_original(model_cfg: Path, test_cfg: Path | None, load: Path | None, pre
         OptionError: no checkpoint is named. The original asks whether to go on with random weights.
     """
     from common.errors import OptionError
+    from dhcp_fetal.cfg.fields import resolve_config
     from dhcp_fetal.config import PRESETS
     from dhcp_fetal.model import build_model
-    from dhcp_fetal.networks import load_weights, resolve_config
+    from dhcp_fetal.networks import load_weights
 
     preset = preset or "code"
     if load is None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from common.data.names import normal_id
 from common.data.tables import read_table, rows_by_name
 from common.errors import DataError, OptionError
-from dhcp_fetal.cfg import CfgFile, absolute, read_cfg, read_list, read_path_list
-from dhcp_fetal.cfg_values import table_of, text
+from dhcp_fetal.cfg.files import CfgFile, absolute, read_cfg, read_list, read_path_list
+from dhcp_fetal.cfg.values import table_of, text
 
 CHANNEL = "channel_"
 COLUMNS = ("ground_truth", "roi_mask", "prediction_filename")

@@ -49,7 +49,8 @@ def train(
     """
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
-    from dhcp_fetal.networks import choose_device, resolve_config
+    from dhcp_fetal.cfg.fields import resolve_config
+    from dhcp_fetal.networks import choose_device
 
     session = read_session(train_cfg)
     config = resolve_config(config, preset, model=model_cfg, train=train_cfg)

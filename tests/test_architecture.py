@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import census
 import pytest
 
 from common.cli import SHARED_VERBS
@@ -91,3 +92,26 @@ def test_the_other_init_files_are_empty():
     for path in ROOT.glob("*/*/**/__init__.py"):
         if path.relative_to(ROOT).parts[0] in ("common", *PAPERS):
             assert path.read_text() == "", path
+
+
+ORDER = (
+    "errors", "papers", "files", "runtime", "cli", "data", "network", "inference", "runs",
+    "training", "cost", "report", "evaluation", "export", "serving", "suite", "study",
+)  # fmt: skip
+"""The parts of common from the bottom up; each imports only from those before it."""
+
+
+def test_common_has_few_entries():
+    assert len(census.entries_of_common()) <= 20
+
+
+def test_packages_of_common_import_in_one_direction():
+    graph = census.package_graph()
+    assert set(graph) - {"__main__", "suite_results"} == set(ORDER)
+    for part in ORDER:
+        # `python -m common.runs` and the like hand over to the command line of all.
+        assert graph[part] - {"__main__"} <= set(ORDER[: ORDER.index(part)]), part
+
+
+def test_nothing_imports_in_a_circle():
+    assert census.circles(census.import_graph()) == []

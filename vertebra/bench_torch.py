@@ -18,7 +18,7 @@ def time_original(config: Config, patch, *, repeats: int) -> dict[str, float]:
         import torch
     except ImportError:
         return {}
-    from vertebra.bench import fastest
+    from common.cost.stopwatch import fastest
 
     run = build(torch, config.channels)
     tensor = torch.from_numpy(patch).permute(0, 4, 1, 2, 3)

@@ -11,6 +11,8 @@ from typing import Literal
 Preset = Literal["paper", "code", "port", "quick"]
 """paper: what the paper states; code: what the released code does; port: what we recommend;
 quick: the port made small."""
+Layout = Literal["csi", "verse"]
+"""csi: one flat folder, the paper's; verse: VerSe's rawdata and derivatives."""
 
 
 RUN = Path("weights")

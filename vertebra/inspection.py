@@ -11,7 +11,7 @@ import numpy as np
 
 from common.data.inspection import Entry, Inspection, describe_grid, listed, note_twins
 from common.data.volumes import Volume, check_same_grid, read_geometry, read_volume
-from vertebra.config import Config
+from vertebra.config import Config, Layout
 from vertebra.data import (
     LABEL_MARK,
     Case,
@@ -27,7 +27,6 @@ from vertebra.data import (
     stem_of,
 )
 from vertebra.preparation import crop_range, isotropic_size, split_ids, upright
-from vertebra.prepare import Layout
 from vertebra.verse import find_verse_scans, label_upwards, verse_case
 
 THICK_MM = 3.0

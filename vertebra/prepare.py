@@ -1,16 +1,13 @@
 """Resample, weigh, crop and split a data set into train and test folders."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from vertebra.config import Config, Preset
+from vertebra.config import Config, Layout, Preset
 
 if TYPE_CHECKING:
     from common.data.volumes import Volume
     from vertebra.data import Case
-
-Layout = Literal["csi", "verse"]
-"""csi: one flat folder, the paper's; verse: VerSe's rawdata and derivatives."""
 
 
 def prepare(

@@ -7,38 +7,23 @@ rerun. A paper without a run, or whose run failed, has a row as well.
 
 import webbrowser
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import Parser
 from common.errors import RunError
 from common.evaluation.claims import PaperClaims
 from common.evaluation.claims_reader import find_claims
-from common.suite.read_runs import Result, Stages, find_run, read_result_of_run
+from common.suite.page import write_page
+from common.suite.read_runs import PaperEntry, Stages, find_run, read_result_of_run
 
 PAGE = "index.html"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One paper of the suite.
-
-    Attributes:
-        claims: what is published.
-        result: what came out, or None.
-        problem: why there is no result, in a sentence; empty where there is one.
-    """
-
-    claims: PaperClaims
-    result: Result | None = None
-    problem: str = "not run"
 
 
 def collect(
     folders: Sequence[Path],
     claims: Mapping[str, PaperClaims],
     failures: Mapping[str, str] | None = None,
-) -> list[Entry]:
+) -> list[PaperEntry]:
     """Gather what is known of every paper.
 
     Args:
@@ -54,7 +39,7 @@ def collect(
             of an unknown paper, or two folders are of one paper.
     """
     failures = dict(failures or {})
-    entries = {paper: Entry(claims[paper]) for paper in sorted(claims)}
+    entries = {paper: PaperEntry(claims[paper]) for paper in sorted(claims)}
     seen: dict[str, Path] = {}
     for folder in folders:
         run, stages = find_run(folder)
@@ -70,9 +55,9 @@ def collect(
         if paper in seen:
             raise RunError(f"{seen[paper]} and {folder} are both of {paper}; expected one of them")
         seen[paper] = Path(folder)
-        entries[paper] = Entry(claims[paper], result, "")
+        entries[paper] = PaperEntry(claims[paper], result, "")
     for paper, problem in failures.items():
-        entries[paper] = Entry(claims[paper], None, problem)
+        entries[paper] = PaperEntry(claims[paper], None, problem)
     return list(entries.values())
 
 
@@ -97,8 +82,6 @@ def build(folders: Sequence[Path], to: Path, *, failures: Mapping[str, str] | No
     Raises:
         UserError: see `collect`; a claims file is damaged; the folder cannot be written.
     """
-    from common.suite.page import write_page
-
     entries = collect(folders, find_claims(), failures)
     try:
         to.mkdir(parents=True, exist_ok=True)

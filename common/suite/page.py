@@ -15,9 +15,8 @@ from common.evaluation.claims import Claim, DataKind, Judgement, Verdict, judge
 from common.files import write_text_atomically
 from common.report.page import PHANTOM_NOTICE, Section, format_number, read_sections
 from common.report.viewer.embed import FOLDER, EmbeddedCase, read_case
-from common.suite.collect import Entry
 from common.suite.network_drawing import Layer, read_layers
-from common.suite.read_runs import Result
+from common.suite.read_runs import PaperEntry, Result
 
 SCRIPTS = ("niivue.umd.js", "viewer.js")
 SECONDS_PER_MINUTE = 60
@@ -44,7 +43,7 @@ class ClaimView:
 class PaperView:
     """Everything the page shows of one paper."""
 
-    entry: Entry
+    entry: PaperEntry
     claims: Sequence[ClaimView]
     sections: Sequence[Section]
     facts: Section | None
@@ -87,7 +86,7 @@ class PaperView:
         return sum(layer.parameters for layer in self.layers)
 
 
-def write_page(path: Path, entries: Sequence[Entry], *, comparisons: Path) -> None:
+def write_page(path: Path, entries: Sequence[PaperEntry], *, comparisons: Path) -> None:
     """Write the page atomically.
 
     Args:
@@ -119,7 +118,7 @@ def write_page(path: Path, entries: Sequence[Entry], *, comparisons: Path) -> No
     write_text_atomically(path, page)
 
 
-def make_view(entry: Entry, comparisons: Path) -> PaperView:
+def make_view(entry: PaperEntry, comparisons: Path) -> PaperView:
     """Read what a paper's run left for the page.
 
     Raises:

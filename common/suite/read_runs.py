@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import RunError
-from common.evaluation.claims import DataKind, Outcome
+from common.evaluation.claims import DataKind, Outcome, PaperClaims
 from common.files import read_json, sha256_of, write_json
 from common.papers import ROOT
 from common.runs.folder import load_run
@@ -66,6 +66,21 @@ class Result:
     origin: Mapping[str, Any]
     seconds: tuple[tuple[str, float], ...] = ()
     folder: Path | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class PaperEntry:
+    """One paper on the page of all papers.
+
+    Attributes:
+        claims: what is published.
+        result: what came out, or None.
+        problem: why there is no result, in a sentence; empty where there is one.
+    """
+
+    claims: PaperClaims
+    result: Result | None = None
+    problem: str = "not run"
 
 
 def find_run(path: Path) -> tuple[Path, Stages | None]:

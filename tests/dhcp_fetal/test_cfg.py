@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from common.errors import DataError, OptionError
-from dhcp_fetal import cfg, session
-from dhcp_fetal.cfg_keys import KEYS
-from dhcp_fetal.config import from_cfg
+from dhcp_fetal import session
+from dhcp_fetal.cfg import files as cfg
+from dhcp_fetal.cfg.fields import from_cfg
+from dhcp_fetal.cfg.keys import KEYS
 
 MODEL = """
 numberOfOutputClasses = 2

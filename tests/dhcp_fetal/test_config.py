@@ -9,7 +9,8 @@ import pytest
 
 from common.errors import OptionError
 from dhcp_fetal import geometry
-from dhcp_fetal.config import CODE, PORT, PRESETS, from_cfg
+from dhcp_fetal.cfg.fields import from_cfg
+from dhcp_fetal.config import CODE, PORT, PRESETS
 
 PUBLISHED = {
     "tinyCnn": "tinyCnn/model/modelConfig.cfg",

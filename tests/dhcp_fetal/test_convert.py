@@ -7,7 +7,8 @@ import pytest
 
 from common.errors import DataError
 from dhcp_fetal import convert
-from dhcp_fetal.config import CODE, PORT, from_cfg
+from dhcp_fetal.cfg.fields import from_cfg
+from dhcp_fetal.config import CODE, PORT
 from dhcp_fetal.model import build_model
 
 

@@ -8,7 +8,8 @@ import pytest
 from keras import ops
 
 from dhcp_fetal import convert, layers
-from dhcp_fetal.config import CODE, PORT, PRESETS, QUICK, from_cfg
+from dhcp_fetal.cfg.fields import from_cfg
+from dhcp_fetal.config import CODE, PORT, PRESETS, QUICK
 from dhcp_fetal.model import build_model
 from dhcp_fetal.tiles import PaddedCase, border_means, cut_segment
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dhcp_fetal import convert, geometry, pieces, tiles
-from dhcp_fetal.config import CODE, QUICK, from_cfg
+from dhcp_fetal.cfg.fields import from_cfg
+from dhcp_fetal.config import CODE, QUICK
 from dhcp_fetal.model import build_model
 from dhcp_fetal.piece_network import PieceNetwork
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dhcp_fetal import convert, tiles
-from dhcp_fetal.config import CODE, PORT, QUICK, from_cfg
+from dhcp_fetal.cfg.fields import from_cfg
+from dhcp_fetal.config import CODE, PORT, QUICK
 from dhcp_fetal.model import build_model
 from dhcp_fetal.normalisation import zscore
 

@@ -14,8 +14,9 @@ from common.errors import DataError, OptionError
 from common.runs.folder import load_config, load_run
 from common.training.journal import read_log
 from dhcp_fetal import feeding
+from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import QUICK, Config
-from dhcp_fetal.networks import load_run_network, resolve_config
+from dhcp_fetal.networks import load_run_network
 from dhcp_fetal.session import CaseFiles
 from dhcp_fetal.train import train
 

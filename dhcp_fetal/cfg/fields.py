@@ -4,14 +4,15 @@ Source: modelParams.py, trainSessionParams.py and testSessionParams.py of DeepMe
 v0.8.4; specification 8.
 """
 
+from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from pathlib import Path
 
 from common.errors import OptionError
-from dhcp_fetal.cfg import CfgFile, read_cfg
-from dhcp_fetal.cfg_keys import KEYS, NEW, OLD
-from dhcp_fetal.cfg_values import choice, flag, list_of, number, rate, table_of, whole
-from dhcp_fetal.config import Config
+from dhcp_fetal.cfg.files import CfgFile, read_cfg
+from dhcp_fetal.cfg.keys import KEYS, NEW, OLD
+from dhcp_fetal.cfg.values import choice, flag, list_of, number, rate, table_of, whole
+from dhcp_fetal.config import CODE, PRESETS, Compat, Config, Preset
 from dhcp_fetal.geometry import receptive_field
 
 # [G15] v0.8.4 pads for some spellings of "no padding" when it reckons sizes; here they are one.
@@ -41,10 +42,29 @@ KEY_OF = {
 WEIGHTINGS = {None: "none", "freq": "frequency", "per_c": "fixed"}
 
 
-def resolve(
-    path: Path, *, train: Path | None, test: Path | None, base: Config, compat: str | None
+def from_cfg(
+    path: Path,
+    *,
+    train: Path | None = None,
+    test: Path | None = None,
+    base: Config = CODE,
+    compat: Compat | None = None,
 ) -> Config:
-    """See `config.from_cfg`."""
+    """Resolve the original's configuration files as its engine would.
+
+    Args:
+        path: model cfg, which settles the network. A training or test cfg alone is refused.
+        train: training cfg, which settles sampling, augmentation, loss and optimisation.
+        test: test cfg, which settles preparation and the tiles per call of inference.
+        base: gives what no file settles, and the switches the engine does not have.
+        compat: engine version; None: v0.7.0 where the model cfg holds that version's keys.
+    Returns:
+        `Config`; keys absent from a given file have the engine's defaults, not those of `base`.
+    Raises:
+        OptionError: names the file, the line and the key, what was found and what was expected.
+        DataError: a file is missing or is not UTF-8 text.
+    Source: modelParams.py, trainSessionParams.py, testSessionParams.py of DeepMedic.
+    """
     model = read_cfg(path, "model")
     compat = compat or detect_compat(model)
     _check_version(model, compat)
@@ -64,6 +84,43 @@ def resolve(
     except OptionError as mistake:
         field, _, reason = str(mistake).partition(": ")
         raise OptionError(f"{model.where(KEY_OF.get(field, field))}: {reason}") from None
+
+
+def resolve_config(
+    config: Config,
+    preset: Preset,
+    *,
+    model: Path | None = None,
+    train: Path | None = None,
+    test: Path | None = None,
+) -> Config:
+    """Return the configuration that a command line means.
+
+    Without a model file: `config`. With one, the files settle what they speak of, the preset the
+    rest, and options given by hand win over both. The engine does not normalise scans by itself, so
+    neither does a configuration of its files.
+
+    Args:
+        config: the preset with the options that were given by hand.
+        preset: its name.
+        model: the original's model cfg.
+        train: its training cfg.
+        test: its test cfg.
+    Raises:
+        OptionError: a training or test cfg without a model cfg; see `from_cfg`.
+    """
+    if model is None:
+        if train or test:
+            raise OptionError("-train and -test need -model, expected the model cfg beside them")
+        return config
+    base = PRESETS[preset]
+    by_hand = {
+        field.name: getattr(config, field.name)
+        for field in dataclass_fields(Config)
+        if getattr(config, field.name) != getattr(base, field.name)
+    }
+    resolved = from_cfg(model, train=train, test=test, base=replace(base, normalisation="none"))
+    return replace(resolved, **by_hand)
 
 
 def detect_compat(model: CfgFile) -> str:

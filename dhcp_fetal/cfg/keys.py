@@ -6,7 +6,7 @@ Source: modelConfig.py, trainConfig.py and testConfig.py of DeepMedic v0.7.0 and
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dhcp_fetal.cfg_values import (
+from dhcp_fetal.cfg.values import (
     choice,
     feature_ranges,
     flag,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import DataError, OptionError
-from dhcp_fetal.cfg_keys import KEYS, REFUSED
+from dhcp_fetal.cfg.keys import KEYS, REFUSED
 
 Kind = Literal["model", "train", "test"]
 
