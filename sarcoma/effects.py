@@ -24,7 +24,7 @@ from sarcoma.data import (
 from sarcoma.evaluate import PATCH_BATCH, patch_dice
 from sarcoma.inference import build_for_inference, make_apply, segment
 from sarcoma.losses import dice_loss
-from sarcoma.model import build_model
+from sarcoma.model import build_model, shapes_alone
 from sarcoma.phantom_body import make_patient
 from sarcoma.sampling import PatchSampler, Stack, make_pool, split_pool
 from sarcoma.validation import measure_patches, stack_examples
@@ -221,7 +221,7 @@ class Bench:
 
     def paths(self, config: Config) -> Outcome:
         """Build the cascade and look at what its wide kernel sees."""
-        with keras.StatelessScope():
+        with shapes_alone():
             model = build_model(replace(config, architecture="cascade"))
             count = sum(int(np.prod(weight.shape)) for weight in model.weights)
             shape = model.get_layer("global").input.shape

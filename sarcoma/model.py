@@ -4,6 +4,9 @@ Tensors are (batch, rows, columns, channels). Layer names are the original's: Ke
 for the U-Net, explicit ones for the others.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import keras
 from keras import layers
 
@@ -42,6 +45,15 @@ def build_model(config, input_shape=None, *, classes=CLASSES) -> keras.Model:
         size = config.dilated_input
         return build_dilated(config, input_shape or (size, size, channels), classes=classes)
     raise OptionError(f"architecture {config.architecture!r}: expected unet2d, cascade or dilated")
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Let networks be built whose variables have shapes but no values, hence take no memory."""
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    # Keras keeps a list of them, to give them their values when it builds the next network.
+    keras.utils.clear_session()
 
 
 def make_optimizer(config) -> keras.optimizers.Optimizer:

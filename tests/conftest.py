@@ -1,7 +1,9 @@
 """Fixtures shared by all tests."""
 
+import gc
 import importlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,15 @@ import common  # noqa: F401  # before any test module imports TensorFlow
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release():
+    """Let go of a module's networks and graphs, which Keras and reference cycles keep."""
+    yield
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.clear_session()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
