@@ -12,9 +12,15 @@ def fill(shapes, seed):
         shapes: {name: shape}, the last part of a name being kernel, bias, gamma, ...
         seed: of the draws.
     """
-    random = np.random.RandomState(seed)
-    drawn = {name: draw(random, name, shapes[name]) for name in sorted(shapes)}
+    drawn = dict(draw_each(shapes, seed))
     return {name: drawn[name] for name in shapes}
+
+
+def draw_each(shapes, seed):
+    """Name and array of one after the other, for networks too large to hold twice."""
+    random = np.random.RandomState(seed)
+    for name in sorted(shapes):
+        yield name, draw(random, name, shapes[name])
 
 
 def draw(random, name, shape):
@@ -23,11 +29,22 @@ def draw(random, name, shape):
         fan_in = np.prod(shape[:-1])
         if "conv2d_transpose" in name:
             fan_in = shape[0] * shape[1] * shape[3]
-        values = random.standard_normal(shape).astype(np.float32)
-        return values * np.float32(np.sqrt(2 / fan_in))
+        values = draw_normal(random, shape)
+        values *= np.float32(np.sqrt(2 / fan_in))
+        return values
     if kind in ("gamma", "moving_variance"):
         return random.uniform(0.5, 1.5, shape).astype(np.float32)
     return random.uniform(-0.1, 0.1, shape).astype(np.float32)
+
+
+def draw_normal(random, shape, part=2**20):
+    """The float32 of `random.standard_normal(shape)`, which takes twice the memory, in parts."""
+    values = np.empty(shape, np.float32)
+    flat = values.reshape(-1)
+    for begin in range(0, flat.size, part):
+        few = flat[begin : begin + part]
+        few[:] = random.standard_normal(few.size)
+    return values
 
 
 def keras2_names(model):

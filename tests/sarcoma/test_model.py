@@ -270,22 +270,21 @@ class TestDilated:
         """Build a recorded case: recipe, identity-like context, bilinear enlargement."""
         size = int(recorded[f"{case}/n"])
         model = build_model(config, (size, size, 1), classes=classes)
-        shapes = recipe.keras2_names(model)
+        variables = {f"{v.path}:0": v for layer in model.layers for v in layer.weights}
+        shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
         assert sorted(shapes) == sorted(str(n) for n in recorded[f"{case}/names"])
-        weights = recipe.fill(shapes, recipe.SEED + 31)
-        for name, array in weights.items():
-            if name.startswith("ctx_") and name.endswith("kernel:0"):
-                if name.startswith("ctx_upsample"):
-                    weights[name] = np.array(bilinear_kernel(classes), np.float32)
-                    continue
+        totals = dict(zip(recorded[f"{case}/names"], recorded[f"{case}/wsum"], strict=True))
+        for name, array in recipe.draw_each(shapes, recipe.SEED + 31):
+            if name.startswith("ctx_upsample") and name.endswith("kernel:0"):
+                array = np.array(bilinear_kernel(classes), np.float32)
+            elif name.startswith("ctx_") and name.endswith("kernel:0"):
                 identity = np.zeros_like(array)
                 middle = array.shape[0] // 2
                 identity[middle, middle] = np.eye(classes)
-                weights[name] = identity + np.float32(0.05) * array
-        totals = dict(zip(recorded[f"{case}/names"], recorded[f"{case}/wsum"], strict=True))
-        for name, array in weights.items():
-            np.testing.assert_allclose(array.astype(np.float64).sum(), totals[name], rtol=1e-6)
-        recipe.assign(model, weights)
+                array = identity + np.float32(0.05) * array
+            total = array.sum(dtype=np.float64)
+            np.testing.assert_allclose(total, totals[name], rtol=1e-6)
+            variables[name].assign(array)
         count = int(recorded[f"{case}/nb"])
         x = np.random.RandomState(recipe.SEED + 37).standard_normal((count, size, size, 1))
         return model, x.astype(np.float32)
