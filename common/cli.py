@@ -24,6 +24,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
 from common.errors import OptionError, UserError
 from common.runtime import forget_networks, limit_threads, load_tensorflow_quietly
 
@@ -298,8 +301,6 @@ def is_tuple_of_texts(hint: Any) -> bool:
 
 def build_parser(program: str, function: Callable, config_module: Any, words: Sequence[str]):
     """Return the parser of one verb, its defaults taken from the preset that `words` name."""
-    from jsonargparse import ArgumentParser, set_parsing_settings
-
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     # Abbreviations would let a misspelt option mean another one.
     parser = ArgumentParser(
@@ -354,8 +355,6 @@ def find_preset(words: Sequence[str], default: str) -> str:
 
 def preset_of_file(path: Path, default: str) -> str:
     """Return the `preset` entry of a config.yaml, or the default where it has none."""
-    import yaml
-
     if not path.is_file():
         raise OptionError(f"--config: {path} is no file; expected the config.yaml of a run")
     try:

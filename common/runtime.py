@@ -26,6 +26,8 @@ NEEDLESS = ("matplotlib", "pandas", "scipy", "sklearn")
 """TensorFlow and Keras import these where they find them, for galleries of pictures, data frames,
 sparse matrices and wrappers that nothing here uses: a third of their start-up."""
 
+KERAS_NAMES = ("keras", "tf_keras")
+
 INSTRUCTION_SETS = (
     ("SSE41", {"sse4_1"}, "Intel SSE4.1"),
     ("AVX", {"avx"}, "Intel AVX"),
@@ -128,6 +130,14 @@ def _uncollected() -> Iterator[None]:
         gc.freeze()
         if collecting:
             gc.enable()
+
+
+def forbid_keras() -> None:
+    """Make every later import of Keras in this process raise, TensorFlow's own included."""
+    for name in KERAS_NAMES:
+        if sys.modules.get(name) is not None:
+            raise RuntimeError(f"{name} is already imported in the process that must not need it")
+        sys.modules[name] = None
 
 
 def configure_runtime(

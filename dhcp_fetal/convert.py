@@ -209,7 +209,7 @@ def convert(
         model_cfg: the original's model cfg (-model); without it the preset's network.
         overwrite: replace what an earlier run left in the folder.
     """
-    from common.export.write import save_network
+    from common.network.trained import save_network
     from common.runs.folder import open_run
     from dhcp_fetal.cfg.fields import resolve_config
     from dhcp_fetal.model import build_model

@@ -10,7 +10,7 @@ import keras
 import nibabel
 import numpy as np
 
-from common.data.batches import rng_for
+from common.data.rng import rng_for
 from common.study.effects import Outcome, Probe, describe_labels
 from dhcp_fetal import geometry
 from dhcp_fetal.config import QUICK, Config

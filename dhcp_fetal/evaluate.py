@@ -147,7 +147,8 @@ def draw_case(
     files: "CaseFiles", folder: Path, config: Config, *, suffix: str, phantom: bool
 ) -> "Figure":
     """Draw the axial slice of a case with the largest reference area."""
-    from common.report.page import Figure, draw_overlay
+    from common.report.drawing import draw_overlay
+    from common.report.page import Figure
     from dhcp_fetal.data import name_of
     from dhcp_fetal.images import read_image
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.data.batches import make_batches, rng_for
+from common.data.batches import make_batches
+from common.data.rng import rng_for
 from common.errors import DataError
 from dhcp_fetal import geometry
 from dhcp_fetal.augmentation import augment_case

@@ -32,8 +32,8 @@ def phantom(
     import numpy as np
     from tqdm import tqdm
 
-    from common.data.batches import rng_for
     from common.data.phantoms import phantom_folder
+    from common.data.rng import rng_for
     from common.errors import OptionError
     from dhcp_fetal.phantom_head import OLDEST_WEEKS, YOUNGEST_WEEKS, make_head
 

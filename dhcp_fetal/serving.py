@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import OptionError
+from common.export.parity import Example
 from common.export.passport import PER_CLASS, Description, describe_input
-from common.export.write import Endpoint, Example, TestCase, first_case, scan_endpoints
+from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import files_from, load_case, normalise

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 from common.data.names import check_outputs
-from common.export.write import save_network
+from common.network.trained import save_network
 from common.runs.folder import Run
 from dhcp_fetal.config import Config
 from dhcp_fetal.feeding import (

@@ -6,8 +6,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common.export.write import save_network
-from common.report.page import picture_of_overlay
+from common.network.trained import save_network
+from common.report.overlay import picture_of_overlay
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import load_case, prepare_case
 from dhcp_fetal.feeding import SegmentSource, steps_per_epoch

@@ -32,7 +32,7 @@ def convert(
         RunError: the folder holds a run already.
         DataError: no checkpoint, a truncated one, or one of another architecture.
     """
-    from common.export.write import save_network
+    from common.network.trained import save_network
     from common.runs.folder import open_run
     from fetal_brain.inference import build_for_any_plane
 

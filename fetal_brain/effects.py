@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from common.data.batches import rng_for
+from common.data.rng import rng_for
 from common.data.volumes import Volume
 from common.evaluation.overlap import dice
 from common.network.losses import sparse_cross_entropy

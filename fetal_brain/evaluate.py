@@ -116,7 +116,8 @@ def draw_case(case: "Case", folder: Path, config: Config, *, phantom: bool) -> "
         DataError: a file is missing or unreadable, or their grids differ.
     """
     from common.data.volumes import check_same_grid, read_volume
-    from common.report.page import Figure, draw_overlay
+    from common.report.drawing import draw_overlay
+    from common.report.page import Figure
 
     prediction, reference = read_pair(case, folder, config)
     scan = read_volume(case.image_path)

@@ -21,8 +21,8 @@ def phantom(
     """
     from tqdm import tqdm
 
-    from common.data.batches import rng_for
     from common.data.phantoms import phantom_folder
+    from common.data.rng import rng_for
     from common.data.volumes import write_volume
     from common.errors import OptionError
     from fetal_brain.phantom_stack import SPACING_ZYX_MM, make_stack

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fetal_brain.config import Config, Preset
 
 if TYPE_CHECKING:
-    from common.data.batches import PreparedCase
+    from common.data.prepared_store import PreparedCase
     from fetal_brain.data import Case
 
 INDEX = "prepared.json"
@@ -69,8 +69,8 @@ def prepare_cases(cases: "Sequence[Case]", folder: Path, config: Config) -> "lis
     from filelock import FileLock
     from tqdm import tqdm
 
-    from common.data.batches import PreparedCase
     from common.data.names import check_outputs
+    from common.data.prepared_store import PreparedCase
     from common.errors import DataError
     from common.files import remove_leftovers
 
@@ -98,7 +98,7 @@ def store_case(
     case: "Case", folder: Path, config: Config, *, index: dict[str, Any], source: Mapping[str, str]
 ) -> None:
     """Prepare one case, write its arrays, then its entry in the index."""
-    from common.data.batches import write_prepared_case
+    from common.data.prepared_store import write_prepared_case
     from fetal_brain.data import load_case, pad_to_patch, prepare_case
     from fetal_brain.sampling import count_classes
 
@@ -139,7 +139,7 @@ def is_stored(
     folder: Path, case_id: str, index: Mapping[str, Any], sources: Mapping[str, Mapping[str, str]]
 ) -> bool:
     """Say whether a case was stored whole, from the same content, in the same way."""
-    from common.data.batches import PreparedCase
+    from common.data.prepared_store import PreparedCase
     from common.errors import DataError
 
     entry = index["cases"].get(case_id)

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from common.data.batches import PreparedCase, make_batches, rng_for
+from common.data.batches import make_batches
+from common.data.prepared_store import PreparedCase
+from common.data.rng import rng_for
 from common.errors import DataError, OptionError
 from fetal_brain.config import Config
 

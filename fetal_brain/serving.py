@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from common.data.normalisation import whiten
+from common.export.parity import Example
 from common.export.passport import PER_CLASS, Description, describe_input
-from common.export.write import Endpoint, Example, TestCase, first_case, scan_endpoints
+from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
 from common.inference.windows_in_graph import (
     add_axis,
     apply_in_batches,

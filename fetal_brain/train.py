@@ -38,7 +38,7 @@ def train(
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and logits; on a GPU alone.
     """
-    from common.export.write import save_network
+    from common.network.trained import save_network
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
     from common.training.loop import fit

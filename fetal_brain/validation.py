@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 
-from common.data.batches import PreparedCase
+from common.data.prepared_store import PreparedCase
 from common.evaluation.overlap import dice
-from common.report.page import picture_of_overlay
+from common.report.overlay import picture_of_overlay
 from fetal_brain.config import Config
 from fetal_brain.inference import make_apply, segment_labels
 from fetal_brain.sampling import draw_validation_batch

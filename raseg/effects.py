@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common.data.batches import rng_for
+from common.data.rng import rng_for
 from common.study.effects import Outcome, Probe, describe_labels
 from raseg.binaries import find_binaries
 from raseg.config import PORT, Config, count_steps, steps_per_epoch

@@ -136,7 +136,8 @@ def draw_volume(
     number: int, volumes: "Volumes", folder: Path, tag: str, *, phantom: bool
 ) -> "Figure":
     """Draw the slice of a volume with the largest labelled area."""
-    from common.report.page import Figure, draw_overlay
+    from common.report.drawing import draw_overlay
+    from common.report.page import Figure
 
     mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
     chosen = int(label.sum(axis=(0, 1)).argmax())

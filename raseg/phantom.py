@@ -30,8 +30,8 @@ def phantom(
     import numpy as np
     from tqdm import tqdm
 
-    from common.data.batches import rng_for
     from common.data.phantoms import phantom_folder
+    from common.data.rng import rng_for
     from common.errors import OptionError
     from common.files import write_json
     from raseg.data import GEOMETRY, PAIRS, PRE

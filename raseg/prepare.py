@@ -144,7 +144,7 @@ def make_records(
         config: uses patch_shape, patches_per_volume, wrap_intensities, read_as_signed.
         seed: of the patches' places.
     """
-    from common.data.batches import rng_for
+    from common.data.rng import rng_for
     from raseg.binaries import WORD, encode
     from raseg.patches import cut_patch, draw_centres
 

@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from common.export.parity import Example
 from common.export.passport import FOREGROUND, Description, describe_input
-from common.export.write import Endpoint, Example, TestCase, first_case, scan_endpoints
+from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
 from common.inference.windows_in_graph import join_tiles
 from raseg.config import CHANNELS, Config
 from raseg.inference import (

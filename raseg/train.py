@@ -140,7 +140,7 @@ def save_averages(network, averages, binaries: "Binaries", config: Config, path:
     Of a known size it consists of Keras' own layers alone and loads without this package (but for
     batch statistics).
     """
-    from common.export.write import save_network
+    from common.network.trained import save_network
     from raseg.model import build_model
 
     fixed = build_model(config, (*binaries.layout.shape, binaries.layout.channels))

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from common.evaluation.overlap import dice
-from common.report.page import picture_of_overlay
+from common.report.overlay import picture_of_overlay
 from raseg.averages import WeightAverages
 from raseg.binaries import Binaries, read_record
 from raseg.config import Config

@@ -160,7 +160,7 @@ def make_cases(folder: Path):
     """Write two prepared patients of the true size, made of noise with a bright square."""
     import numpy as np
 
-    from common.data.batches import write_prepared_case
+    from common.data.prepared_store import write_prepared_case
 
     rng = np.random.default_rng(0)
     cases = []

@@ -40,7 +40,7 @@ def convert(
     """
     from dataclasses import replace
 
-    from common.export.write import save_network
+    from common.network.trained import save_network
     from common.runs.folder import open_run
     from sarcoma.model import build_model
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from common.data.batches import rng_for
+from common.data.rng import rng_for
 from common.study.effects import Outcome, Probe, describe_labels
 from sarcoma.config import PORT, POSITIVE_SLICES, Config
 from sarcoma.data import (

@@ -126,7 +126,8 @@ def read_pair(
 
 def draw_patient(case: "Patient", folder: Path, config: Config, *, phantom: bool) -> "Figure":
     """Draw the slice of a patient with the largest lesion, on the last of the modalities."""
-    from common.report.page import Figure, draw_overlay
+    from common.report.drawing import draw_overlay
+    from common.report.page import Figure
     from sarcoma.data import SPACING_MM
 
     prediction, reference, images = read_pair(case, folder, config)

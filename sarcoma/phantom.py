@@ -20,8 +20,8 @@ def phantom(out: Path, seed: int = 0, plane: int = 100) -> None:
     import h5py
     from tqdm import tqdm
 
-    from common.data.batches import rng_for
     from common.data.phantoms import phantom_folder
+    from common.data.rng import rng_for
     from common.errors import OptionError
     from sarcoma.phantom_body import SLICES, make_patient
 

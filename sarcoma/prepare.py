@@ -9,7 +9,7 @@ from sarcoma.config import PATCH, Config, Preset
 if TYPE_CHECKING:
     import numpy as np
 
-    from common.data.batches import PreparedCase
+    from common.data.prepared_store import PreparedCase
     from sarcoma.data import Patient
 
 DATA = Path("input/lab_petct_vox_5.00mm.h5")
@@ -82,8 +82,8 @@ def prepare_cases(
     from filelock import FileLock
     from tqdm import tqdm
 
-    from common.data.batches import PreparedCase
     from common.data.names import check_outputs
+    from common.data.prepared_store import PreparedCase
     from common.errors import DataError
     from common.files import remove_leftovers
 
@@ -109,7 +109,7 @@ def store_patient(patient: "Patient", folder: Path, config: Config, index: dict)
     """Prepare one patient, write the arrays, then the entry in the index."""
     import numpy as np
 
-    from common.data.batches import write_prepared_case
+    from common.data.prepared_store import write_prepared_case
     from common.files import write_json
     from sarcoma.data import find_window, load_patient, prepare_patient
 
@@ -178,7 +178,7 @@ def read_index(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
 
 def is_stored(folder: Path, patient_id: str, index: dict) -> bool:
     """Say whether a patient was stored whole."""
-    from common.data.batches import PreparedCase
+    from common.data.prepared_store import PreparedCase
     from common.errors import DataError
 
     if patient_id not in index["patients"]:

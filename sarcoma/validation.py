@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 
-from common.data.batches import PreparedCase
+from common.data.prepared_store import PreparedCase
 from common.evaluation.overlap import dice
-from common.report.page import picture_of_overlay
+from common.report.overlay import picture_of_overlay
 from sarcoma.config import Config
 from sarcoma.inference import make_apply, segment
 from sarcoma.sampling import PatchSampler, Stack

@@ -131,7 +131,7 @@ def phantom_patch(edge: int):
     """Return a patch (1, z, y, x, 2) out of a phantom, the upper half of it remembered."""
     import numpy as np
 
-    from common.data.batches import rng_for
+    from common.data.rng import rng_for
     from vertebra.phantom_spine import make_scan
 
     image, labels = make_scan((edge,) * 3, (1.0, 1.0, 1.0), rng_for(0, 0))
@@ -193,7 +193,7 @@ def bench_search(shape: tuple[int, int, int], seconds_per_window: float) -> None
 
     import numpy as np
 
-    from common.data.batches import rng_for
+    from common.data.rng import rng_for
     from vertebra.config import PORT
     from vertebra.phantom_spine import make_scan
     from vertebra.traverse import advance, begin, cut_padded

@@ -37,7 +37,7 @@ def calibrate(
     from tqdm import tqdm
 
     from common.errors import OptionError
-    from common.export.write import save_network
+    from common.network.trained import save_network
     from common.runs.folder import load_config, write_json
     from common.runtime import configure_runtime
     from vertebra.calibration import calibrate_sites

@@ -39,7 +39,7 @@ def convert(
         preset: where the numbers come from; options after it change single ones.
         overwrite: discard what an earlier run left in the folder.
     """
-    from common.export.write import save_network
+    from common.network.trained import save_network
     from common.runs.folder import open_run
     from vertebra.model import build_model
 

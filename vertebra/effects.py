@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from common.data.batches import rng_for
+from common.data.rng import rng_for
 from common.data.volumes import Volume
 from common.study.effects import Outcome, Probe
 from vertebra.augmentation import blur, displacement_fields

@@ -231,7 +231,8 @@ def print_instances(instances, summary) -> None:
 def draw_case(case: "Case", folder: Path, *, phantom: bool) -> "Figure":
     """Draw a case from the side, in the plane with the largest reference area."""
     from common.data.volumes import read_volume
-    from common.report.page import Figure, draw_overlay
+    from common.report.drawing import draw_overlay
+    from common.report.page import Figure
 
     prediction, reference = read_pair(case, folder)
     chosen = int((reference.array > 0).sum(axis=(0, 1)).argmax())

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from common.data.batches import PreparedCase
+from common.data.prepared_store import PreparedCase
 from common.network.losses import stable_sum
 from vertebra.config import Config
 from vertebra.losses import completeness_loss, make_mask_loss

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.data.batches import rng_for
+from common.data.rng import rng_for
 from common.study.compare import Table
 from common.study.microscope import Layer, Recording, activations_table
 from vertebra.bench_torch import build

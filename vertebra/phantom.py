@@ -26,8 +26,8 @@ def phantom(
     """
     from tqdm import tqdm
 
-    from common.data.batches import rng_for
     from common.data.phantoms import phantom_folder
+    from common.data.rng import rng_for
     from common.data.volumes import write_volume
     from common.errors import OptionError
     from vertebra.phantom_spine import make_scan

@@ -11,8 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from common.export.parity import Example
 from common.export.passport import Description, describe_input
-from common.export.write import Endpoint, Example, TestCase, first_case
+from common.export.write import Endpoint, TestCase, first_case
 from vertebra.config import Config
 from vertebra.inference import load_run_network, make_ask
 from vertebra.model import MULTIPLE, set_statistics

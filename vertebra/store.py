@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.batches import PreparedCase, write_prepared_case
+from common.data.prepared_store import PreparedCase, write_prepared_case
 from common.data.volumes import check_same_grid, read_volume
 from common.errors import DataError
 from common.files import remove_leftovers

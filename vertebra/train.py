@@ -35,7 +35,7 @@ def train(
         deterministic: same bits at every repetition on the same machine.
         mixed_precision: bfloat16 arithmetic, float32 weights, statistics and outputs.
     """
-    from common.export.write import save_network
+    from common.network.trained import save_network
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
     from common.training.loop import fit

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 
-from common.data.batches import PreparedCase
-from common.report.page import picture_of_overlay
+from common.data.prepared_store import PreparedCase
+from common.report.overlay import picture_of_overlay
 from vertebra.config import Config
 from vertebra.inference import make_ask
 from vertebra.learning import agreement, patch_dice

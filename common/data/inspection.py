@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
 from common.errors import DataError, UserError
 
 Found = TypeVar("Found")
@@ -85,8 +87,6 @@ class Inspection:
 
     def track(self, items: Sequence[Found]) -> Iterator[Found]:
         """Yield the items of a long scan and show how far it is on a terminal's stderr."""
-        from tqdm import tqdm
-
         yield from tqdm(items, desc="check", unit=self.unit, disable=None)
 
     def check_space(self, folder: Path, needed_bytes: int) -> None:

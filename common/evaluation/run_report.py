@@ -15,11 +15,11 @@ import pandas as pd
 
 from common.evaluation.claims_reader import data_kind
 from common.evaluation.metrics import summarise
+from common.report.drawing import draw_learning_curve
 from common.report.page import (
     PHANTOM_NOTICE,
     Figure,
     Section,
-    draw_learning_curve,
     format_number,
     format_summary,
     write_report,
@@ -27,7 +27,7 @@ from common.report.page import (
 )
 from common.report.viewer.embed import FOLDER, ViewedCase, write_case
 from common.runs.folder import Run, write_folder_atomically, write_json, write_text_atomically
-from common.training.journal import read_log
+from common.runs.log import read_log
 
 MEASURES = {
     "dice": "Dice",

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
+from common.export.parity import difference
 from common.export.warmup import Request, encode_request
-from common.export.write import Endpoint, difference, write_saved_model
+from common.export.write import Endpoint, write_saved_model
 
 MIB = 2**20
 
@@ -37,8 +39,6 @@ def bench_export(
         export_s, load_s, first_call_s, served_s, keras_s, ratio (served / keras), difference,
         folder_mib, request_mib, response_mib, json_request_mib.
     """
-    import tensorflow as tf
-
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "1"
         export_s = seconds(lambda: write_saved_model(folder, network, endpoints))

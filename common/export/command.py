@@ -1,9 +1,14 @@
 """Save the trained network as a SavedModel for TensorFlow Serving."""
 
 import importlib
+import time
 from pathlib import Path
 
 from common.errors import OptionError
+from common.export.passport import Provenance
+from common.export.versions import version_folder
+from common.runs.folder import load_run
+from common.runtime import configure_runtime
 
 TOLERANCE = 1e-5
 """Largest accepted difference of a probability; 1e-6 is usual between two processes."""
@@ -35,19 +40,13 @@ def export(
         RunError: see `load_run` and the paper's `load_run_network`.
         ExportError: see `export_model`.
     """
-    import time
-
-    from common.export.passport import Provenance
     from common.export.write import (
         ServingModule,
         export_model,
         find_case,
         make_recordings,
         report_export,
-        version_folder,
     )
-    from common.runs.folder import load_run
-    from common.runtime import configure_runtime
 
     began = time.monotonic()
     run = run or importlib.import_module(f"{paper}.config").RUN

@@ -13,22 +13,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from common.errors import RunError
+from common.export.versions import find_versions
 from common.files import read_json, sha256_of
 from common.papers import ROOT
-
-if TYPE_CHECKING:
-    import keras
-
-    from common.runs.folder import Run
+from common.runs.folder import Run
+from common.runs.provenance import git_state
 
 SCHEMA = 1
 PASSPORT = "passport.json"
-PARITY = "parity.npz"
 PACKAGE = "segmentation-reproductions"
 
 PER_CLASS = {"labels": "of each voxel", "probabilities": "of each class, on the last axis"}
@@ -68,7 +65,7 @@ class Provenance:
     metrics: dict | None
 
     @classmethod
-    def of_run(cls, record: "Run") -> "Provenance":
+    def of_run(cls, record: Run) -> "Provenance":
         """Read a run folder; no path of it goes into the passport.
 
         Raises:
@@ -92,7 +89,7 @@ class Provenance:
         )
 
 
-def describe_data(record: "Run") -> dict:
+def describe_data(record: Run) -> dict:
     """Say what a network was trained on.
 
     Returns:
@@ -122,7 +119,9 @@ def make_passport(
     *,
     name: str,
     version: int,
-    network: "keras.Model",
+    frameworks: Mapping[str, str],
+    weights: Mapping[str, Any],
+    signatures: Mapping[str, Mapping],
     provenance: Provenance,
     description: Description,
     parity: Mapping[str, Mapping],
@@ -133,19 +132,14 @@ def make_passport(
         folder: of the version, with everything but the passport in it.
         name: of the model.
         version: its number.
-        network: whose variables were saved.
+        frameworks: versions of Keras and TensorFlow by name.
+        weights: sha256 and number of the parameters that were saved.
+        signatures: what `read_signatures` found in the folder.
         provenance: of the run.
         description: by the paper.
         parity: by "signature/output": largest_difference, tolerance, case.
     """
-    import keras
-    import tensorflow as tf
-
-    from common.export.saved_model import read_signatures
-    from common.runs.provenance import git_state
-
     phantom = provenance.data["kind"] == "phantom"
-    metrics = provenance.metrics
     uses = ([PHANTOM_USE] if phantom else []) + list(description.intended_use)
     return {
         "schema": SCHEMA,
@@ -156,21 +150,20 @@ def make_passport(
         "code": {
             **git_state(ROOT),
             "package": package_version(),
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
+            **frameworks,
         },
         "run": provenance.run,
         "data": provenance.data,
-        "weights": {"sha256": hash_weights(network), "parameters": int(network.count_params())},
+        "weights": weights,
         "files": hash_files(folder),
         "inputs": description.inputs,
         "preprocessing": description.preprocessing,
         "labels": description.labels,
         "outputs": description.outputs,
-        "signatures": without_tensors(read_signatures(folder)),
+        "signatures": without_tensors(signatures),
         "whole_scan": description.whole_scan,
         "parity": parity,
-        "metrics": metrics,
+        "metrics": provenance.metrics,
         "intended_use": uses,
         "limits": description.limits,
     }
@@ -195,6 +188,21 @@ def read_passport(folder: Path) -> dict:
     return content
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse what cannot be an exported version.
+
+    Raises:
+        RunError: says what was expected instead.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder; expected models/<name>/<version>")
+    if (folder / PASSPORT).is_file() or (folder / "saved_model.pb").is_file():
+        return
+    versions = find_versions(folder)
+    where = f"one of its versions, such as {folder / str(versions[-1])}" if versions else PASSPORT
+    raise RunError(f"{folder} is no exported model; expected {where}")
+
+
 def hash_files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below a folder but the passport, by path with slashes."""
     found = sorted(path for path in Path(folder).rglob("*") if not path.is_dir())
@@ -202,8 +210,30 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {name: sha256_of(path) for name, path in names.items() if name != PASSPORT}
 
 
-def hash_weights(network: "keras.Model") -> str:
-    """Return one SHA-256 over names, shapes and numbers of a network's variables, in their order.
+def find_changes(folder: Path, expected: Mapping[str, str]) -> list[str]:
+    """Return which files of a folder are missing, extra or changed, a sentence each.
+
+    Args:
+        folder: of the version.
+        expected: SHA-256 by path, as the passport lists them.
+    """
+    present = {path.relative_to(folder).as_posix()
+               for path in folder.rglob("*") if not path.is_dir()} - {PASSPORT}  # fmt: skip
+    wrong = [f"{name} is missing" for name in sorted({*expected} - present)]
+    wrong += [f"{name} is not in the passport" for name in sorted(present - {*expected})]
+    for name in sorted(present & {*expected}):
+        try:
+            found = sha256_of(folder / name)
+        except OSError as refusal:
+            wrong.append(f"{name} cannot be read: {refusal.strerror}")
+            continue
+        if found != expected[name]:
+            wrong.append(f"{name} was changed: sha256 {found[:12]}, expected {expected[name][:12]}")
+    return wrong
+
+
+def hash_weights(network: Any) -> str:
+    """Return one SHA-256 over names, shapes and numbers of a Keras network's variables, in order.
 
     The same for two exports of one network, whatever wrote their files.
     """

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 """Where TensorFlow Serving looks, below the folder of a version."""
@@ -39,8 +41,6 @@ def write_warmup(path: Path, requests: list[Request]) -> None:
         path: the file; its folder is made.
         requests: one or more; a signature that is not among them is slow for its first client.
     """
-    import tensorflow as tf
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
         for request in requests:
@@ -54,8 +54,6 @@ def read_warmup(path: Path) -> list[Request]:
         OSError: the file cannot be read.
         ValueError: it is no TFRecord of such messages.
     """
-    import tensorflow as tf
-
     if not path.is_file():
         raise FileNotFoundError(2, "No such file or directory", str(path))
     try:
@@ -70,8 +68,6 @@ def read_warmup(path: Path) -> list[Request]:
 
 def encode_request(request: Request) -> bytes:
     """Return a serialised `tensorflow.serving.PredictRequest`."""
-    import tensorflow as tf
-
     spec = _field(MODEL_NAME, request.model.encode())
     spec += _field(SIGNATURE_NAME, request.signature.encode())
     message = _field(MODEL_SPEC, spec)
@@ -83,9 +79,6 @@ def encode_request(request: Request) -> bytes:
 
 def decode_request(message: bytes) -> Request:
     """Read a serialised `PredictRequest`, the reverse of `encode_request`."""
-    import tensorflow as tf
-    from tensorflow.core.framework import tensor_pb2
-
     spec = _only(message, MODEL_SPEC)
     inputs = {}
     for number, entry in _fields(message):

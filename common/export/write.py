@@ -5,45 +5,28 @@ Keras cannot be imported. XLA is never forced into the graph, since builds of Te
 without the compiler refuse such a model.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import keras
 import numpy as np
+import tensorflow as tf
+from keras.export import ExportArchive
 
 from common.errors import DataError, RunError, UserError
-from common.export.passport import PARITY, PASSPORT, Description, Provenance, make_passport
-from common.export.saved_model import ExportError, difference, forced_xla, run_elsewhere
-from common.export.versions import refuse_existing, version_folder, write_server_files
+from common.export.elsewhere import run_elsewhere
+from common.export.parity import PARITY, Example, ExportError, difference, write_parity
+from common.export.passport import PASSPORT, Description, Provenance, hash_weights, make_passport
+from common.export.saved_model import forced_xla, read_signatures
+from common.export.versions import refuse_existing, write_server_files
 from common.export.warmup import WARMUP_FILE, Request, write_warmup
 from common.files import write_folder_atomically, write_json
-
-if TYPE_CHECKING:
-    import keras
-
-    from common.runs.folder import Run
-
-__all__ = [
-    "Endpoint",
-    "Example",
-    "ExportError",
-    "Recordings",
-    "ServingModule",
-    "TestCase",
-    "export_model",
-    "find_case",
-    "first_case",
-    "make_recordings",
-    "report_export",
-    "save_network",
-    "scan_endpoints",
-    "version_folder",
-]
+from common.runs.folder import Run
 
 RECORDED_VOXELS = 2**18
 """Of the scan that a version keeps to be verified with; a larger one is cut to its middle."""
@@ -59,14 +42,6 @@ class Endpoint:
     function: Callable
     signature: Sequence[Any]
     """A `tf.TensorSpec` per argument; its name is the name of the input."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """Inputs of one signature by name, and what the trained model makes of them in Python."""
-
-    inputs: Mapping[str, np.ndarray]
-    expected: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -100,20 +75,20 @@ class Recordings:
 class ServingModule(Protocol):
     """What a paper's `serving.py` offers to the verb `export`; `Config` is the paper's own."""
 
-    def load_run_network(self, run: Path) -> "tuple[keras.Model, Any]":
+    def load_run_network(self, run: Path) -> tuple[keras.Model, Any]:
         """Return the trained network of a run and its `Config`."""
 
-    def make_endpoints(self, network: "keras.Model", config: Any) -> Sequence[Endpoint]:
+    def make_endpoints(self, network: keras.Model, config: Any) -> Sequence[Endpoint]:
         """Return the signatures of the model."""
 
-    def load_test_case(self, record: "Run", network: "keras.Model", config: Any) -> TestCase:
+    def load_test_case(self, record: Run, network: keras.Model, config: Any) -> TestCase:
         """Return a held-out case of the run; raise `UserError` where none can be read."""
 
     def make_up_case(self, config: Any) -> TestCase:
         """Return seeded noise, for a network without data."""
 
     def make_examples(
-        self, network: "keras.Model", config: Any, case: TestCase
+        self, network: keras.Model, config: Any, case: TestCase
     ) -> Mapping[str, Example]:
         """Return what each signature is compared on, computed as `predict` does."""
 
@@ -131,8 +106,6 @@ def scan_endpoints(serve: Callable, image: Any) -> list[Endpoint]:
         serve: scan -> {"labels", "probabilities"}, in TensorFlow; traced once for all three.
         image: `tf.TensorSpec` of the scan.
     """
-    import tensorflow as tf
-
     traced = tf.function(serve, input_signature=[image], autograph=False)
 
     def only(output: str) -> Callable:
@@ -159,7 +132,7 @@ def find_case(load: Callable[[], TestCase], made_up: Callable[[], TestCase]) -> 
 
 
 def first_case(
-    record: "Run", subsets: Sequence[str] = ("test", "validation", "training", "train")
+    record: Run, subsets: Sequence[str] = ("test", "validation", "training", "train")
 ) -> tuple[dict, str]:
     """Return the entry of split.json that an export is compared on, and what it is called.
 
@@ -220,7 +193,7 @@ def cut_case(case: TestCase, *, least: Sequence[int], voxels: int) -> TestCase:
 def export_model(
     folder: Path,
     *,
-    network: "keras.Model",
+    network: keras.Model,
     endpoints: Sequence[Endpoint],
     recordings: Recordings,
     description: Description,
@@ -263,9 +236,16 @@ def export_model(
         requests = [Request(name, key, example.inputs) for key, example in recordings.kept.items()]
         write_warmup(unfinished / WARMUP_FILE, requests)
         passport = make_passport(
-            unfinished, name=name, version=version, network=network, provenance=provenance,
-            description=description, parity=parity,
-        )  # fmt: skip
+            unfinished,
+            name=name,
+            version=version,
+            frameworks={"keras": keras.__version__, "tensorflow": tf.__version__},
+            weights={"sha256": hash_weights(network), "parameters": int(network.count_params())},
+            signatures=read_signatures(unfinished),
+            provenance=provenance,
+            description=description,
+            parity=parity,
+        )
         write_json(unfinished / PASSPORT, passport)
     write_server_files(folder.parents[1])
     return parity
@@ -278,8 +258,6 @@ def write_version(folder: Path) -> Iterator[Path]:
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
-    import tensorflow as tf
-
     with write_folder_atomically(folder) as unfinished:
         try:
             yield unfinished
@@ -288,10 +266,8 @@ def write_version(folder: Path) -> Iterator[Path]:
             raise RunError(f"{folder} cannot be written: {reason.strip()}") from refusal
 
 
-def write_saved_model(folder: Path, network: "keras.Model", endpoints: Sequence[Endpoint]) -> None:
+def write_saved_model(folder: Path, network: keras.Model, endpoints: Sequence[Endpoint]) -> None:
     """Write the SavedModel of some signatures into an existing folder."""
-    from keras.export import ExportArchive
-
     archive = ExportArchive()
     archive.track(network)
     for endpoint in endpoints:
@@ -335,42 +311,6 @@ def measure(
             key = f"{name}/{output}"
             found[key] = limit, difference(served[key], expected)
     return found
-
-
-def write_parity(path: Path, examples: Mapping[str, Example]) -> None:
-    """Write the recorded case: entries "signature/input:<name>" and "signature/output:<name>"."""
-    arrays = {}
-    for name, example in examples.items():
-        arrays |= {f"{name}/input:{key}": array for key, array in example.inputs.items()}
-        arrays |= {f"{name}/output:{key}": array for key, array in example.expected.items()}
-    np.savez_compressed(path, **arrays)
-
-
-def save_network(model: "keras.Model", path: Path) -> None:
-    """Write a trained network as a .keras file that loads where this project is not installed.
-
-    Loss, metrics and optimiser of its training stay out of the file: Keras could not find ours.
-
-    Args:
-        model: a functional model of Keras' own layers; it is left as it is.
-        path: file ending in .keras, in an existing folder; it is replaced whole or not at all.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written.
-    """
-    import keras
-
-    bare = keras.Model(model.input, model.output, name=model.name)
-    # A folder, since Keras wants the file's ending and `remove_leftovers` another one.
-    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        folder.mkdir()
-        bare.save(folder / path.name)
-        os.replace(folder / path.name, path)
-    except OSError as refusal:
-        raise RunError(f"{path} cannot be written: {refusal.strerror or refusal}") from refusal
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def report_export(folder: Path, parity: Mapping[str, Mapping], *, began: float) -> None:

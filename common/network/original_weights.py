@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from common.errors import DataError
 
@@ -29,9 +30,6 @@ def read_tf_checkpoint(path: Path) -> dict[str, np.ndarray]:
     Raises:
         DataError: nothing there, no checkpoint, or a truncated or damaged one; names the file.
     """
-    # Only this function needs TensorFlow; the rest of the module serves any backend.
-    import tensorflow as tf
-
     prefix = find_checkpoint_prefix(Path(path))
     try:
         reader = tf.train.load_checkpoint(str(prefix))
@@ -127,8 +125,6 @@ def _prefix_in_folder(folder):
 
 def _latest_prefix(folder):
     """The checkpoint that a folder's `checkpoint` file calls the latest."""
-    import tensorflow as tf
-
     state = tf.train.get_checkpoint_state(str(folder))
     if state is None or not state.model_checkpoint_path:
         raise DataError(f"{folder / 'checkpoint'}: expected a line `model_checkpoint_path: ...`")

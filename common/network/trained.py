@@ -1,25 +1,19 @@
-"""The trained network of a run folder, held to the configuration beside it."""
+"""The trained network of a run folder: written, and read back for the configuration beside it."""
 
-import io
-import zipfile
+import os
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import h5py
-import numpy as np
+import keras
 
 from common.errors import RunError
+from common.network.keras_file import read_arrays
 
-if TYPE_CHECKING:
-    import keras
-
-WEIGHTS = "model.weights.h5"
-"""Where a .keras file, which is a zip archive, holds its arrays."""
 SEED_STATE = "seed_generator"
 """In the names of states of random generators, which are variables but no parameters."""
 
 
-def load_trained(network: "keras.Model", run: Path) -> "keras.Model":
+def load_trained(network: keras.Model, run: Path) -> keras.Model:
     """Give a freshly built network the weights of a run.
 
     The network that the file describes is not built, which takes as long as building `network`.
@@ -53,23 +47,26 @@ def load_trained(network: "keras.Model", run: Path) -> "keras.Model":
     return network
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a .keras file by their names in it.
+def save_network(model: keras.Model, path: Path) -> None:
+    """Write a trained network as a .keras file that loads where this project is not installed.
+
+    Loss, metrics and optimiser of its training stay out of the file: Keras could not find ours.
+
+    Args:
+        model: a functional model of Keras' own layers; it is left as it is.
+        path: file ending in .keras, in an existing folder; it is replaced whole or not at all.
 
     Raises:
-        RunError: it is not such a file.
+        RunError: the disk is full or the folder cannot be written.
     """
-    arrays: dict[str, np.ndarray] = {}
-
-    def take(name: str, entry: object) -> None:
-        if isinstance(entry, h5py.Dataset):
-            arrays[name] = entry[()]
-
+    bare = keras.Model(model.input, model.output, name=model.name)
+    # A folder, since Keras wants the file's ending and `remove_leftovers` another one.
+    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with zipfile.ZipFile(path) as archive:
-            content = archive.read(WEIGHTS)
-        with h5py.File(io.BytesIO(content), "r") as file:
-            file.visititems(take)
-    except (OSError, KeyError, zipfile.BadZipFile) as failure:
-        raise RunError(f"{path} cannot be read as a Keras model: {failure}") from failure
-    return arrays
+        folder.mkdir()
+        bare.save(folder / path.name)
+        os.replace(folder / path.name, path)
+    except OSError as refusal:
+        raise RunError(f"{path} cannot be written: {refusal.strerror or refusal}") from refusal
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

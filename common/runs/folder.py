@@ -14,7 +14,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
+import filelock
 import yaml
+from jsonargparse import ArgumentParser
 
 from common.errors import RunError
 from common.files import (
@@ -266,8 +268,6 @@ def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
     Raises:
         RunError: config.yaml is missing or unreadable, or a field has a value of another type.
     """
-    from jsonargparse import ArgumentParser
-
     source = Path(path) / "config.yaml"
     if not source.is_file():
         load_run(path)  # says what is wrong where it is no run folder at all
@@ -283,8 +283,6 @@ def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    import filelock
-
     lock = filelock.FileLock(path / _LOCK)
     try:
         lock.acquire(blocking=False)

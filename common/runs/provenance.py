@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from common.papers import ROOT
 from common.runtime import cpu_fact, usable_cores
 
@@ -53,8 +55,6 @@ def environment_facts() -> dict:
         instructions), cores (usable by this process), memory_gib, variables {name: value} of the
         environment, packages {name: version or None}, git {commit, dirty}.
     """
-    import psutil
-
     return {
         "command": shlex.join(sys.orig_argv),
         "folder": os.getcwd(),

@@ -17,7 +17,7 @@ import numpy as np
 from common.cli import Parser
 from common.errors import OptionError, RunError
 from common.files import sha256_of
-from common.network.trained import read_arrays
+from common.network.keras_file import read_arrays
 from common.papers import ROOT
 from common.runs.folder import Run, load_run
 from common.runs.provenance import DECIDES_THE_BITS, differences, git_state, shown

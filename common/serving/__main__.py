@@ -14,8 +14,9 @@ from pathlib import Path
 
 from common.cli import Parser, run_guarded, spell_options
 from common.errors import OptionError
-from common.runtime import load_tensorflow_quietly
+from common.runtime import forbid_keras, load_tensorflow_quietly
 from common.serving.protocol import Patience
+from common.serving.segment import check, segment
 
 PROGRAM = "python -m common.serving"
 
@@ -85,8 +86,6 @@ def run(options: argparse.Namespace) -> Sequence[str]:
         "max_message_mib": options.max_message_mib,
     }
     if options.command == "segment":
-        from common.serving.segment import segment
-
         line = segment(
             options.scans, output=options.output, probabilities=options.probabilities,
             mask=options.mask, passport=options.passport, reorient=options.reorient, **common,
@@ -95,8 +94,6 @@ def run(options: argparse.Namespace) -> Sequence[str]:
     if options.model is None:
         raise OptionError("--model is missing; expected models/<name>/<version>")
     if options.command == "check":
-        from common.serving.segment import check
-
         return check(**common)
     from common.serving.bench import bench
 
@@ -105,8 +102,6 @@ def run(options: argparse.Namespace) -> Sequence[str]:
 
 def prepare_tensorflow() -> None:
     """Import TensorFlow without its notices and without Keras, which a served model never needs."""
-    from common.export.saved_model import forbid_keras
-
     if "keras" not in sys.modules:
         forbid_keras()
     load_tensorflow_quietly()

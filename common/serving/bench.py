@@ -11,10 +11,12 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from common.errors import OptionError
 from common.serving.client import Client
-from common.serving.opening import find_passport, open_client
+from common.serving.opening import find_passport, load_grpc, open_client
 from common.serving.protocol import MIB, Patience, Signature
 from common.serving.rest_way import encode
 
@@ -102,13 +104,9 @@ def measure_grpc(
     signature: str, inputs: Mapping[str, np.ndarray], labels: np.ndarray, repeats: int
 ) -> tuple[int, float, int, float]:
     """Return bytes sent, seconds to write them, bytes of the answer, seconds to read it."""
-    import tensorflow as tf
-    from tensorflow.core.framework import tensor_pb2, types_pb2
-
-    from common.serving.grpc_way import GrpcServer, load_api
-
-    api = load_api("grpc://")
-    way = GrpcServer("localhost:1", name="bench", version=1, patience=Patience())
+    grpc_way = load_grpc("grpc://")
+    predict_pb2 = grpc_way.predict_pb2
+    way = grpc_way.GrpcServer("localhost:1", name="bench", version=1, patience=Patience())
     try:
         write, sent = timed(
             lambda: way.prepare(signature, inputs, ["labels"]).content.SerializeToString(), repeats
@@ -119,11 +117,11 @@ def measure_grpc(
     tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_UINT8, int_val=labels.reshape(-1).tolist())
     for size in labels.shape:
         tensor.tensor_shape.dim.add(size=size)
-    response = api.predict.PredictResponse()
+    response = predict_pb2.PredictResponse()
     response.outputs["labels"].CopyFrom(tensor)
     answer = response.SerializeToString()
     read, _ = timed(
-        lambda: tf.make_ndarray(api.predict.PredictResponse.FromString(answer).outputs["labels"]),
+        lambda: tf.make_ndarray(predict_pb2.PredictResponse.FromString(answer).outputs["labels"]),
         repeats,
     )
     return len(sent), write, len(answer), read

@@ -1,12 +1,19 @@
 """The gRPC interface of TensorFlow Serving, in the official messages of tensorflow-serving-api."""
 
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework import types_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
-from common.errors import OptionError, ServingError
+from common.errors import ServingError
 from common.serving.protocol import (
     METADATA_LIMIT,
     MIB,
@@ -46,15 +53,10 @@ class GrpcServer:
             patience: deadline and tries of a request.
             limit: bytes that one message may have; None: `LARGEST_MIB`.
             secure: TLS with the system's certificates.
-
-        Raises:
-            OptionError: the package tensorflow-serving-api is not installed.
         """
         self.address = f"{'grpcs' if secure else 'grpc'}://{target}"
         self.limit = LARGEST_MIB * MIB if limit is None else limit
         self._name, self._version, self._patience = name, version, patience
-        self._api = load_api(self.address)
-        grpc = self._api.grpc
         options = [
             ("grpc.max_send_message_length", self.limit),
             ("grpc.max_receive_message_length", max(self.limit, METADATA_LIMIT)),
@@ -66,7 +68,7 @@ class GrpcServer:
             self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
         else:
             self._channel = grpc.insecure_channel(target, options)
-        self._stub = self._api.service.PredictionServiceStub(self._channel)
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def describe(self) -> Served:
         """Ask the server for the model's signatures.
@@ -74,10 +76,10 @@ class GrpcServer:
         Raises:
             ServingError: the server is away, late, has no such model, or sends no signatures.
         """
-        request = self._api.metadata.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._fill(request.model_spec)
         response = self._call(self._stub.GetModelMetadata, request)
-        signatures = self._api.metadata.SignatureDefMap()
+        signatures = get_model_metadata_pb2.SignatureDefMap()
         if not response.metadata["signature_def"].Unpack(signatures):
             raise ServingError(f"{self.address}: found no signatures in the answer")
         return Served(
@@ -93,12 +95,10 @@ class GrpcServer:
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
     ) -> Request:
         """Write a PredictRequest, 4 bytes for each float32; other outputs stay at the server."""
-        import tensorflow as tf
-
         least = sum(array.nbytes for array in inputs.values())
         if least > self.limit:  # which protobuf may not even be able to hold
             return Request(signature, tuple(outputs), None, least)
-        message = self._api.predict.PredictRequest(output_filter=outputs)
+        message = predict_pb2.PredictRequest(output_filter=outputs)
         self._fill(message.model_spec)
         message.model_spec.signature_name = signature
         for name, array in inputs.items():
@@ -112,8 +112,6 @@ class GrpcServer:
             ServingError: the server is away, late or refuses, a message is too large, or the answer
                 is that of another model, version or signature.
         """
-        import tensorflow as tf
-
         response = self._call(self._stub.Predict, request.content)
         found = response.model_spec
         answered = (found.name, found.version.value, found.signature_name)
@@ -143,7 +141,7 @@ class GrpcServer:
     def _specs(self, entries) -> dict[str, TensorSpec]:
         return {
             name: TensorSpec(
-                numpy_name(self._api.types.DataType.Name(info.dtype)),
+                numpy_name(types_pb2.DataType.Name(info.dtype)),
                 None
                 if info.tensor_shape.unknown_rank
                 else tuple(None if d.size < 0 else d.size for d in info.tensor_shape.dim),
@@ -155,14 +153,14 @@ class GrpcServer:
         def ask(seconds: float):
             try:
                 return method(request, timeout=seconds)
-            except self._api.grpc.RpcError as failure:
+            except grpc.RpcError as failure:
                 raise self._explain(failure, request.ByteSize()) from None
 
         return ask_patiently(ask, self._patience, address=self.address)
 
     def _explain(self, failure, size: int) -> Exception:
         """Turn a gRPC status into an error of one line."""
-        code, codes = failure.code(), self._api.grpc.StatusCode
+        code, codes = failure.code(), grpc.StatusCode
         said = " ".join((failure.details() or "").split())[:300]
         model = f"model {self._name!r}, version {self._version}"
         if code is codes.UNAVAILABLE:
@@ -178,34 +176,3 @@ class GrpcServer:
                 "server's --grpc_channel_arguments or in what lies between"
             )
         return ServingError(f"{self.address}: {model} refuses, {code.name}: {said}")
-
-
-def load_api(address: str) -> SimpleNamespace:
-    """Import gRPC and the official messages of TensorFlow Serving.
-
-    Args:
-        address: what needs them.
-
-    Raises:
-        OptionError: they are not installed.
-    """
-    try:
-        import grpc
-        from tensorflow.core.framework import types_pb2
-        from tensorflow_serving.apis import (
-            get_model_metadata_pb2,
-            predict_pb2,
-            prediction_service_pb2_grpc,
-        )
-    except ModuleNotFoundError as absent:
-        raise OptionError(
-            f"{address}: the package {absent.name} is not installed; expected `pip install "
-            '"tensorflow-serving-api>=2.19,<2.22"` (the extra "serving"), or http://host:8501'
-        ) from None
-    return SimpleNamespace(
-        grpc=grpc,
-        types=types_pb2,
-        metadata=get_model_metadata_pb2,
-        predict=predict_pb2,
-        service=prediction_service_pb2_grpc,
-    )

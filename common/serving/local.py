@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from common.errors import DataError
 from common.export.saved_model import read_signatures
@@ -27,8 +28,6 @@ class LocalModel:
         Raises:
             DataError: the folder holds no SavedModel that TensorFlow can load.
         """
-        import tensorflow as tf
-
         self.address = str(folder)
         self._identity = name, version
         try:
@@ -56,8 +55,6 @@ class LocalModel:
         Raises:
             DataError: the graph refuses the input.
         """
-        import tensorflow as tf
-
         tensors = {name: tf.constant(array) for name, array in request.content.items()}
         try:
             found = self._loaded.signatures[request.signature](**tensors)

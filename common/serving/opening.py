@@ -5,13 +5,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
 from common.errors import OptionError, RunError, ServingError
-from common.export.passport import PASSPORT, read_passport
+from common.export.passport import PASSPORT, check_folder, find_changes, read_passport
 from common.serving.client import Client
 from common.serving.protocol import MIB, Patience, Signature, TensorSpec, Way
+from common.serving.rest_way import RestServer
 
 URL_FORMS = "grpc://host:8500 or http://host:8501[/v1/models/NAME[/versions/N]]"
 KEYS = ("name", "version", "inputs", "labels", "signatures", "whole_scan", "files")
@@ -134,13 +136,29 @@ def open_way(
     limit = None if max_message_mib is None else int(max_message_mib * MIB)
     options = {"name": address.name or name, "version": version, "patience": patience}
     if address.scheme.startswith("grpc"):
-        from common.serving.grpc_way import GrpcServer
-
+        grpc_way = load_grpc(f"{address.scheme}://{address.target}")
         secure = address.scheme == "grpcs"
-        return GrpcServer(address.target, **options, limit=limit, secure=secure)
-    from common.serving.rest_way import RestServer
-
+        return grpc_way.GrpcServer(address.target, **options, limit=limit, secure=secure)
     return RestServer(address.target, **options, limit=limit)
+
+
+def load_grpc(address: str) -> ModuleType:
+    """Return `common.serving.grpc_way`, for which an extra package must be installed.
+
+    Args:
+        address: what needs it.
+
+    Raises:
+        OptionError: the package tensorflow-serving-api is not installed.
+    """
+    try:
+        from common.serving import grpc_way
+    except ModuleNotFoundError as absent:
+        raise OptionError(
+            f"{address}: the package {absent.name} is not installed; expected `pip install "
+            '"tensorflow-serving-api>=2.19,<2.22"` (the extra "serving"), or http://host:8501'
+        ) from None
+    return grpc_way
 
 
 def find_passport(model: Path | None, passport: Path | None, *, url: str | None) -> dict[str, Any]:
@@ -150,8 +168,6 @@ def find_passport(model: Path | None, passport: Path | None, *, url: str | None)
         OptionError: no model is named, or no SavedModel where there is no server.
         RunError: there is no passport, it is damaged, or the files are others.
     """
-    from common.export import verify
-
     if model is None and (passport is None or url is None):
         raise OptionError(
             "expected --model models/<name>/<version>, or --url with --passport passport.json"
@@ -159,7 +175,7 @@ def find_passport(model: Path | None, passport: Path | None, *, url: str | None)
     if passport is not None and Path(passport).name != PASSPORT:
         raise OptionError(f"--passport: found {passport}; expected a {PASSPORT}")
     if model is not None:
-        verify.check_folder(Path(model))
+        check_folder(Path(model))
     folder = Path(model) if passport is None else Path(passport).parent
     content = read_passport(folder)
     missing = [key for key in KEYS if key not in content]
@@ -176,11 +192,9 @@ def check_files(folder: Path, passport: Mapping[str, Any]) -> None:
     Raises:
         RunError: a file is missing, was changed or added.
     """
-    from common.export import verify
-
-    for check in verify.check_files(folder, passport["files"]):
-        if check.result != "ok":
-            raise RunError(f"{folder} is not as {PASSPORT} says: {check.detail}")
+    changes = find_changes(folder, passport["files"])
+    if changes:
+        raise RunError(f"{folder} is not as {PASSPORT} says: {changes[0]}")
 
 
 def check_model(client: Client) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import OptionError
+from common.data.volumes import FORMATS, write_volume
+from common.errors import OptionError, ServingError
+from common.export.parity import PARITY, difference, read_parity
 from common.serving.client import MASK
 from common.serving.opening import open_client
 from common.serving.protocol import Patience
@@ -51,8 +53,6 @@ def segment(
         UserError: see `open_client`, `read_scan` and `Client.predict_scan`; or a file to write is
             one to read, or cannot be written. Nothing is written then.
     """
-    from common.data.volumes import write_volume
-
     read = [*scans, mask] if mask is not None else scans
     check_outputs(read, [path for path in (output, probabilities) if path is not None])
     began = time.monotonic()
@@ -86,8 +86,6 @@ def check_outputs(scans: Sequence[Path], outputs: Sequence[Path]) -> None:
         OptionError: a file has an unknown ending, its folder is missing or not writable, or it is
             one of the scans or twice the same.
     """
-    from common.data.volumes import FORMATS
-
     taken = {Path(scan).resolve() for scan in scans}
     for path in map(Path, outputs):
         if not path.name.lower().endswith(tuple(FORMATS)):
@@ -164,11 +162,6 @@ def check(
         UserError: see `open_client`.
         ServingError: an answer differs by more than the passport allows.
     """
-    from common.errors import ServingError
-    from common.export.passport import PARITY
-    from common.export.saved_model import difference
-    from common.export.verify import read_parity
-
     with open_client(
         model=model, url=url, patience=patience, max_message_mib=max_message_mib
     ) as client:

@@ -4,19 +4,21 @@ A paper's `compare` names its facts; choosing the parts, laying tables out and w
 same for all. `microscope`, `effects` and `forensics` make the parts that need computation.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from common.errors import OptionError
+from common.evaluation.overlap import dice
+from common.files import write_json
+from common.report.page import PHANTOM_NOTICE, Figure, Section, write_report, write_sections
 from common.report.tables import TERMINAL_COLUMNS, fill, format_table, show
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from common.report.page import Figure
+from common.runs.folder import load_run
 
 PARTS = (
     "presets", "layers", "activations", "live", "effects", "metrics", "formulas", "inference",
@@ -34,7 +36,7 @@ class Table:
     title: str
     rows: Sequence[Mapping[str, Any]]
     text: str = ""
-    figures: "Sequence[Figure]" = ()
+    figures: Sequence[Figure] = ()
     phantom: bool = False
     """The numbers are measured on synthetic data."""
 
@@ -107,9 +109,6 @@ def write_page(to: Path, paper: str, tables: Mapping[str, Table]) -> None:
     Raises:
         RunError: a file cannot be written.
     """
-    from common.files import write_json
-    from common.report.page import PHANTOM_NOTICE, Section, write_report, write_sections
-
     to = Path(to)
     to.mkdir(parents=True, exist_ok=True)
     phantom = any(table.phantom for table in tables.values())
@@ -216,8 +215,6 @@ def describe_totals(ours, theirs, *, only_there: int, why_not: str) -> str:
 
 def product_of(shape: Sequence[int]) -> int:
     """Return the number of elements of a shape."""
-    import math
-
     return math.prod(shape)
 
 
@@ -240,7 +237,7 @@ def describe_variable(name: str, variable: Any) -> dict[str, Any]:
 def compare_ways(
     case: str,
     ways: "Mapping[str, Callable[[], np.ndarray]]",
-    reference: "np.ndarray | None",
+    reference: np.ndarray | None,
     *,
     measure: "Callable[[np.ndarray, np.ndarray], float] | None" = None,
 ) -> list[dict]:
@@ -255,10 +252,6 @@ def compare_ways(
     Returns:
         A row per way: case, inference, seconds, dice, voxels unlike the first, and their share.
     """
-    import numpy as np
-
-    from common.evaluation.overlap import dice
-
     measure = measure or (lambda found, real: dice(found > 0, real > 0))
     rows, first = [], None
     for name, segment in ways.items():
@@ -286,8 +279,6 @@ def inference_table(rows: Sequence[Mapping[str, Any]], run: Path) -> Table:
         rows: a row per case and way.
         run: whose manifest says whether its data are synthetic.
     """
-    from common.runs.folder import load_run
-
     text = f"The held-out cases of {run}, segmented in several ways."
     return Table("inference", rows, text, phantom=bool(load_run(run).manifest.get("phantom")))
 
@@ -299,8 +290,6 @@ def compare_arrays(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[
         first: arrays by name.
         second: arrays of the same shapes, at least under the names of `first`.
     """
-    import numpy as np
-
     return [
         {
             "variable": name,
@@ -330,9 +319,6 @@ def show_tables(tables: Mapping[str, Table], out: Path | None) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    from common.files import write_json
-    from common.report.page import PHANTOM_NOTICE
-
     if out is not None:  # first, so that a file that cannot be written is all that is said
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_json(out, {name: list(table.rows) for name, table in tables.items()})

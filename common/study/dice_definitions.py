@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from common.evaluation.overlap import dice
 from common.study.compare import Table
@@ -319,8 +320,6 @@ def doubled(mask: np.ndarray) -> np.ndarray:
 
     What it gains touches it, so that labels of single bodies are lost.
     """
-    from scipy.ndimage import binary_dilation
-
     wanted, grown = 2 * np.count_nonzero(mask), mask > 0
     while 0 < np.count_nonzero(grown) < min(wanted, mask.size):
         grown = binary_dilation(grown)

@@ -9,15 +9,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure as Canvas
 
 from common.errors import UserError
+from common.evaluation.overlap import dice
+from common.report.drawing import render
+from common.report.page import Figure
 from common.study.compare import Table
-
-if TYPE_CHECKING:
-    from common.report.page import Figure
 
 REFUSED = "refused: "
 
@@ -178,13 +180,8 @@ def effects_table(rows: Sequence[Mapping[str, Any]], *, note: str) -> Table:
     return Table("effects of the quirks", rows, text, [draw(rows)], phantom=True)
 
 
-def draw(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the shares that can be paired as bars, coloured by stage."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure as Canvas
-
-    from common.report.page import Figure, render
-
     shown = [row for row in rows if row["changed"] != "–"]
     stages = list(dict.fromkeys(row["stage"] for row in shown))
     palette = colormaps["tab10"]
@@ -213,8 +210,6 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> "Figure":
 
 def describe_labels(found: np.ndarray, reference: np.ndarray) -> Outcome:
     """Return a label map as an outcome, with the phantom's Dice of all that is above 0."""
-    from common.evaluation.overlap import dice
-
     score = dice(found > 0, reference > 0)
     return Outcome(found, f"phantom's Dice {score:.3f}, {int((found > 0).sum())} voxels")
 

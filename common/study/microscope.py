@@ -9,17 +9,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
+from matplotlib.figure import Figure as Canvas
 
 from common.errors import DataError
+from common.report.drawing import render
+from common.report.page import Figure
 from common.study.compare import Table
-
-if TYPE_CHECKING:
-    import keras
-
-    from common.report.page import Figure
 
 RECORDED = "recorded.json"
 
@@ -133,7 +132,7 @@ def draw_weights(
 class Rebuilt:
     """A network of the port with the recorded weights, and the recorded input."""
 
-    model: "keras.Model"
+    model: keras.Model
     inputs: Any
     """Array, or list of arrays."""
     tensors: Mapping[str, Any] | None = None
@@ -150,8 +149,6 @@ class Rebuilt:
 
     def activations(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return activations at inference by name."""
-        import keras
-
         tensors = self.tensors or {
             name: self.model.get_layer(name).output for name in dict.fromkeys(names)
         }
@@ -279,12 +276,8 @@ def describe(recording: Recording, rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def draw(recording: Recording, rows: Sequence[Mapping[str, Any]]) -> "Figure":
+def draw(recording: Recording, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the differences in the order of computation, with the tolerance."""
-    from matplotlib.figure import Figure as Canvas
-
-    from common.report.page import Figure, render
-
     canvas = Canvas(figsize=(9, 4.2), layout="constrained")
     axes = canvas.subplots()
     shares = [min(max(row["of scale"], 1e-9), 1e3) for row in rows]

@@ -2,14 +2,13 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 
+from common.report.page import Figure
 from common.report.tables import format_table
-
-if TYPE_CHECKING:
-    from common.report.page import Figure
 
 COLUMNS = 110
 """Of a notebook's text output."""
@@ -31,10 +30,8 @@ def show_rows(
         print(f"... and {len(rows) - most} more")
 
 
-def show_figure(figure: "Figure") -> None:
+def show_figure(figure: Figure) -> None:
     """Show a picture of the report in the notebook, with the sentence below it."""
-    import matplotlib.pyplot as plt
-
     picture = plt.imread(io.BytesIO(figure.png))
     plt.figure(figsize=(picture.shape[1] / 100, picture.shape[0] / 100))
     plt.imshow(picture)
@@ -52,8 +49,6 @@ def show_slices(
         images: (rows, columns) by title, each on a scale of its own.
         outlines: masks (rows, columns) by title, drawn on the image of that title.
     """
-    import matplotlib.pyplot as plt
-
     _, axes = plt.subplots(1, len(images), figsize=(3.4 * len(images), 3.6), squeeze=False)
     for place, (title, image) in zip(axes[0], images.items(), strict=True):
         place.imshow(image, cmap="gray")
@@ -76,8 +71,6 @@ def show_curves(
         y: what the values are.
         log: logarithmic values.
     """
-    import matplotlib.pyplot as plt
-
     _, axes = plt.subplots(figsize=(7, 3))
     for name, values in curves.items():
         axes.plot(values, label=name)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from common.errors import RunError
 
 POINTWISE = ("Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "Identity")
@@ -45,8 +47,6 @@ def read_layers(path: Path) -> list[Layer]:
     Raises:
         RunError: the file is missing, damaged or no functional model.
     """
-    import h5py
-
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))["config"]

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from common.errors import RunError
 from common.evaluation.claims import Claim, DataKind, Judgement, Verdict, judge
 from common.files import write_text_atomically
@@ -97,8 +100,6 @@ def write_page(path: Path, entries: Sequence[PaperEntry], *, comparisons: Path) 
     Raises:
         RunError: a part of a report is damaged, or the file cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     views = [make_view(entry, comparisons) for entry in entries]
     environment = Environment(
         loader=PackageLoader("common.suite", "."),
@@ -173,8 +174,6 @@ def count_verdicts(views: Sequence[PaperView]) -> dict[str, int]:
 
 def inline_script(name: str) -> str:
     """Return a script of the viewer so that no part of it can end the element it stands in."""
-    from markupsafe import Markup
-
     text = (resources.files("common.report.viewer") / name).read_text(encoding="utf-8")
     text = re.sub(r"</(?=script)", r"<\\/", text, flags=re.IGNORECASE)
     return Markup(text.replace("<!--", r"<\!--"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from common.errors import RunError
@@ -111,6 +112,4 @@ def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
     # numpy files know no bfloat16 or float8: they come back as raw bytes of that width.
     if array.dtype.kind != "V":
         return array
-    import ml_dtypes
-
     return array.view(getattr(ml_dtypes, dtype))

@@ -1,65 +1,18 @@
-"""What a training run tells the world: log.csv, TensorBoard events, and progress on stderr."""
+"""What is seen of a training run while it goes on: TensorBoard events, progress on stderr."""
 
-import csv
-import io
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.errors import RunError
-from common.files import write_text_atomically
+import tensorflow as tf
+from tqdm import tqdm
 
-LOG = "log.csv"
+from common.errors import RunError
+
 SECONDS_BETWEEN_LINES = 60.0
 """Where stderr is no terminal: a line at every epoch, and within long epochs this often."""
-
-
-def read_log(run_path: Path) -> list[dict[str, float]]:
-    """Read the training log of a run.
-
-    Args:
-        run_path: the run folder.
-    Returns:
-        A row per epoch: epoch (from 1), step (optimiser steps done), then the epoch's means and
-        measures by name, to the last bit as they were. Values an epoch lacks are absent. Empty if
-        there is no log.
-    Raises:
-        RunError: the log is no table of numbers.
-    """
-    path = Path(run_path) / LOG
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    except OSError as failure:
-        raise RunError(f"{path} cannot be read: {failure.strerror}") from failure
-    try:
-        return [
-            {name: _number(name, cell) for name, cell in row.items() if cell != ""}
-            for row in csv.DictReader(io.StringIO(text))
-        ]
-    except (ValueError, TypeError) as failure:
-        raise RunError(f"{path} is no training log: {failure}") from failure
-
-
-def write_log(run_path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write the whole training log, atomically.
-
-    Args:
-        run_path: the run folder.
-        rows: as `read_log` returns them.
-    Raises:
-        RunError: the disk is full or unwritable; the former log is untouched.
-    """
-    table = io.StringIO()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    # repr of a Python float is the shortest text that reads back as the same bits.
-    writer.writerows({name: repr(value) for name, value in row.items()} for row in rows)
-    write_text_atomically(Path(run_path) / LOG, table.getvalue())
 
 
 class EventWriter:
@@ -78,8 +31,6 @@ class EventWriter:
         Raises:
             RunError: the disk is full or unwritable.
         """
-        import tensorflow as tf
-
         try:
             if self._writer is None:
                 self._writer = tf.summary.create_file_writer(str(self._folder))
@@ -109,8 +60,6 @@ class ProgressReport:
         self._epoch_begin = self._last_line = time.monotonic()
         self._bar = None
         if enabled and sys.stderr.isatty():
-            from tqdm import tqdm
-
             self._bar = tqdm(
                 total=max_steps, initial=step, unit="step", file=sys.stderr, dynamic_ncols=True
             )
@@ -153,7 +102,3 @@ class ProgressReport:
         """Leave the bar as it is and go to the next line."""
         if self._bar is not None:
             self._bar.close()
-
-
-def _number(name: str, cell: str) -> float:
-    return int(cell) if name in ("epoch", "step") else float(cell)

@@ -18,8 +18,9 @@ from common.cost.first_step import FirstSteps, bytes_of, warn_of_memory
 from common.data.batches import surface_user_errors
 from common.errors import TrainingDivergedError
 from common.runs.folder import Run
+from common.runs.log import read_log, write_log
 from common.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from common.training.journal import EventWriter, ProgressReport, read_log, write_log
+from common.training.journal import EventWriter, ProgressReport
 
 __all__ = ["fit", "read_log"]
 

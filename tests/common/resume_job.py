@@ -15,7 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common.data.batches import make_batches, rng_for
+from common.data.batches import make_batches
+from common.data.rng import rng_for
 from common.runs.folder import open_run
 from common.runtime import configure_runtime
 from common.training.loop import fit

@@ -18,7 +18,7 @@ from common.evaluation.run_report import (
 )
 from common.report.page import PHANTOM_NOTICE, Figure, read_sections
 from common.runs.folder import load_run, open_run
-from common.training.journal import write_log
+from common.runs.log import write_log
 
 NAN = float("nan")
 LOG = [{"epoch": 1, "step": 5, "loss": 2.0}, {"epoch": 2, "step": 10, "loss": 1.0}]

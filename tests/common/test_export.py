@@ -13,28 +13,27 @@ import pytest
 import tensorflow as tf
 
 from common.errors import DataError, OptionError, RunError
+from common.export.elsewhere import run_elsewhere
+from common.export.parity import Example, ExportError, difference
 from common.export.passport import Description, Provenance, read_passport
-from common.export.saved_model import difference, run_elsewhere
 from common.export.write import (
     Endpoint,
-    Example,
-    ExportError,
     Recordings,
     TestCase,
     cut_case,
     export_model,
     find_case,
     make_recordings,
-    save_network,
 )
 from common.network.losses import sparse_cross_entropy
 from common.network.meters import LabelDice
+from common.network.trained import save_network
 
 ROOT = Path(__file__).resolve().parents[2]
 WITHOUT_KERAS = """
 import sys
 from pathlib import Path
-from common.export.saved_model import run_saved_model
+from common.export.elsewhere import run_saved_model
 
 run_saved_model(*map(Path, sys.argv[1:]))
 loaded = [name for name, module in sys.modules.items()

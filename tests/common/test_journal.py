@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import RunError
-from common.training.journal import read_log, write_log
+from common.runs.log import read_log, write_log
 
 
 def test_the_log_reads_back_to_the_bit(tmp_path):

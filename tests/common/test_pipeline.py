@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.data.batches import (
-    CaseStore,
-    make_batches,
-    rng_for,
-    surface_user_errors,
-    write_prepared_case,
-)
+from common.data.batches import make_batches, surface_user_errors
+from common.data.prepared_store import CaseStore, write_prepared_case
+from common.data.rng import rng_for
 from common.errors import DataError
 
 SPEC = (tf.TensorSpec((3,), tf.float32), tf.TensorSpec((), tf.int32))

@@ -11,19 +11,14 @@ import pytest
 from matplotlib.image import imread
 
 from common.errors import RunError
+from common.report.drawing import PHANTOM_COLOUR, draw_learning_curve, draw_overlay
+from common.report.overlay import PREDICTION_COLOUR, REFERENCE_COLOUR, outline, picture_of_overlay
 from common.report.page import (
-    PHANTOM_COLOUR,
     PHANTOM_NOTICE,
-    PREDICTION_COLOUR,
-    REFERENCE_COLOUR,
     Figure,
     Section,
-    draw_learning_curve,
-    draw_overlay,
     format_number,
     format_summary,
-    outline,
-    picture_of_overlay,
     read_sections,
     write_report,
     write_sections,

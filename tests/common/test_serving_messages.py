@@ -9,7 +9,7 @@ import pytest
 from common.errors import OptionError, ServingError
 from common.serving import protocol
 from common.serving.client import as_told
-from common.serving.opening import Address, parse_url
+from common.serving.opening import Address, open_way, parse_url
 from common.serving.protocol import Patience, TensorSpec, UnavailableError, ask_patiently
 from common.serving.rest_way import encode
 
@@ -49,12 +49,14 @@ class TestGrpc:
     def test_without_the_package_one_line_names_it(self, monkeypatch):
         import sys
 
-        from common.serving.grpc_way import GrpcServer
+        from common import serving
 
         monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
-        monkeypatch.delitem(sys.modules, "tensorflow_serving.apis", raising=False)
+        for name in ("tensorflow_serving.apis", "common.serving.grpc_way"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delattr(serving, "grpc_way", raising=False)
         with pytest.raises(OptionError, match=r"pip install \"tensorflow-serving-api.*http://host"):
-            GrpcServer("h:1", name="a", version=1, patience=QUICK)
+            open_way({"name": "a", "version": 1}, None, "grpc://h:1", QUICK, None)
 
 
 class TestJson:

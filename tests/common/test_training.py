@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.data.batches import make_batches, rng_for
+from common.data.batches import make_batches
+from common.data.rng import rng_for
 from common.errors import DataError, OptionError, RunError, TrainingDivergedError
 from common.runs.folder import open_run
+from common.runs.log import read_log
 from common.runtime import configure_runtime
 from common.training.checkpoints import read_checkpoint
-from common.training.journal import read_log
 from common.training.loop import CHECKPOINT, fit
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.training.journal import read_log
+from common.runs.log import read_log
 from dhcp_fetal.config import PORT
 from dhcp_fetal.train import train
 

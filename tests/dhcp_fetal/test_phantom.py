@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from common.data.batches import rng_for
 from common.data.phantoms import read_marker
+from common.data.rng import rng_for
 from common.errors import OptionError
 from dhcp_fetal.config import PORT
 from dhcp_fetal.data import find_cases, is_phantom, load_case

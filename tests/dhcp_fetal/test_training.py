@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import DataError, OptionError
 from common.runs.folder import load_config, load_run
-from common.training.journal import read_log
+from common.runs.log import read_log
 from dhcp_fetal import feeding
 from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import QUICK, Config

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.data.batches import write_prepared_case
+from common.data.prepared_store import write_prepared_case
 from common.errors import DataError, OptionError
 from fetal_brain.config import CODE, PAPER, PORT
 from fetal_brain.sampling import (

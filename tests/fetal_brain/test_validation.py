@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from common.data.batches import write_prepared_case
+from common.data.prepared_store import write_prepared_case
 from common.network.losses import sparse_cross_entropy
 from fetal_brain.config import PORT
 from fetal_brain.sampling import count_classes, draw_validation_batch

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from common.errors import DataError, RunError
-from common.export.write import save_network
+from common.network.trained import save_network
 from raseg.config import CODE, DRAFT, PAPER, PORT
 from raseg.convert import assign_original, variables_by_name
 from raseg.inference import (

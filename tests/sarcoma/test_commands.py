@@ -12,8 +12,8 @@ from commands import run as run_command
 from common.data.volumes import read_volume
 from common.errors import DataError, OptionError, RunError
 from common.runs.folder import load_config, load_run
+from common.runs.log import read_log
 from common.study.compare import compare_presets
-from common.training.journal import read_log
 from sarcoma.compare import compare, compare_flips, list_layers
 from sarcoma.config import CODE, PRESETS, QUICK, Config
 from sarcoma.convert import read_original

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from common.data.batches import rng_for
 from common.data.phantoms import read_marker
+from common.data.rng import rng_for
 from common.errors import OptionError
 from sarcoma.config import PORT, POSITIVE_SLICES
 from sarcoma.data import find_patients, is_phantom, split_patients

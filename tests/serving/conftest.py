@@ -69,7 +69,7 @@ def sarcoma_run(folder: Path):
 
 def vertebra_run(folder: Path):
     """A scan of two windows, one above the other."""
-    from common.data.batches import rng_for
+    from common.data.rng import rng_for
     from common.data.volumes import write_volume
     from vertebra.config import QUICK
     from vertebra.inference import build_for_any_size
@@ -111,7 +111,7 @@ def make_run(paper: str, folder: Path) -> Path:
     """Write a finished run whose network has something to say everywhere."""
     import keras
 
-    from common.export.write import save_network
+    from common.network.trained import save_network
     from common.runs.folder import open_run
 
     keras.utils.set_random_seed(3)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.export.passport import PARITY, read_passport
-from common.export.saved_model import difference, read_signatures
-from common.export.verify import read_parity
+from common.export.parity import PARITY, difference, read_parity
+from common.export.passport import read_passport
+from common.export.saved_model import read_signatures
 
 SOURCE = Path(__file__).with_name("consumer.c")
 OUTPUTS = {

@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import OptionError, RunError
 from common.export.command import export
-from common.export.passport import PARITY, PASSPORT, hash_weights, read_passport
-from common.export.verify import read_parity
+from common.export.parity import PARITY, read_parity
+from common.export.passport import PASSPORT, hash_weights, read_passport
 from common.export.warmup import WARMUP_FILE, read_warmup
 
 PAPERS = ("dhcp_fetal", "fetal_brain", "raseg", "sarcoma", "vertebra")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from common.__main__ import main
-from common.export.passport import PARITY, PASSPORT, hash_files, read_passport
-from common.export.verify import verify
+from common.export.checks import verify
+from common.export.parity import PARITY
+from common.export.passport import PASSPORT, hash_files, read_passport
 from common.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]

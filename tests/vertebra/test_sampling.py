@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.data.batches import write_prepared_case
+from common.data.prepared_store import write_prepared_case
 from common.errors import DataError
 from vertebra.augmentation import deform, displacement_fields, smoothing_matrix, stretch_coordinates
 from vertebra.config import CODE, PORT

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from common.data.batches import write_prepared_case
+from common.data.prepared_store import write_prepared_case
 from vertebra.config import PORT, QUICK
 from vertebra.learning import FixStatistics, choose_begin, compile_model, fixed_share, is_fixed
 from vertebra.model import build_model, normalisations

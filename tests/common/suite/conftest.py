@@ -8,7 +8,7 @@ from common.evaluation.run_report import MEASURES, write_evaluation
 from common.report.page import Figure
 from common.report.viewer.embed import ViewedCase
 from common.runs.folder import load_run, open_run
-from common.training.journal import write_log
+from common.runs.log import write_log
 
 LABELS = {"raseg": "foreground", "fetal_brain": "brain", "vertebra": "vertebra"}
 

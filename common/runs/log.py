@@ -1,0 +1,61 @@
+"""The log of a training run: a row per epoch in log.csv."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.errors import RunError
+from common.files import write_text_atomically
+
+LOG = "log.csv"
+
+
+def read_log(run_path: Path) -> list[dict[str, float]]:
+    """Read the training log of a run.
+
+    Args:
+        run_path: the run folder.
+    Returns:
+        A row per epoch: epoch (from 1), step (optimiser steps done), then the epoch's means and
+        measures by name, to the last bit as they were. Values an epoch lacks are absent. Empty if
+        there is no log.
+    Raises:
+        RunError: the log is no table of numbers.
+    """
+    path = Path(run_path) / LOG
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    except OSError as failure:
+        raise RunError(f"{path} cannot be read: {failure.strerror}") from failure
+    try:
+        return [
+            {name: _number(name, cell) for name, cell in row.items() if cell != ""}
+            for row in csv.DictReader(io.StringIO(text))
+        ]
+    except (ValueError, TypeError) as failure:
+        raise RunError(f"{path} is no training log: {failure}") from failure
+
+
+def write_log(run_path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write the whole training log, atomically.
+
+    Args:
+        run_path: the run folder.
+        rows: as `read_log` returns them.
+    Raises:
+        RunError: the disk is full or unwritable; the former log is untouched.
+    """
+    table = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    # repr of a Python float is the shortest text that reads back as the same bits.
+    writer.writerows({name: repr(value) for name, value in row.items()} for row in rows)
+    write_text_atomically(Path(run_path) / LOG, table.getvalue())
+
+
+def _number(name: str, cell: str) -> float:
+    return int(cell) if name in ("epoch", "step") else float(cell)
