@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from common.data.batches import make_batches
 from common.data.prepared_store import PreparedCase
 from common.data.rng import rng_for
 from common.errors import DataError, OptionError
@@ -296,39 +295,6 @@ def patch_shapes(config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if config.slices_as_channels:
         return (1, rows, columns, slices), (1, rows, columns)
     return (slices, rows, columns, 1), (slices, rows, columns)
-
-
-def make_dataset(
-    cases: Sequence[PreparedCase],
-    config: Config,
-    seed: int,
-    *,
-    first_step: int = 0,
-    workers: int = 2,
-) -> Any:
-    """Return the training batches from a step on to the last as a `tf.data.Dataset`.
-
-    Args:
-        cases: prepared training cases.
-        config: everything under "Sampling and augmentation", `batch_size`, `max_steps`.
-        seed: of every draw.
-        first_step: where to begin; the batches of a resumed run are those of an unbroken one.
-        workers: patches drawn at the same time.
-    """
-    import tensorflow as tf
-
-    image_shape, label_shape = patch_shapes(config)
-    return make_batches(
-        TrainingSampler(cases, config, seed=seed),
-        element_spec=(
-            tf.TensorSpec(image_shape, tf.float32),
-            tf.TensorSpec(label_shape, tf.int32),
-        ),
-        batch_size=config.batch_size,
-        first_step=first_step,
-        last_step=config.max_steps,
-        workers=workers,
-    )
 
 
 def draw_validation_batch(

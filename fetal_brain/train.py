@@ -42,10 +42,10 @@ def train(
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
     from common.training.loop import fit
+    from fetal_brain.batches import make_dataset
     from fetal_brain.data import find_cases, is_phantom, split_cases
     from fetal_brain.inference import build_for_any_plane
     from fetal_brain.prepare import prepare_cases
-    from fetal_brain.sampling import make_dataset
     from fetal_brain.validation import make_overlay_pictures, make_validation
 
     if mixed_precision:

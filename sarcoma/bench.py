@@ -130,9 +130,10 @@ def time_port(steps: int, *, deterministic: bool, mixed_precision: bool) -> dict
     import tempfile
 
     from common.runtime import configure_runtime
+    from sarcoma.batches import make_dataset
     from sarcoma.config import CODE
     from sarcoma.model import build_model
-    from sarcoma.sampling import PatchSampler, Stack, make_dataset, make_pool
+    from sarcoma.sampling import PatchSampler, Stack, make_pool
     from sarcoma.train import compile_model
 
     with tempfile.TemporaryDirectory() as scratch:

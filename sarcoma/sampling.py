@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from common.data.batches import make_batches
 from common.data.prepared_store import PreparedCase
 from common.data.rng import rng_for
 from common.errors import DataError, OptionError
@@ -319,38 +318,3 @@ class PatchSampler:
             return patch, np.zeros(2, bool)
         at_start = 0 if within else len(self.pool)
         return patch, draw_flips(self.seed, batch, at_start, size)[place]
-
-
-def element_spec(config: Config) -> Any:
-    """Return the `tf.TensorSpec` of one example's x and y."""
-    import tensorflow as tf
-
-    sizes, channels = sizes_of(config), len(config.modalities)
-    image = tf.TensorSpec((sizes.input, sizes.input, channels), tf.float32)
-    if config.architecture == "cascade":
-        centre = tf.TensorSpec((LABEL, LABEL, channels), tf.float32)
-        return (image, centre), tf.TensorSpec((), tf.int32)
-    if config.architecture == "dilated":
-        return image, tf.TensorSpec((sizes.output, sizes.output), tf.int32)
-    return image, tf.TensorSpec((sizes.output, sizes.output, 1), tf.float32)
-
-
-def make_dataset(
-    sampler: PatchSampler, *, first_step: int, last_step: int, workers: int = 2
-) -> Any:
-    """Return the training batches from a step on as a `tf.data.Dataset`.
-
-    Args:
-        sampler: of the training patches.
-        first_step: where to begin; the batches of a resumed run are those of an unbroken one.
-        last_step: step after the last batch.
-        workers: patches drawn at the same time.
-    """
-    return make_batches(
-        sampler,
-        element_spec=element_spec(sampler.config),
-        batch_size=sampler.config.batch_size,
-        first_step=first_step,
-        last_step=last_step,
-        workers=workers,
-    )

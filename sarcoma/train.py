@@ -45,10 +45,11 @@ def train(
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
     from common.training.loop import fit
+    from sarcoma.batches import make_dataset
     from sarcoma.data import find_patients, is_phantom, split_patients
     from sarcoma.model import build_model
     from sarcoma.prepare import prepare_cases
-    from sarcoma.sampling import PatchSampler, Stack, make_dataset, make_pool
+    from sarcoma.sampling import PatchSampler, Stack, make_pool
     from sarcoma.validation import make_overlay_pictures, make_validation
 
     check_options(config, run_validation=run_validation)

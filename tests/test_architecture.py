@@ -6,13 +6,16 @@ from pathlib import Path
 import census
 import pytest
 
-from common.cli import SHARED_VERBS
+from common.__main__ import COMMANDS
+from common.cli import SHARED_VERBS, VERBS, VERBS_ON_TENSORFLOW
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(path.parent.name for path in ROOT.glob("*/config.py"))
 SCRIPTS = ("train", "predict", "evaluate", "convert", "compare", "prepare", "phantom", "plan",
            "reproduce", "bench")  # fmt: skip
 HEAVY = {"tensorflow", "keras", "pandas", "scipy", "matplotlib", "SimpleITK", "nibabel", "torch"}
+SLOW = {"tensorflow", "keras", "tf_keras", "torch", "jax", "pandas", "scipy", "matplotlib"}
+"""What takes 0.2 s and more of processor time to import; the others of `HEAVY` a third of that."""
 
 
 def imports(path, *, top_level_only=False):
@@ -79,6 +82,72 @@ def test_help_path_imports_nothing_heavy(paper):
     for module in ("common.cli", "common.runtime", *shared):
         path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
         assert not packages(path, top_level_only=True) & HEAVY, path
+
+
+def module_path(name):
+    """Return the file of a project's module, or None."""
+    path = ROOT.joinpath(*name.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+
+
+def loaded(*modules, functions=False):
+    """Return the packages from elsewhere that importing modules of the project loads.
+
+    Args:
+        modules: their names.
+        functions: also what the functions of these modules import.
+    """
+    ways, seen, found = [(name, functions) for name in modules], set(), set()
+    while ways:
+        name, inside = ways.pop()
+        path = module_path(name)
+        if name.partition(".")[0] not in ("common", *PAPERS):
+            found.add(name.partition(".")[0])
+        elif path and name not in seen:
+            seen.add(name)
+            ways += [(other, False) for other in imports(path, top_level_only=not inside)]
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            ways += [
+                (f"{node.module}.{alias.name}", False)
+                for node in (ast.walk(tree) if inside else tree.body)
+                if isinstance(node, ast.ImportFrom) and module_path(node.module)
+                for alias in node.names
+                if module_path(f"{node.module}.{alias.name}")
+            ]
+    return found
+
+
+def commands_of(paper):
+    """Return the names of a paper's own command modules by verb."""
+    return {verb: f"{paper}.{verb}" for verb in VERBS if module_path(f"{paper}.{verb}")}
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_help_loads_nothing_slow(paper):
+    """Deterministic where a clock is not: help stays under half a second."""
+    for module in commands_of(paper).values():
+        assert not loaded(module) & SLOW, module
+
+
+def test_help_of_shared_commands_loads_nothing_slow():
+    for module in (
+        *(name for name, _ in COMMANDS.values()),
+        *(n for n, _ in SHARED_VERBS.values()),
+    ):
+        assert not loaded(module) & SLOW, module
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_commands_do_without_tensorflow_where_they_can(paper):
+    for verb, module in commands_of(paper).items():
+        if verb not in VERBS_ON_TENSORFLOW:
+            assert not loaded(module, functions=True) & {"tensorflow", "keras"}, module
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_prediction_loads_no_pictures_and_no_data_frames(paper):
+    needless = {"matplotlib", "pandas", "torch", "tf_keras", "tensorboard", "jinja2"}
+    assert not loaded(f"{paper}.predict", functions=True) & needless
 
 
 @pytest.mark.parametrize("package", ["common", *PAPERS])

@@ -6,11 +6,10 @@ resumes anywhere [V23]; `original_sampler.py` repeats the released code draw by 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from common.data.batches import make_batches
 from common.data.prepared_store import PreparedCase
 from common.data.rng import rng_for
 from common.errors import DataError
@@ -274,37 +273,6 @@ def find_vertebrae(case: PreparedCase) -> dict[int, tuple]:
     if not found:
         raise DataError(f"case {case.id}: no vertebra is labelled; expected labels above 0")
     return found
-
-
-def make_dataset(
-    cases: Sequence[PreparedCase], config: Config, seed: int, *, first_step: int, workers: int = 2
-) -> Any:
-    """Return the training patches from a step on to the last as a `tf.data.Dataset`.
-
-    Args:
-        cases: prepared training cases.
-        config: everything under "Sampling and augmentation", `patch_size`, `max_steps`.
-        seed: of every draw.
-        first_step: where to begin; the patches of a resumed run are those of an unbroken one.
-        workers: patches drawn at the same time.
-    """
-    import tensorflow as tf
-
-    shape = (config.patch_size,) * 3
-    return make_batches(
-        TrainingSampler(cases, config, seed=seed),
-        element_spec=(
-            tf.TensorSpec((*shape, 2), tf.float32),
-            {
-                "mask": tf.TensorSpec((*shape, 2), tf.float32),
-                "completeness": tf.TensorSpec((1,), tf.float32),
-            },
-        ),
-        batch_size=1,
-        first_step=first_step,
-        last_step=config.max_steps,
-        workers=workers,
-    )
 
 
 def without_empty(config: Config) -> Config:

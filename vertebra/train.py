@@ -39,11 +39,11 @@ def train(
     from common.runs.folder import open_run
     from common.runtime import configure_runtime
     from common.training.loop import fit
+    from vertebra.batches import make_dataset
     from vertebra.calibration import calibrate_sites
     from vertebra.data import SUBSETS, describe_cases, files_of, find_prepared_cases, is_phantom
     from vertebra.learning import FixStatistics, calibration_patches, compile_model, is_fixed
     from vertebra.model import build_model
-    from vertebra.sampling import make_dataset
     from vertebra.store import store_cases
     from vertebra.validation import make_overlay_pictures, make_validation
 

@@ -10,6 +10,7 @@ import pytest
 
 from common.data.prepared_store import write_prepared_case
 from common.errors import DataError, OptionError
+from fetal_brain.batches import make_dataset
 from fetal_brain.config import CODE, PAPER, PORT
 from fetal_brain.sampling import (
     BLOCK,
@@ -19,7 +20,6 @@ from fetal_brain.sampling import (
     count_classes,
     draw_validation_batch,
     find_voxel,
-    make_dataset,
     patch_shapes,
     patches_per_class,
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, OptionError
+from sarcoma.batches import make_dataset
 from sarcoma.config import CODE, PORT
 from sarcoma.data import find_patients, split_patients
 from sarcoma.prepare import prepare_cases
@@ -14,7 +15,6 @@ from sarcoma.sampling import (
     Stack,
     centre_labels,
     cut,
-    make_dataset,
     make_pool,
     reflected,
     sizes_of,

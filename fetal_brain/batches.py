@@ -1,0 +1,41 @@
+"""Training batches of patches."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from common.data.batches import make_batches
+from common.data.prepared_store import PreparedCase
+from fetal_brain.config import Config
+from fetal_brain.sampling import TrainingSampler, patch_shapes
+
+
+def make_dataset(
+    cases: Sequence[PreparedCase],
+    config: Config,
+    seed: int,
+    *,
+    first_step: int = 0,
+    workers: int = 2,
+) -> tf.data.Dataset:
+    """Return the training batches from a step on to the last.
+
+    Args:
+        cases: prepared training cases.
+        config: everything under "Sampling and augmentation", `batch_size`, `max_steps`.
+        seed: of every draw.
+        first_step: where to begin; the batches of a resumed run are those of an unbroken one.
+        workers: patches drawn at the same time.
+    """
+    image_shape, label_shape = patch_shapes(config)
+    return make_batches(
+        TrainingSampler(cases, config, seed=seed),
+        element_spec=(
+            tf.TensorSpec(image_shape, tf.float32),
+            tf.TensorSpec(label_shape, tf.int32),
+        ),
+        batch_size=config.batch_size,
+        first_step=first_step,
+        last_step=config.max_steps,
+        workers=workers,
+    )

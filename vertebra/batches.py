@@ -1,0 +1,39 @@
+"""Training batches of patches."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from common.data.batches import make_batches
+from common.data.prepared_store import PreparedCase
+from vertebra.config import Config
+from vertebra.sampling import TrainingSampler
+
+
+def make_dataset(
+    cases: Sequence[PreparedCase], config: Config, seed: int, *, first_step: int, workers: int = 2
+) -> tf.data.Dataset:
+    """Return the training patches from a step on to the last.
+
+    Args:
+        cases: prepared training cases.
+        config: everything under "Sampling and augmentation", `patch_size`, `max_steps`.
+        seed: of every draw.
+        first_step: where to begin; the patches of a resumed run are those of an unbroken one.
+        workers: patches drawn at the same time.
+    """
+    shape = (config.patch_size,) * 3
+    return make_batches(
+        TrainingSampler(cases, config, seed=seed),
+        element_spec=(
+            tf.TensorSpec((*shape, 2), tf.float32),
+            {
+                "mask": tf.TensorSpec((*shape, 2), tf.float32),
+                "completeness": tf.TensorSpec((1,), tf.float32),
+            },
+        ),
+        batch_size=1,
+        first_step=first_step,
+        last_step=config.max_steps,
+        workers=workers,
+    )
