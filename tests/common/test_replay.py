@@ -54,7 +54,7 @@ def change_manifest(path, **facts):
 
 
 def test_a_run_is_repeated_to_the_bit(original, tmp_path):
-    done = run("common.runs.folder", "replay", original, "--to", tmp_path / "again")
+    done = run("common", "replay", original, "--to", tmp_path / "again")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("identical: all ")
     assert load_run(tmp_path / "again").status == "finished"
