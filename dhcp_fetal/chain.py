@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cost.first_step import warn_of_memory
+from common.cost.memory import warn_of_memory
 from common.errors import DataError
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import Case, load_case, prepare_case

@@ -128,7 +128,7 @@ def segment_case(
     """
     import numpy as np
 
-    from common.cost.first_step import warn_of_memory
+    from common.cost.memory import warn_of_memory
     from common.data.volumes import write_volume
     from common.errors import DataError
     from fetal_brain.data import load_case, prepare_case

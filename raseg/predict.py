@@ -127,7 +127,7 @@ def write_volume_files(
     """
     import numpy as np
 
-    from common.cost.first_step import warn_of_memory
+    from common.cost.memory import warn_of_memory
     from common.data.volumes import write_volume
     from common.errors import DataError
     from common.files import atomic_file

@@ -132,9 +132,9 @@ def time_port(steps: int, *, deterministic: bool, mixed_precision: bool) -> dict
     from common.runtime import configure_runtime
     from sarcoma.batches import make_dataset
     from sarcoma.config import CODE
+    from sarcoma.learning import compile_model
     from sarcoma.model import build_model
     from sarcoma.sampling import PatchSampler, Stack, make_pool
-    from sarcoma.train import compile_model
 
     with tempfile.TemporaryDirectory() as scratch:
         stack = Stack(make_cases(Path(scratch)), CODE, slices="window")

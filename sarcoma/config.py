@@ -32,6 +32,8 @@ MARGIN = 372
 """Pixels that the dilated network's input is larger than its output."""
 
 
+DATA = Path("input/lab_petct_vox_5.00mm.h5")
+"""Where the original looks for its data, relative to the working directory."""
 RUN = Path("runs/sarcoma")
 """Run folder where none is named."""
 

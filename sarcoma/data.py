@@ -15,10 +15,14 @@ import numpy as np
 
 from common.data.labels import inside
 from common.data.names import check_id
+from common.data.phantoms import read_marker
+from common.data.volumes import Geometry
 from common.errors import DataError, OptionError
 from sarcoma.config import PATCH, POSITIVE_SLICES, Config
 
 SPACING_MM = 5.0
+GRID = Geometry((SPACING_MM,) * 3, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+"""Of the data set; the file states no orientation."""
 GROUPS = {"ct": "ct_data", "pet": "pet_data"}
 """Group of the file that holds a modality: one dataset per patient."""
 LABELS = "label_data"
@@ -159,6 +163,33 @@ def check_shapes(id_: str, shapes: Mapping[str, tuple], path: Path, config: Conf
             f"{path}: the slices of patient {id_} are {shape[1]} x {shape[2]} pixels, smaller than "
             f"the patch of {PATCH} x {PATCH}; expected larger ones, or --pad_small_slices true"
         )
+
+
+def choose_patients(
+    record, config: Config, *, data: Path | None, patients: tuple[str, ...] | None
+) -> list[Patient]:
+    """Return the patients that the options name.
+
+    Raises:
+        DataError: the file cannot be used, or lacks a patient.
+        OptionError: the run has no test patients and no file is given.
+    """
+    if data is None:
+        known = {entry["id"]: Patient.from_dict(entry) for entry in record.read_split()["test"]}
+    else:
+        known = find_patients(data, config, labels_required=config.test_slices == "window")
+    if not known:
+        raise OptionError(f"{record.path} has no test patients; expected --data with an HDF5 file")
+    missing = [id_ for id_ in patients or () if id_ not in known]
+    if missing:
+        raise DataError(f"--patients: {missing[0]} is unknown; found {', '.join(known)}")
+    return [known[id_] for id_ in patients or known]
+
+
+def has_lesion(patient: Patient) -> bool:
+    """Say whether a patient's labels are known and hold a lesion."""
+    label = load_patient(patient, ()).label
+    return label is not None and bool(label.any())
 
 
 def split_patients(patients: Mapping[str, Patient], config: Config) -> dict[str, list[Patient]]:
@@ -308,6 +339,4 @@ def prepare_patient(loaded: LoadedPatient, config: Config) -> np.ndarray:
 
 def is_phantom(path: Path) -> bool:
     """Say whether a phantom's marker lies beside the file."""
-    from common.data.phantoms import read_marker
-
     return read_marker(Path(path).parent) is not None

@@ -7,8 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import keras
 import numpy as np
+import tensorflow as tf
 
 from common.data.rng import rng_for
 from common.study.effects import Outcome, Probe, describe_labels
@@ -21,13 +23,13 @@ from sarcoma.data import (
     split_patients,
     standardise,
 )
-from sarcoma.evaluate import PATCH_BATCH, patch_dice
 from sarcoma.inference import build_for_inference, make_apply, segment
 from sarcoma.losses import dice_loss
 from sarcoma.model import build_model, shapes_alone
+from sarcoma.patch_files import PATCH_BATCH, patch_dice
 from sarcoma.phantom_body import make_patient
-from sarcoma.sampling import PatchSampler, Stack, make_pool, split_pool
-from sarcoma.validation import measure_patches, stack_examples
+from sarcoma.sampling import PatchSampler, Stack, make_pool, split_pool, stack_examples
+from sarcoma.validation import measure_patches
 
 PLANE = 64
 TRAINED, WATCHED, TESTED = "STS_002", "STS_031", "STS_003"
@@ -159,8 +161,6 @@ class Bench:
 
     def small_slices(self, config: Config) -> Outcome:
         """Read a file whose slices are smaller than a patch."""
-        import h5py
-
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "small.h5"
             with h5py.File(path, "w") as file:
@@ -204,8 +204,6 @@ class Bench:
 
     def geometry(self, config: Config) -> Outcome:
         """Ask which input row an output row is about, by the centre of its gradient."""
-        import tensorflow as tf
-
         model = build_model(replace(config, modalities=("ct",), filters=(2, 2, 2)))
         # Constant weights, through which a gradient spreads evenly.
         model.set_weights([np.full(w.shape, 0.05) for w in model.get_weights()])

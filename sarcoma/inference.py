@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from common.errors import OptionError
 from common.inference.windows import stitch_volume
@@ -105,7 +106,6 @@ def make_apply(model: keras.Model, config: Config) -> Callable[[np.ndarray], np.
         Function of (b, 1, 56, 56, C) -> (b, 1, m, m, 1); for the dilated network of
         (b, n, n, C) -> (b, m, m, 1).
     """
-    import tensorflow as tf
 
     @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")), autograph=False)
     def probabilities(patches):
@@ -144,8 +144,6 @@ def load_network(run: Path, config: Config) -> keras.Model:
     Raises:
         RunError: there is no trained network, it cannot be read, or it is another architecture.
     """
-    import sarcoma.layers  # noqa: F401  registers the maxout layer
-
     return load_trained(build_for_inference(config), run)
 
 

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-FILE = "lab_petct_vox_5.00mm.h5"
+import h5py
+from tqdm import tqdm
+
+from common.data.phantoms import phantom_folder
+from common.data.rng import rng_for
+from common.errors import OptionError
+from sarcoma.config import DATA
+from sarcoma.phantom_body import SLICES, make_patient
 
 
 def phantom(out: Path, seed: int = 0, plane: int = 100) -> None:
@@ -17,24 +24,16 @@ def phantom(out: Path, seed: int = 0, plane: int = 100) -> None:
         seed: of everything in it.
         plane: rows and columns of a slice; the true ones have 100.
     """
-    import h5py
-    from tqdm import tqdm
-
-    from common.data.phantoms import phantom_folder
-    from common.data.rng import rng_for
-    from common.errors import OptionError
-    from sarcoma.phantom_body import SLICES, make_patient
-
     if seed < 0:
         raise OptionError(f"--seed: found {seed}; expected 0 or more")
     if not 64 <= plane <= 512:
         raise OptionError(f"--plane: found {plane}; expected 64 to 512")
     facts = {"patients": list(SLICES), "plane": plane, "spacing_mm": 5.0}
     with phantom_folder(out, generator="sarcoma.phantom", seed=seed, facts=facts) as folder:
-        with h5py.File(folder / FILE, "w") as file:
+        with h5py.File(folder / DATA.name, "w") as file:
             for index, patient in enumerate(tqdm(SLICES, desc="phantom", unit="patient")):
                 for group, volume in make_patient(patient, plane, rng_for(seed, index)).items():
                     file.create_dataset(
                         f"{group}/{patient}", data=volume, compression="gzip", compression_opts=1
                     )
-    print(f"Synthetic patients: {Path(out) / FILE}")
+    print(f"Synthetic patients: {Path(out) / DATA.name}")

@@ -2,21 +2,34 @@
 
 import math
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from common.cost.memory import warn_of_memory
+from common.data.names import check_outputs
+from common.data.volumes import write_volume
+from common.evaluation.overlap import dice, volume_ml
+from common.runs.folder import load_config, load_run
+from common.runtime import configure_runtime
 from sarcoma.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from sarcoma.data import Patient
-
-PREDICTED_PATCHES = "prediction.npy"
-TRUE_PATCHES = "y_patches_test.npy"
-"""Names of the original's arrays, kept in <run>/predictions."""
+from sarcoma.data import (
+    GRID,
+    SPACING_MM,
+    Patient,
+    choose_patients,
+    find_window,
+    has_lesion,
+    load_patient,
+    prepare_patient,
+)
+from sarcoma.patch_files import PREDICTED_PATCHES, write_predictions
+from sarcoma.prepared import prepare_cases
 
 
 def predict(
@@ -43,10 +56,7 @@ def predict(
         preset: whose way of inference to use; default: the run's own.
     """
     from common.cost.first_step import after_first
-    from common.data.names import check_outputs
-    from common.runs.folder import load_config, load_run
-    from common.runtime import configure_runtime
-    from sarcoma.inference import load_network, make_apply
+    from sarcoma.inference import load_network, make_apply, segment
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -60,10 +70,14 @@ def predict(
     )
     configure_runtime(seed=0)
     network = load_network(run, config)
-    apply = make_apply(network, config)
+    segment_slices = partial(segment, make_apply(network, config))
     out.mkdir(parents=True, exist_ok=True)
     for patient in after_first(cases, "patient"):
-        print(segment_patient(patient, apply, config, out=out, with_probability=probabilities))
+        print(
+            segment_patient(
+                patient, segment_slices, config, out=out, with_probability=probabilities
+            )
+        )
     if patches and config.architecture == "unet2d":
         print(predict_patches(cases, network, config, out=out))
 
@@ -73,49 +87,23 @@ def with_inference_of(config: Config, preset: Preset) -> Config:
     return replace(config, **{name: getattr(PRESETS[preset], name) for name in INFERENCE_FIELDS})
 
 
-def choose_patients(
-    record, config: Config, *, data: Path | None, patients: tuple[str, ...] | None
-) -> list["Patient"]:
-    """Return the patients that the options name.
-
-    Raises:
-        DataError: the file cannot be used, or lacks a patient.
-        OptionError: the run has no test patients and no file is given.
-    """
-    from common.errors import DataError, OptionError
-    from sarcoma.data import Patient, find_patients
-
-    if data is None:
-        known = {entry["id"]: Patient.from_dict(entry) for entry in record.read_split()["test"]}
-    else:
-        known = find_patients(data, config, labels_required=config.test_slices == "window")
-    if not known:
-        raise OptionError(f"{record.path} has no test patients; expected --data with an HDF5 file")
-    missing = [id_ for id_ in patients or () if id_ not in known]
-    if missing:
-        raise DataError(f"--patients: {missing[0]} is unknown; found {', '.join(known)}")
-    return [known[id_] for id_ in patients or known]
-
-
 def segment_patient(
-    patient: "Patient", apply: Callable, config: Config, *, out: Path, with_probability: bool
+    patient: Patient, segment: Callable, config: Config, *, out: Path, with_probability: bool
 ) -> str:
     """Segment one patient and write the label map; return a line that says so.
 
     Slices outside those that are predicted [S24] are background.
 
+    Args:
+        patient: to segment.
+        segment: (image, config, progress=...) -> probability, as `sarcoma.inference.segment`.
+        config: the configuration.
+        out: folder of the files.
+        with_probability: write the probability as well.
+
     Raises:
         DataError: the patient cannot be read, or the folder not written.
     """
-    import time
-
-    import numpy as np
-
-    from common.cost.first_step import warn_of_memory
-    from common.data.volumes import write_volume
-    from sarcoma.data import find_window, load_patient, prepare_patient
-    from sarcoma.inference import segment
-
     start = time.monotonic()
     loaded = load_patient(patient, config.modalities)
     chosen = slice(None)
@@ -126,33 +114,22 @@ def segment_patient(
     warn_of_memory(math.prod(patient.shape) * bytes_per_voxel, what=patient.id)
     image = prepare_patient(loaded, config)
     probability = np.zeros(patient.shape, np.float32)
-    probability[chosen] = segment(apply, image[chosen], config, progress=show_windows(patient.id))
+    probability[chosen] = segment(image[chosen], config, progress=show_windows(patient.id))
     lesion = (probability > config.threshold).astype(np.uint8)
     path, probability_path = output_paths(out, patient)
-    write_volume(path, lesion, geometry_of_grid())
+    write_volume(path, lesion, GRID)
     if with_probability:
-        write_volume(probability_path, probability, geometry_of_grid())
-    return describe(path, lesion, loaded.label, seconds=time.monotonic() - start)
+        write_volume(probability_path, probability, GRID)
+    return summary_line(path, lesion, loaded.label, seconds=time.monotonic() - start)
 
 
-def output_paths(out: Path, patient: "Patient") -> tuple[Path, Path]:
+def output_paths(out: Path, patient: Patient) -> tuple[Path, Path]:
     """Return the files of a patient: label map and probabilities."""
     return out / f"{patient.id}.nii.gz", out / f"{patient.id}_probability.nii.gz"
 
 
-def geometry_of_grid():
-    """Return the geometry of the data set's grid; the file states no orientation."""
-    from common.data.volumes import Geometry
-    from sarcoma.data import SPACING_MM
-
-    return Geometry((SPACING_MM,) * 3, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
-
-
-def describe(path: Path, lesion: "np.ndarray", reference, *, seconds: float) -> str:
+def summary_line(path: Path, lesion: np.ndarray, reference, *, seconds: float) -> str:
     """Return a line with Dice and volume of a patient."""
-    from common.evaluation.overlap import dice, volume_ml
-    from sarcoma.data import SPACING_MM
-
     volume = volume_ml(lesion, spacing_mm=(SPACING_MM,) * 3)
     known = "" if reference is None else f"Dice {dice(lesion, reference):.4f}, "
     return f"{path.name}: {known}lesion {volume:.1f} ml, {seconds:.1f} s"
@@ -168,7 +145,7 @@ def show_windows(patient_id: str) -> Callable[[int, int], None] | None:
     )  # fmt: skip
 
 
-def predict_patches(cases: list["Patient"], network, config: Config, *, out: Path) -> str:
+def predict_patches(cases: list[Patient], network, config: Config, *, out: Path) -> str:
     """Predict the balanced patches of the test windows and write them as the original does.
 
     prediction.npy and y_patches_test.npy, (P, 28, 28, 1) float32 and int32, into `out`.
@@ -177,10 +154,6 @@ def predict_patches(cases: list["Patient"], network, config: Config, *, out: Pat
         A line that says what was written.
     Source: evaluate.py.
     """
-    import tempfile
-
-    from sarcoma.prepare import prepare_cases
-
     with tempfile.TemporaryDirectory() as scratch:
         known = [case for case in cases if has_lesion(case)]
         if not known:
@@ -188,37 +161,3 @@ def predict_patches(cases: list["Patient"], network, config: Config, *, out: Pat
         prepared = prepare_cases(known, Path(scratch), config)
         count = write_predictions(prepared, network, config, out)
     return f"{PREDICTED_PATCHES}: {count} balanced patches of the positive windows"
-
-
-def has_lesion(patient: "Patient") -> bool:
-    """Say whether a patient's labels are known and hold a lesion."""
-    from sarcoma.data import load_patient
-
-    label = load_patient(patient, ()).label
-    return label is not None and bool(label.any())
-
-
-def write_predictions(prepared, network, config: Config, out: Path) -> int:
-    """Write true and predicted patches, a batch in memory at a time; return how many."""
-    import numpy as np
-
-    from common.files import atomic_file
-    from sarcoma.sampling import Stack, make_pool
-    from sarcoma.validation import stack_examples
-
-    stack = Stack(prepared, config, slices="window")
-    pool = make_pool(stack, replace(config, avid_share=0.0))
-    shape = (len(pool), stack.sizes.output, stack.sizes.output, 1)
-    with (
-        atomic_file(out / TRUE_PATCHES) as true_file,
-        atomic_file(out / PREDICTED_PATCHES) as found_file,
-    ):
-        for file, dtype in ((true_file, "<i4"), (found_file, "<f4")):
-            header = {"descr": dtype, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-        for first in range(0, len(pool), config.windows_per_batch):
-            chosen = pool[first : first + config.windows_per_batch]
-            x, y = stack_examples([stack.draw(patch) for patch in chosen])
-            true_file.write(y.astype("<i4").tobytes())
-            found_file.write(np.asarray(network.predict_on_batch(x), "<f4").tobytes())
-    return len(pool)

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from sarcoma.config import Preset
+from common.errors import DataError
+from common.suite.reproduce import Stage, cohort_options, run_stages
+from sarcoma.config import DATA, Preset
 
 OTHER_ARCHITECTURES = ("cascade", "dilated")
 FEW_STEPS = 3
@@ -28,14 +30,11 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.suite.reproduce import Stage, cohort_options, run_stages
-    from sarcoma.phantom import FILE
-
     out = out or Path("runs") / f"sarcoma-{preset}"
     own_data = cohort_options("sarcoma", cohort, data)
     stages = []
     if data is None:
-        file = out / "phantom" / FILE
+        file = out / "phantom" / DATA.name
         if not file.is_file():
             stages.append(Stage("phantom", ["--out", file.parent, "--seed", seed]))
     else:
@@ -67,8 +66,6 @@ def find_file(data: Path) -> Path:
     Raises:
         DataError: it is neither a file nor a folder with exactly one HDF5 file.
     """
-    from common.errors import DataError
-
     if data.is_file():
         return data
     files = sorted([*data.glob("*.h5"), *data.glob("*.hdf5")])

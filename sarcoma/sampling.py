@@ -318,3 +318,11 @@ class PatchSampler:
             return patch, np.zeros(2, bool)
         at_start = 0 if within else len(self.pool)
         return patch, draw_flips(self.seed, batch, at_start, size)[place]
+
+
+def stack_examples(examples: Sequence[tuple]) -> tuple:
+    """Join examples of `Stack.draw` to a batch of inputs and targets."""
+    inputs, targets = zip(*examples, strict=True)
+    if isinstance(inputs[0], tuple):
+        return [np.stack(parts) for parts in zip(*inputs, strict=True)], np.stack(targets)
+    return np.stack(inputs), np.stack(targets)

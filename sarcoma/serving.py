@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import FOREGROUND, Description, describe_input
 from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
@@ -21,6 +22,7 @@ from common.inference.windows_in_graph import (
 from sarcoma.config import MARGIN, PATCH, Config
 from sarcoma.data import SPACING_MM, LoadedPatient, Patient, load_patient, prepare_patient
 from sarcoma.inference import (
+    build_for_inference,
     lesion_probability,
     load_run_network,
     make_apply,
@@ -286,9 +288,6 @@ def bench_served(config: Config, shape: tuple[int, int, int] = (24, 100, 100)) -
         config: of a network with fresh weights.
         shape: slices, rows, columns.
     """
-    from common.export.bench import bench_export
-    from sarcoma.inference import build_for_inference
-
     rng = np.random.default_rng(0)
     scan = rng.normal(40, 9, (*shape, len(config.modalities))).astype(np.float32)
     images = {name: scan[..., i] for i, name in enumerate(config.modalities)}

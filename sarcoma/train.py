@@ -3,8 +3,13 @@
 import sys
 from pathlib import Path
 
-from sarcoma.config import RUN, Config, Preset
-from sarcoma.prepare import DATA
+from common.errors import OptionError
+from common.runs.folder import open_run
+from common.runtime import configure_runtime
+from sarcoma.config import DATA, RUN, Config, Preset
+from sarcoma.data import find_patients, is_phantom, split_patients
+from sarcoma.prepared import prepare_cases
+from sarcoma.sampling import PatchSampler, Stack, make_pool, split_pool
 
 
 def train(
@@ -42,14 +47,10 @@ def train(
         mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
     """
     from common.network.trained import save_network
-    from common.runs.folder import open_run
-    from common.runtime import configure_runtime
     from common.training.loop import fit
     from sarcoma.batches import make_dataset
-    from sarcoma.data import find_patients, is_phantom, split_patients
+    from sarcoma.learning import compile_model, make_callbacks
     from sarcoma.model import build_model
-    from sarcoma.prepare import prepare_cases
-    from sarcoma.sampling import PatchSampler, Stack, make_pool
     from sarcoma.validation import make_overlay_pictures, make_validation
 
     check_options(config, run_validation=run_validation)
@@ -107,8 +108,6 @@ def check_options(config: Config, *, run_validation: bool) -> None:
     Raises:
         OptionError: names the option.
     """
-    from common.errors import OptionError
-
     for name in ("batch_size", "epochs", "windows_per_batch"):
         if getattr(config, name) < 1:
             raise OptionError(f"--{name}: found {getattr(config, name)}; expected 1 or more")
@@ -122,8 +121,6 @@ def check_options(config: Config, *, run_validation: bool) -> None:
 
 def choose_patches(pool, config: Config):
     """Return the patches to train on and those held back; warn where both share patients [S2]."""
-    from sarcoma.sampling import split_pool
-
     if config.validation == "patients":
         return pool, pool[:0]
     print(
@@ -132,39 +129,3 @@ def choose_patches(pool, config: Config):
         file=sys.stderr,
     )
     return split_pool(pool, config)
-
-
-def compile_model(model, config: Config, *, xla: bool, original: Path | None = None) -> None:
-    """Give the network its optimiser, loss and Dice, and perhaps the state of the original's."""
-    from common.network.meters import LabelDice
-    from sarcoma.losses import batch_dice, cross_entropy_of_probabilities, dice_loss
-    from sarcoma.model import make_optimizer
-
-    masks = config.architecture == "unet2d"
-    model.compile(
-        optimizer=make_optimizer(config),
-        loss=dice_loss if masks else cross_entropy_of_probabilities,
-        metrics=[batch_dice if masks else LabelDice(1, name="dice")],
-        jit_compile=xla,
-    )
-    if original is not None:
-        go_on_from(original, model)
-
-
-def go_on_from(original: Path, model) -> None:
-    """Give the compiled model the original's weights, moments and step."""
-    from sarcoma.convert import assign_optimizer, assign_original, read_optimizer, read_original
-
-    assign_original(model, read_original(original), source=str(original))
-    assign_optimizer(model.optimizer, model, read_optimizer(original), source=str(original))
-
-
-def make_callbacks(config: Config) -> list:
-    """Return the early stopping of train.py, or nothing."""
-    from sarcoma.early_stopping import EarlyStopping
-
-    if config.early_stopping == "off":
-        return []
-    return [
-        EarlyStopping(config.early_stopping, min_delta=config.min_delta, patience=config.patience)
-    ]

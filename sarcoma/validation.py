@@ -1,6 +1,7 @@
 """What is looked at after every epoch of training: a validation number and overlay pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from common.evaluation.overlap import dice
 from common.report.overlay import picture_of_overlay
 from sarcoma.config import Config
 from sarcoma.inference import make_apply, segment
-from sarcoma.sampling import PatchSampler, Stack
+from sarcoma.sampling import PatchSampler, Stack, stack_examples
 
 
 def make_validation(
@@ -59,8 +60,6 @@ def measure_patches(
     One pass; the original makes four and a half [S16]. With augment_validation the patches are
     flipped as training ones are, in the code without their labels [S1].
     """
-    from dataclasses import replace
-
     way = replace(config, augment=config.augment and config.augment_validation)
     sampler = PatchSampler(stack, patches, way, seed=seed)
     losses = []
@@ -72,14 +71,6 @@ def measure_patches(
     loss = float(np.mean(losses))
     found = {"val_loss": loss}
     return found | ({"val_dice": -loss} if config.architecture == "unet2d" else {})
-
-
-def stack_examples(examples: Sequence[tuple]) -> tuple:
-    """Join examples of `Stack.draw` to a batch of inputs and targets."""
-    inputs, targets = zip(*examples, strict=True)
-    if isinstance(inputs[0], tuple):
-        return [np.stack(parts) for parts in zip(*inputs, strict=True)], np.stack(targets)
-    return np.stack(inputs), np.stack(targets)
 
 
 def slices_of(case: PreparedCase, config: Config) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from common.cost.device import peak_of_device
-from common.cost.memory import GIB, available_memory
+from common.cost.memory import GIB
 from common.cost.stopwatch import show_time
 
 Item = TypeVar("Item")
@@ -83,23 +83,6 @@ def after_first(items: Sequence[Item], what: str) -> Iterator[Item]:
                 line += f"; at this load {others} more take about {show_time(others * seconds)}"
                 line += " if they are of its size"
             print(f"{line}; {peak_in_words()}", file=sys.stderr, flush=True)
-
-
-def warn_of_memory(least: int, *, what: str) -> None:
-    """Warn on stderr where arrays that are certain to be made exceed the memory that is left.
-
-    Args:
-        least: bytes of these arrays, in the memory of the host; everything else comes on top.
-        what: makes them, such as "training".
-    """
-    available = available_memory()
-    if least > available:
-        print(
-            f"warning: {what} needs about {least / GIB:.1f} GiB of memory but only "
-            f"{available / GIB:.1f} GiB is available; the process may be killed",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def bytes_of(variables: Sequence[Any]) -> int:

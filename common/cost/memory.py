@@ -1,9 +1,12 @@
 """Memory that this process may still take, and what it took at most."""
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 GIB = 2**30
 
@@ -17,8 +20,6 @@ def available_memory(
         membership: the kernel's list of the control groups of this process.
         mount: where their files are.
     """
-    import psutil
-
     return min([psutil.virtual_memory().available, *_left_in_groups(membership, mount)])
 
 
@@ -47,8 +48,6 @@ def _of_status(name: str) -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
-    import psutil
-
     return psutil.Process().memory_info().rss
 
 
@@ -80,3 +79,20 @@ def _left_in_group(group: Path, limit: str, usage: str, cache: str) -> Iterator[
         pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         # File pages that the kernel drops before it ends a process.
         yield max(left + int(pages.get(cache, 0)), 0)
+
+
+def warn_of_memory(least: int, *, what: str) -> None:
+    """Warn on stderr where arrays that are certain to be made exceed the memory that is left.
+
+    Args:
+        least: bytes of these arrays, in the memory of the host; everything else comes on top.
+        what: makes them, such as "training".
+    """
+    available = available_memory()
+    if least > available:
+        print(
+            f"warning: {what} needs about {least / GIB:.1f} GiB of memory but only "
+            f"{available / GIB:.1f} GiB is available; the process may be killed",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,13 +1,18 @@
-"""Prepared cases on the disk: a folder of arrays for each, read as memory maps."""
+"""Prepared cases on the disk: a folder of arrays for each, read as memory maps, and an index."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.errors import DataError
 from common.files import write_folder_atomically
+
+INDEX = "prepared.json"
+"""Says from which files and how the cases of a folder were prepared."""
 
 
 class CaseArrays(Mapping):
@@ -90,3 +95,48 @@ def write_prepared_case(
         for name, array in arrays.items():
             np.save(unfinished / f"{name}.npy", np.asarray(array), allow_pickle=False)
     return PreparedCase(case_id, target)
+
+
+def has_arrays(folder: Path, case_id: str, names: Iterable[str]) -> bool:
+    """Return whether a prepared case has arrays of these names that can be read."""
+    arrays = PreparedCase(case_id, folder / case_id).arrays
+    try:
+        return all(arrays[name].size for name in names)
+    except (KeyError, DataError):
+        return False
+
+
+def read_index(folder: Path, expected: Mapping[str, Any], *, cases: str) -> dict[str, Any]:
+    """Return the index of a folder; without cases where they were prepared in another way.
+
+    Args:
+        folder: of prepared cases, or new.
+        expected: `paper`, and what else the index must say for its cases to be those wanted.
+        cases: what they are called, in the index and in messages.
+
+    Raises:
+        DataError: the folder holds something else than prepared cases of the paper.
+    """
+    fresh = {**expected, cases: {}}
+    path = folder / INDEX
+    if not folder.exists():
+        return fresh
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file; expected a folder of prepared {cases}")
+    if not path.is_file():
+        foreign = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
+        if foreign:
+            raise DataError(
+                f"{folder} holds {min(foreign)} but no {INDEX}; expected a new or empty folder, or "
+                f"one of prepared {cases}"
+            )
+        return fresh
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        paper, found = index["paper"], index[cases]
+    except (ValueError, TypeError, KeyError):
+        raise DataError(f"{path} is damaged; expected a folder of prepared {cases}") from None
+    if paper != expected["paper"]:
+        raise DataError(f"{folder} was prepared for {paper}; expected {expected['paper']}")
+    same = isinstance(found, dict) and all(index.get(k) == v for k, v in expected.items())
+    return index if same else fresh

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from common.cost.device import uses_gpu
-from common.cost.first_step import FirstSteps, bytes_of, warn_of_memory
+from common.cost.first_step import FirstSteps, bytes_of
+from common.cost.memory import warn_of_memory
 from common.data.batches import surface_user_errors
 from common.errors import TrainingDivergedError
 from common.runs.folder import Run

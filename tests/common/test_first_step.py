@@ -6,14 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from common.cost.first_step import (
-    FirstSteps,
-    after_first,
-    bytes_of,
-    line_of_steps,
-    warn_of_memory,
-)
-from common.cost.memory import GIB, available_memory
+from common.cost.first_step import FirstSteps, after_first, bytes_of, line_of_steps
+from common.cost.memory import GIB, available_memory, warn_of_memory
 
 
 def train(steps, batches):

@@ -14,13 +14,15 @@ from common.errors import DataError, OptionError, RunError
 from common.runs.folder import load_config, load_run
 from common.runs.log import read_log
 from common.study.compare import compare_presets
-from sarcoma.compare import compare, compare_flips, list_layers
+from sarcoma.compare import compare
 from sarcoma.config import CODE, PRESETS, QUICK, Config
-from sarcoma.convert import read_original
-from sarcoma.evaluate import evaluate, measure_patch_files
+from sarcoma.evaluate import evaluate
 from sarcoma.inference import load_network
-from sarcoma.predict import PREDICTED_PATCHES, TRUE_PATCHES, predict
+from sarcoma.original_weights import read_original
+from sarcoma.patch_files import PREDICTED_PATCHES, TRUE_PATCHES, measure_patch_files
+from sarcoma.predict import predict
 from sarcoma.reproduce import find_file
+from sarcoma.study.comparison import compare_flips, list_layers
 from sarcoma.train import train
 
 command = partial(run_command, "sarcoma")

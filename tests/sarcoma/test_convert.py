@@ -11,18 +11,18 @@ import pytest
 from common.errors import DataError, RunError
 from common.runs.folder import load_config, load_run
 from sarcoma.config import CODE, PORT, Config
-from sarcoma.convert import (
-    assign_optimizer,
-    assign_original,
-    convert,
-    filters_of,
-    predict_with_tf_keras,
-    read_optimizer,
-    read_original,
-)
+from sarcoma.convert import convert
 from sarcoma.inference import load_network
 from sarcoma.losses import dice_loss
 from sarcoma.model import build_model, make_optimizer
+from sarcoma.original_weights import (
+    assign_optimizer,
+    assign_original,
+    filters_of,
+    read_optimizer,
+    read_original,
+)
+from sarcoma.tf_keras_check import predict_with_tf_keras
 
 QUARTER = replace(CODE, filters=(8, 16, 32, 64))
 

@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 
 from sarcoma.config import CODE
-from sarcoma.convert import assign_original
 from sarcoma.early_stopping import EarlyStopping
-from sarcoma.evaluate import patch_dice
 from sarcoma.losses import batch_dice, dice_loss
 from sarcoma.model import build_model, make_optimizer
+from sarcoma.original_weights import assign_original
+from sarcoma.patch_files import patch_dice
 
 QUARTER = replace(CODE, filters=(8, 16, 32, 64))
 CASES = ("perfect", "all_zero", "empty_true_full_pred", "full_true_empty_pred", "inverse", "soft",

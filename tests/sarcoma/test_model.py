@@ -11,9 +11,9 @@ import pytest
 
 from common.errors import OptionError
 from sarcoma.config import CODE, PAPER, PORT, QUICK
-from sarcoma.convert import assign_original
 from sarcoma.layers import MaxoutConv2D, bilinear_kernel
 from sarcoma.model import build_model, shapes_alone
+from sarcoma.original_weights import assign_original
 from sarcoma.variants import build_full_unet2d
 
 CASCADE = replace(CODE, architecture="cascade")

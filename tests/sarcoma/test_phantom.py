@@ -7,9 +7,9 @@ import pytest
 from common.data.phantoms import read_marker
 from common.data.rng import rng_for
 from common.errors import OptionError
-from sarcoma.config import PORT, POSITIVE_SLICES
+from sarcoma.config import DATA, PORT, POSITIVE_SLICES
 from sarcoma.data import find_patients, is_phantom, split_patients
-from sarcoma.phantom import FILE, phantom
+from sarcoma.phantom import phantom
 from sarcoma.phantom_body import SLICES, make_patient
 
 
@@ -29,17 +29,17 @@ def patient():
 
 def test_file(folder):
     """The program that trains accepts it as it is."""
-    patients = find_patients(folder / FILE, PORT)
+    patients = find_patients(folder / DATA.name, PORT)
     assert {name: p.shape[0] for name, p in patients.items()} == SLICES
     assert sum(SLICES.values()) == 1246
     assert len(split_patients(patients, PORT)["test"]) == 2
-    assert is_phantom(folder / FILE)
+    assert is_phantom(folder / DATA.name)
     assert read_marker(folder)["seed"] == 3
 
 
 def test_windows(folder):
     """Labels 0 and 2, in exactly the slices of each patient's window, without gaps."""
-    with h5py.File(folder / FILE) as file:
+    with h5py.File(folder / DATA.name) as file:
         for name, (start, stop) in POSITIVE_SLICES.items():
             label = file[f"label_data/{name}"][()]
             assert set(np.unique(label)) == {0, 2}

@@ -13,7 +13,8 @@ import pytest
 from common.errors import DataError
 from sarcoma.config import CODE, PORT
 from sarcoma.data import find_patients, split_patients
-from sarcoma.prepare import INDEX, prepare, prepare_cases
+from sarcoma.prepare import prepare
+from sarcoma.prepared import INDEX, prepare_cases
 
 BOTH = replace(CODE, modalities=("ct", "pet"))
 
@@ -118,7 +119,7 @@ class TestMemory:
 import sys
 from pathlib import Path
 import numpy as np
-from common.data.batches import write_prepared_case
+from common.data.prepared_store import write_prepared_case
 from dataclasses import replace
 from sarcoma.config import CODE
 from common.cost.memory import peak_memory

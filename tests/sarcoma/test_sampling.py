@@ -9,7 +9,7 @@ from common.errors import DataError, OptionError
 from sarcoma.batches import make_dataset
 from sarcoma.config import CODE, PORT
 from sarcoma.data import find_patients, split_patients
-from sarcoma.prepare import prepare_cases
+from sarcoma.prepared import prepare_cases
 from sarcoma.sampling import (
     PatchSampler,
     Stack,
