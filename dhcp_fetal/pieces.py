@@ -16,7 +16,7 @@ from itertools import groupby, product
 
 import numpy as np
 
-from common.inference.windows import window_starts
+from common.inference.windows_in_numpy import window_starts
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.inference.windows import window_corners
+from common.inference.windows_in_numpy import window_corners
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple

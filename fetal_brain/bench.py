@@ -37,7 +37,7 @@ def bench_inference(slices: int, plane: int, deep_slices: int) -> None:
     import numpy as np
 
     from fetal_brain.config import CODE, PORT
-    from fetal_brain.inference import build_for_any_plane, make_apply, plan_windows, segment_labels
+    from fetal_brain.inference import build_for_any_plane, on_volumes, segment_labels
 
     rng = np.random.default_rng(0)
     if deep_slices:  # first, since the largest memory of a process never falls again
@@ -45,13 +45,12 @@ def bench_inference(slices: int, plane: int, deep_slices: int) -> None:
     image = rng.normal(size=(slices, plane, plane)).astype(np.float32)
     seconds = {}
     for name, config in (("code", CODE), ("port", PORT)):
-        apply = make_apply(build_for_any_plane(config), config)
-        window = plan_windows(image.shape, config).window
-        apply(np.zeros((config.windows_per_batch, *window, 1), np.float32))  # compile first
+        segment = on_volumes(segment_labels, build_for_any_plane(config), config)
+        segment(image[: config.window[0]])  # compile first
         start = time.perf_counter()
-        segment_labels(apply, image, config)
+        segment(image)
         seconds[name] = time.perf_counter() - start
-        print(f"{name}: {seconds[name]:.2f} s for {slices} x {plane} x {plane}, window {window}")
+        print(f"{name}: {seconds[name]:.2f} s for {slices} x {plane} x {plane}")
     print(f"ratio code / port: {seconds['code'] / seconds['port']:.2f}")
 
 
@@ -63,11 +62,11 @@ def measure_memory(image: "np.ndarray") -> None:
     """
     from common.cost.memory import GIB, peak_memory
     from fetal_brain.config import PORT
-    from fetal_brain.inference import build_for_any_plane, make_apply, segment_labels
+    from fetal_brain.inference import build_for_any_plane, on_volumes, segment_labels
 
     before = peak_memory()
     start = time.perf_counter()
-    segment_labels(make_apply(build_for_any_plane(PORT), PORT), image, PORT)
+    on_volumes(segment_labels, build_for_any_plane(PORT), PORT)(image)
     shape, peak = " x ".join(map(str, image.shape)), peak_memory()
     print(
         f"port: {time.perf_counter() - start:.0f} s for {shape}, peak {peak / GIB:.2f} GiB, "

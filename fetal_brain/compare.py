@@ -140,32 +140,35 @@ def compare_inference(run: Path) -> list[dict]:
         A row per case and way: seconds, Dice of the foreground, voxels unlike the port's.
     """
     from dataclasses import replace
+    from functools import partial
 
+    from common.inference.command import with_inference_of
     from common.runs.folder import load_run
     from common.runtime import configure_runtime
     from common.study.compare import compare_ways
+    from fetal_brain.config import INFERENCE_FIELDS
     from fetal_brain.data import load_case, prepare_case
-    from fetal_brain.inference import load_run_network, make_apply, segment_labels
-    from fetal_brain.predict import choose_cases, with_inference_of
+    from fetal_brain.inference import load_run_network, on_volumes, segment_labels
+    from fetal_brain.predict import choose_cases
 
     network, config = load_run_network(run)
     configure_runtime(seed=0)
-    apply = make_apply(network, config)
-    code = with_inference_of(config, "code")
+    port, code = (
+        with_inference_of(config, PRESETS[preset], INFERENCE_FIELDS) for preset in ("port", "code")
+    )
+    code = replace(code, pad_small_volumes=True)
     # [F29] The port's windows are as large as the plane, the code's slide in half steps.
     ways = {
-        "port": with_inference_of(config, "port"),
-        "code": replace(code, pad_small_volumes=True),
-        "code without F5": replace(code, pad_small_volumes=True, count_last_window_twice=False),
+        "port": port,
+        "code": code,
+        "code without F5": replace(code, count_last_window_twice=False),
     }
+    label = {name: on_volumes(segment_labels, network, way) for name, way in ways.items()}
     rows = []
     cases = choose_cases(load_run(run), config, csv=None, image=None, all_rows=False, mode="EVAL")
     for case in cases:
         image, reference = prepare_case(load_case(case, config), config)
-        segment = {
-            name: lambda way=way, image=image: segment_labels(apply, image[..., 0], way)
-            for name, way in ways.items()
-        }
+        segment = {name: partial(run, image[..., 0]) for name, run in label.items()}
         rows += compare_ways(case.id, segment, reference)
     return rows
 

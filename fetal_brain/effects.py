@@ -16,7 +16,7 @@ from common.network.losses import sparse_cross_entropy
 from common.study.effects import Outcome, Probe, describe_labels
 from fetal_brain.config import PORT, Config
 from fetal_brain.data import Case, LoadedCase, load_case, overlapping_ids, prepare_case, split_cases
-from fetal_brain.inference import build_for_any_plane, make_apply, segment_labels
+from fetal_brain.inference import build_for_any_plane, on_volumes, segment_labels
 from fetal_brain.model import build_model
 from fetal_brain.phantom_stack import make_stack
 from fetal_brain.predict import write_ids
@@ -82,10 +82,9 @@ class Bench:
             model.train_on_batch(*(np.stack(arrays) for arrays in zip(*patches, strict=True)))
         return model
 
-    @cached_property
-    def apply(self) -> Callable:
-        """The network as whole volumes are segmented with it."""
-        return make_apply(self.model, self.base)
+    def label(self, config: Config) -> Callable[[np.ndarray], np.ndarray]:
+        """Return the function that segments a whitened volume with the network."""
+        return on_volumes(segment_labels, self.model, config)
 
     def probes(self) -> list[Probe]:
         """Return a probe for every switch of the preset `code`."""
@@ -173,12 +172,12 @@ class Bench:
         """Look at the network five times without training it."""
         watched = self.cases[3:4]
         if config.validation == "volumes":
-            scores = [measure_volumes(self.apply, watched, config)["val_dice"]] * LOOKS
+            scores = [measure_volumes(self.label(config), watched, config)["val_dice"]] * LOOKS
         else:
             scores = []
             for look in range(LOOKS):
                 images, labels = draw_validation_batch(watched, self.base, self.seed, look)
-                found = self.apply(images).argmax(-1)
+                found = self.model.predict_on_batch(images).argmax(-1)
                 scores.append(float(dice(found == 1, labels == 1)))
         return Outcome(scores, f"{LOOKS} looks at one network: {min(scores):.3f} to "
                        f"{max(scores):.3f}")  # fmt: skip
@@ -194,7 +193,7 @@ class Bench:
         return Outcome(ids, "ids in the file: " + " ".join(map(str, np.unique(ids))))
 
     def _labels(self, config: Config) -> np.ndarray:
-        return segment_labels(self.apply, self.cases[4].arrays["image"][..., 0], config)
+        return self.label(config)(self.cases[4].arrays["image"][..., 0])
 
 
 def fits(config: Config) -> bool:

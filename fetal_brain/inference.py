@@ -1,17 +1,19 @@
-"""Whole volumes through the network: windows, averaging, and the graph that does it when served.
+"""Whole volumes through the network: windows, averaging, labels.
 
-Axis order (Z, Y, X), images whitened. `predict`, the validation in `train` and `export` all segment
-through here, so that they cannot differ.
+Axis order (Z, Y, X). `predict`, the validation in `train` and the exported model all come through
+`segment`, so that they cannot differ. It and what is built on it are TensorFlow graphs;
+`on_volumes` makes them functions of arrays.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
+import tensorflow as tf
 
 from common.errors import DataError, OptionError
+from common.inference.compiled import compiled_on_gpu, on_arrays
+from common.inference.whitening import whiten_in_graph
 from common.inference.windows import stitch_windows
 from common.network.trained import load_trained
 from common.runs.folder import load_config
@@ -22,114 +24,143 @@ PLANE_MULTIPLE = 8
 """Rows and columns must halve three times on the way down (fetal_fcn.py)."""
 
 
-@dataclass(frozen=True)
-class WindowPlan:
-    """How one volume is covered: window and step, and the shape it is extended to first."""
+def segment(
+    network: keras.Model,
+    image: tf.Tensor,
+    config: Config,
+    *,
+    keep: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+    progress: Callable[[int, int], None] | None = None,
+) -> tf.Tensor:
+    """Return the averaged class probabilities of a whole volume.
 
-    window: tuple[int, int, int]
-    stride: tuple[int, int, int]
-    padded_shape: tuple[int, int, int]
+    Args:
+        network: of `build_for_any_plane(config)`.
+        image: (Z, Y, X) float32, whitened.
+        config: uses the inference fields.
+        keep: what is kept of the probabilities (n, Y, X, C) of some slices; else see
+            `stitch_windows`, as for `progress`.
+
+    Returns:
+        (Z, Y, X, C) float32, or what was kept of it.
+
+    Source: deploy.py; DLTK utils.py, sliding_window_segmentation_inference; ledger F5, F11.
+    """
+    depth, rows, columns = tf.unstack(tf.shape(image))
+    window = fit_window((rows, columns), config)
+
+    def classify(windows):
+        windows = tf.ensure_shape(windows, (None, window[0], None, None, 1))
+        return window_probabilities(network, windows, config)
+
+    found = stitch_windows(
+        pad_to_window(image, window)[..., tf.newaxis],
+        classify,
+        window=window,
+        stride=config.window_stride,
+        batch_size=config.windows_per_batch,
+        channels=len(config.label_ids),
+        output_window=(output_depth(config), *window[1:]),
+        count_last_window_twice=config.count_last_window_twice,  # [F5]
+        keep=lambda probabilities: keep(probabilities[:, :rows, :columns]),
+        progress=progress,
+    )
+    return found[:depth]
 
 
-def plan_windows(shape: tuple[int, int, int], config: Config) -> WindowPlan:
-    """Choose the windows for a volume.
+def fit_window(plane: Sequence[int | tf.Tensor], config: Config) -> tuple:
+    """Return slices, rows and columns of the windows that cover a volume.
 
     In plane, a volume that fits into `config.window` is covered by one window of its own size,
     rounded up to a multiple of 8; a larger one is slid over.
 
     Args:
-        shape: (Z, Y, X) of the volume.
-        config: uses `window`, `window_stride`, `pad_small_volumes`.
-
-    Raises:
-        DataError: the volume is smaller than the window and `pad_small_volumes` is off [F11].
+        plane: rows and columns of the volume.
+        config: uses `window`.
     """
-    if not config.pad_small_volumes and any(
-        size < window for size, window in zip(shape, config.window, strict=True)
-    ):
-        raise DataError(
-            f"volume of {shape} slices, rows, columns is smaller than the window {config.window}; "
-            "expected at least the window, or --pad_small_volumes true"
-        )
-    depth = config.window[0]
-    plane = [
-        window if size > window else -(-size // PLANE_MULTIPLE) * PLANE_MULTIPLE
-        for size, window in zip(shape[1:], config.window[1:], strict=True)
-    ]
-    window = (depth, *plane)
-    padded = tuple(max(size, edge) for size, edge in zip(shape, window, strict=True))
-    return WindowPlan(window=window, stride=config.window_stride, padded_shape=padded)
+    depth, *largest = config.window
+    rounded = [-(-size // PLANE_MULTIPLE) * PLANE_MULTIPLE for size in plane]
+    return (depth, *map(tf.minimum, rounded, largest))
 
 
-def segment(
-    apply: Callable, image: np.ndarray, config: Config, *, progress: Callable | None = None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Stream the averaged class probabilities of a whole volume, slab by slab.
+def pad_to_window(image: tf.Tensor, window: Sequence) -> tf.Tensor:
+    """Continue a volume that is smaller than the window with its minimum, at the far end [F11]."""
+    missing = tf.maximum(tf.stack(window) - tf.shape(image), 0)
+    return tf.pad(
+        image, tf.stack([tf.zeros_like(missing), missing], axis=1),
+        constant_values=tf.reduce_min(image),
+    )  # fmt: skip
+
+
+def window_probabilities(network: keras.Model, windows: tf.Tensor, config: Config) -> tf.Tensor:
+    """Return softmax probabilities of windows (b, Z, Y, X, 1)."""
+    if config.slices_as_channels:  # [F26] (b, 3, Y, X, 1) -> (b, 1, Y, X, 3)
+        windows = tf.transpose(windows, (0, 4, 2, 3, 1))
+    return tf.nn.softmax(network(windows, training=False))
+
+
+def most_probable(probabilities: tf.Tensor) -> tf.Tensor:
+    """Return the most probable class, uint8; ties go to the lower class.
+
+    Source: deploy.py (argmax of the averaged probabilities); ledger F24.
+    """
+    return tf.cast(tf.argmax(probabilities, axis=-1, output_type=tf.int32), tf.uint8)
+
+
+def segment_labels(network: keras.Model, image: tf.Tensor, config: Config) -> tf.Tensor:
+    """Return the most probable class of every voxel, (Z, Y, X) uint8; arguments as `segment`."""
+    return segment(network, image, config, keep=most_probable)
+
+
+def segment_scan(
+    network: keras.Model,
+    scan: tf.Tensor,
+    config: Config,
+    *,
+    with_probabilities: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, tf.Tensor]:
+    """Whiten and segment a scan: what `predict` runs and `export` saves.
 
     Args:
-        apply: what `make_apply` returns.
-        image: (Z, Y, X) float32, whitened; may be memory-mapped.
+        network: of `build_for_any_plane(config)`.
+        scan: (Z, Y, X) float32, scanner units.
         config: uses the inference fields.
-        progress: called with the number of windows done and their total.
-
-    Yields:
-        First slice and probabilities (n, Y, X, C) float32 of the next n slices, in order; memory
-        does not grow with the number of slices.
-
-    Source: deploy.py; DLTK utils.py, sliding_window_segmentation_inference; ledger F5, F11.
-    """
-    plan = plan_windows(image.shape, config)
-    depth, rows, columns = image.shape
-    extra = [(0, edge - size) for edge, size in zip(plan.padded_shape, image.shape, strict=True)]
-    if any(after for _, after in extra):
-        image = np.pad(image, extra, constant_values=image.min())
-    output_depth = 1 if config.slices_as_channels else plan.window[0]
-    for first, slab in stitch_windows(
-        image[..., None],
-        apply,
-        window=plan.window,
-        stride=plan.stride,
-        batch_size=config.windows_per_batch,
-        output_window=(output_depth, *plan.window[1:]),
-        count_last_window_twice=config.count_last_window_twice,  # [F5]
-        progress=progress,
-    ):
-        if first < depth:
-            yield first, slab[: depth - first, :rows, :columns]
-
-
-def segment_labels(apply: Callable, image: np.ndarray, config: Config, **options) -> np.ndarray:
-    """Return the most probable class of every voxel, (Z, Y, X) uint8; ties go to the lower class.
-
-    Arguments as `segment`. Source: deploy.py (argmax of the averaged probabilities); ledger F24.
-    """
-    labels = np.empty(image.shape, np.uint8)
-    for first, slab in segment(apply, image, config, **options):
-        labels[first : first + len(slab)] = slab.argmax(axis=-1)
-    return labels
-
-
-def make_apply(model: keras.Model, config: Config) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function that `segment` calls: a batch of windows to class probabilities.
-
-    Compiled once per window shape, with XLA only where there is a GPU; later changes of the
-    model's weights are seen.
-
-    Args:
-        model: a network of `build_for_any_plane(config)`.
-        config: the model's configuration.
+        with_probabilities: without them the labels alone are held, not the probabilities.
+        progress: see `stitch_windows`.
 
     Returns:
-        Function from (b, Z, Y, X, 1) float32 to (b, Z, Y, X, C) float32; Z is 1 in the output when
-        the slices are channels.
+        `labels`: class numbers (Z, Y, X) uint8; `probabilities`: (Z, Y, X, C) float32.
     """
-    import tensorflow as tf
+    image = whiten_in_graph(scan[..., tf.newaxis])[..., 0]
+    if not with_probabilities:
+        return {"labels": segment(network, image, config, keep=most_probable, progress=progress)}
+    probabilities = segment(network, image, config, progress=progress)
+    return {"labels": most_probable(probabilities), "probabilities": probabilities}
 
-    @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")), autograph=False)
-    def probabilities(windows):
-        return window_probabilities(model, windows, config)
 
-    return lambda windows: probabilities(tf.constant(windows)).numpy()
+def on_volumes(function: Callable, network: keras.Model, config: Config, **options) -> Callable:
+    """Return one of the functions above as one from an array (Z, Y, X) to arrays.
+
+    Compiled once for all sizes; later changes of the network's weights are seen.
+    """
+    network = compiled_on_gpu(network)
+    volume = tf.TensorSpec((None, None, None), tf.float32)
+    return on_arrays(lambda array: function(network, array, config, **options), volume)
+
+
+def check_fits(shape: tuple[int, int, int], path: Path, config: Config) -> None:
+    """Refuse a volume that is smaller than the window where `pad_small_volumes` is off [F11].
+
+    Raises:
+        DataError: names file, volume and window.
+    """
+    small = any(size < edge for size, edge in zip(shape, config.window, strict=True))
+    if small and not config.pad_small_volumes:
+        raise DataError(
+            f"{path}: volume of {shape} slices, rows, columns is smaller than the window "
+            f"{config.window}; expected at least the window, or --pad_small_volumes true"
+        )
 
 
 def build_for_any_plane(config: Config) -> keras.Model:
@@ -158,19 +189,18 @@ def check_sizes(config: Config) -> None:
             f"--window: found {config.window[0]} slices; expected those of --patch_shape, "
             f"{config.patch_shape[0]}"
         )
-    pairs = zip(config.window_stride, config.window, strict=True)
+    output = (output_depth(config), *config.window[1:])
+    pairs = zip(config.window_stride, output, strict=True)
     if any(not 1 <= step <= edge for step, edge in pairs):
         raise OptionError(
             f"--window_stride: found {config.window_stride}; expected 1 to the window's "
-            f"{config.window} along every axis"
+            f"{output} along every axis"
         )
 
 
-def window_probabilities(network: keras.Model, windows, config: Config):
-    """Return softmax probabilities of windows (b, Z, Y, X, 1) as a tensor."""
-    if config.slices_as_channels:  # [F26] (b, 3, Y, X, 1) -> (b, 1, Y, X, 3)
-        windows = keras.ops.transpose(windows, (0, 4, 2, 3, 1))
-    return keras.ops.softmax(network(windows, training=False), axis=-1)
+def output_depth(config: Config) -> int:
+    """Return the slices of a window that are segmented: the middle one where they are channels."""
+    return 1 if config.slices_as_channels else config.window[0]  # [F26]
 
 
 def load_network(run: Path, config: Config) -> keras.Model:

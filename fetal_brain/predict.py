@@ -1,6 +1,5 @@
 """Segment whole scans with a trained network and write label maps in the scans' geometry."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -43,28 +42,27 @@ def predict(
         preset: whose way of inference to use; default: the run's own.
     """
     from common.cost.first_step import after_first
+    from common.inference.command import show_progress, with_inference_of
     from common.runs.folder import load_config, load_run
     from common.runtime import configure_runtime
-    from fetal_brain.inference import load_network, make_apply
+    from fetal_brain.inference import load_network, on_volumes, segment_scan
 
     record = load_run(run)
     config = load_config(run, Config)
     if preset is not None:
-        config = with_inference_of(config, preset)
+        config = with_inference_of(config, PRESETS[preset], INFERENCE_FIELDS)
     cases = choose_cases(record, config, csv=csv, image=image, all_rows=all_rows, mode=mode)
     out = out or run / "predictions"
     refuse_to_replace_inputs(cases, out, with_probabilities=probabilities)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    apply = make_apply(network, config)
+    segment = on_volumes(
+        segment_scan, network, config,
+        with_probabilities=probabilities, progress=show_progress("windows"),
+    )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     for case in after_first(cases, "scan"):
-        print(segment_case(case, apply, config, out=out, with_probabilities=probabilities))
-
-
-def with_inference_of(config: Config, preset: Preset) -> Config:
-    """Return a configuration whose inference fields come from a preset."""
-    return replace(config, **{name: getattr(PRESETS[preset], name) for name in INFERENCE_FIELDS})
+        print(segment_case(case, segment, config, out=out))
 
 
 def choose_cases(
@@ -115,10 +113,14 @@ def output_names(case_id: str) -> tuple[str, str]:
     return f"{case_id}.nii.gz", f"{case_id}_probability.nii.gz"
 
 
-def segment_case(
-    case: "Case", apply: Callable, config: Config, *, out: Path, with_probabilities: bool
-) -> str:
+def segment_case(case: "Case", segment: Callable, config: Config, *, out: Path) -> str:
     """Segment one scan, write its files, and return the line that the original prints.
+
+    Args:
+        case: to segment; with a label its Dice is in the line.
+        segment: scan (Z, Y, X) -> `labels` and perhaps `probabilities`, as `segment_scan`.
+        config: of the run.
+        out: folder, which exists.
 
     Raises:
         DataError: a file cannot be read, its label lies on another grid, the scan cannot be
@@ -126,36 +128,23 @@ def segment_case(
 
     Source: deploy.py, predict.
     """
-    import numpy as np
-
     from common.cost.memory import warn_of_memory
     from common.data.volumes import write_volume
-    from common.errors import DataError
-    from fetal_brain.data import load_case, prepare_case
-    from fetal_brain.inference import segment
+    from fetal_brain.data import load_case
+    from fetal_brain.inference import check_fits
 
-    volume, _ = loaded = load_case(replace(case, label_path=None), config)
-    # The whitened scan and the labels, float32 and uint8; the probabilities where they are kept.
-    bytes_per_voxel = 4 + 1 + (4 if with_probabilities else 0)
-    warn_of_memory(volume.array.size * bytes_per_voxel, what=case.id)
-    whitened, _ = prepare_case(loaded, config)
+    volume, _ = load_case(replace(case, label_path=None), config)
+    check_fits(volume.array.shape, case.image_path, config)
+    # The scan as it is and whitened, float32, and the labels.
+    warn_of_memory(volume.array.size * (4 + 4 + 1), what=case.id)
     reference = read_reference_of(case, volume, config)
     start = time.monotonic()
-    labels = np.empty(volume.array.shape, np.uint8)
-    foreground = np.empty(volume.array.shape, np.float32) if with_probabilities else None
-    progress = show_windows(case.id)
-    try:
-        for first, slab in segment(apply, whitened[..., 0], config, progress=progress):
-            labels[first : first + len(slab)] = slab.argmax(axis=-1)
-            if foreground is not None:
-                foreground[first : first + len(slab)] = 1.0 - slab[..., 0]
-    except DataError as problem:
-        raise DataError(f"{case.image_path}: {problem}") from None
+    found = segment(volume.array)
     path, probability_path = (out / name for name in output_names(case.id))
-    write_volume(path, write_ids(labels, config), volume.geometry)
-    if foreground is not None:
-        write_volume(probability_path, foreground, volume.geometry)
-    return describe(path, labels, reference, seconds=time.monotonic() - start)
+    write_volume(path, write_ids(found["labels"], config), volume.geometry)
+    if "probabilities" in found:
+        write_volume(probability_path, 1.0 - found["probabilities"][..., 0], volume.geometry)
+    return describe(path, found["labels"], reference, seconds=time.monotonic() - start)
 
 
 def read_reference_of(case: "Case", volume: "Volume", config: Config) -> "np.ndarray | None":
@@ -172,16 +161,6 @@ def read_reference_of(case: "Case", volume: "Volume", config: Config) -> "np.nda
     reference = read_reference(case, config)
     check_same_grid(volume, reference, names=(str(case.image_path), str(case.label_path)))
     return reference.array
-
-
-def show_windows(case_id: str) -> Callable[[int, int], None] | None:
-    """Return the function that shows windows done on a terminal; None where there is none."""
-    if not sys.stderr.isatty():
-        return None
-    return lambda done, total: print(
-        f"\r{case_id}: {done} of {total} windows", end="\n" if done == total else "",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
 
 
 def write_ids(labels: "np.ndarray", config: Config) -> "np.ndarray":

@@ -1,7 +1,6 @@
-"""The signatures of the exported network: whole scans and patches, as TensorFlow graphs.
+"""The signatures of the exported network: whole scans as `predict` segments them, and patches.
 
-The sliding window of `fetal_brain.inference` written with TensorFlow loops, so that a server needs
-neither Python nor this package. Axis order (Z, Y, X).
+Axis order (Z, Y, X).
 """
 
 import keras
@@ -12,21 +11,8 @@ from common.data.normalisation import whiten
 from common.export.parity import Example
 from common.export.passport import PER_CLASS, Description, describe_input
 from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
-from common.inference.windows_in_graph import (
-    add_axis,
-    apply_in_batches,
-    cut_axis,
-    whiten_in_graph,
-    window_starts,
-)
 from fetal_brain.config import Config
-from fetal_brain.inference import (
-    PLANE_MULTIPLE,
-    load_run_network,
-    make_apply,
-    segment,
-    window_probabilities,
-)
+from fetal_brain.inference import load_run_network, on_volumes, segment_scan
 from fetal_brain.predict import write_ids
 from fetal_brain.sampling import patch_shapes
 
@@ -61,9 +47,8 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     ids = tf.constant(served_ids(config))
 
     def serve_volume(image):
-        probabilities = segment_in_graph(network, image, config)
-        labels = tf.gather(ids, tf.argmax(probabilities, axis=-1))
-        return {"labels": labels, "probabilities": probabilities}
+        found = segment_scan(network, image, config)
+        return {**found, "labels": tf.gather(ids, tf.cast(found["labels"], tf.int32))}
 
     def serve_patches(x):
         logits = network(x, training=False)
@@ -123,19 +108,17 @@ def smallest_scan(config: Config) -> tuple[int, int, int]:
 def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
     """Return what every signature is compared on: a scan, and patches out of it.
 
-    Expected are the results of the Python path that `predict` takes, and of Keras on the patches.
+    Expected are the results of `predict`, and of Keras on the patches.
     """
     scan = case.arrays["image"]
-    whitened = whiten(scan)
-    slabs = [slab for _, slab in segment(make_apply(network, config), whitened, config)]
-    probabilities = np.concatenate(slabs)
-    labels = served_ids(config)[probabilities.argmax(axis=-1)]
-    patch = cut_patches(whitened, patch_shapes(config)[0], config)
+    both = predict_as_served(network, config)(scan)
+    labels, probabilities = both["labels"], both["probabilities"]
+    patch = cut_patches(whiten(scan), patch_shapes(config)[0], config)
     logits = network.predict_on_batch(patch)
     return {
         "serving_default": Example({"image": scan}, {"labels": labels}),
         "probabilities": Example({"image": scan}, {"probabilities": probabilities}),
-        "volume": Example({"image": scan}, {"labels": labels, "probabilities": probabilities}),
+        "volume": Example({"image": scan}, both),
         "patches": Example({"x": patch}, {"logits": logits, "y_": logits.argmax(axis=-1)}),
     }
 
@@ -201,145 +184,19 @@ def served_ids(config: Config) -> np.ndarray:
     return ids.astype(np.uint8) if 0 <= ids.min() and ids.max() <= 255 else ids
 
 
-def segment_in_graph(network: keras.Model, image: tf.Tensor, config: Config) -> tf.Tensor:
-    """Return the averaged class probabilities of a raw scan as a graph of TensorFlow operations.
+def predict_as_served(network: keras.Model, config: Config):
+    """Return the function of `predict`, from a scan to what the signature `volume` gives."""
+    segment, ids = on_volumes(segment_scan, network, config), served_ids(config)
 
-    Slabs are taken a few at a time, as many as make a batch of windows, and only the running sums
-    that later slabs may touch are kept, as in `fetal_brain.inference.segment`.
+    def run(scan: np.ndarray) -> dict[str, np.ndarray]:
+        found = segment(scan)
+        return {**found, "labels": ids[found["labels"]]}
 
-    Args:
-        network: a network of `build_for_any_plane(config)`.
-        image: (Z, Y, X) float32, scanner units.
-        config: uses the inference fields.
-
-    Returns:
-        (Z, Y, X, C) float32.
-    """
-    shape, classes = tf.shape(image), len(config.label_ids)
-    whitened = whiten_in_graph(image[..., tf.newaxis])[..., 0]
-    padded, window = pad_to_windows(whitened, config)
-    depth = config.window[0]
-    reach = 1 if config.slices_as_channels else depth
-    stride = config.window_stride[0]
-    slices, plane = tf.shape(padded)[0], tf.shape(padded)[1:]
-    if config.slices_as_channels:  # the middle slice is segmented: one slice of zeros around
-        margin = depth - reach
-        padded = tf.pad(padded, [[margin // 2, margin - margin // 2], [0, 0], [0, 0]])
-    starts = window_starts(slices, reach, stride)
-    slabs = tf.shape(starts)[0]
-    in_plane = [
-        window_starts(plane[axis], window[axis], config.window_stride[1 + axis]) for axis in (0, 1)
-    ]
-    per_slab = tf.size(in_plane[0]) * tf.size(in_plane[1])
-    group = tf.maximum(config.windows_per_batch // per_slab, 1)
-    rounds = -(-slabs // group)
-
-    def segment_group(number, sums, finished):
-        index = number * group + tf.range(group)
-        chosen = tf.gather(starts, tf.minimum(index, slabs - 1))
-        slab = tf.gather(padded, chosen[:, tf.newaxis] + tf.range(depth))
-        weights = window_weights(index, slabs, per_slab, config)
-        found = segment_slabs(network, slab, window, in_plane, weights, config)
-        place = chosen[:, tf.newaxis] - chosen[0] + tf.range(reach)
-        sums = tf.tensor_scatter_nd_add(sums, place[..., tf.newaxis], found)
-        follows = tf.where(index[-1] + 1 < slabs, starts[tf.minimum(index[-1] + 1, slabs - 1)],
-                           slices)  # fmt: skip
-        final = follows - chosen[0]
-        mean = sums[:final, ..., :classes] / sums[:final, ..., classes:]
-        finished = finished.write(number, tf.cast(mean, tf.float32))
-        sums = tf.concat([sums[final:], tf.zeros_like(sums[:final])], axis=0)
-        return number + 1, tf.ensure_shape(sums, (None, None, None, classes + 1)), finished
-
-    held = (group - 1) * stride + reach
-    sums = tf.zeros(tf.stack([held, plane[0], plane[1], classes + 1]), tf.float64)
-    finished = tf.TensorArray(
-        tf.float32, size=rounds, infer_shape=False, element_shape=(None, None, None, classes)
-    )
-    _, _, finished = tf.while_loop(
-        lambda number, *_: number < rounds,
-        segment_group,
-        (0, tf.ensure_shape(sums, (None, None, None, classes + 1)), finished),
-        parallel_iterations=1,
-    )
-    found = tf.ensure_shape(finished.concat(), (None, None, None, classes))
-    return found[: shape[0], : shape[1], : shape[2]]
-
-
-def window_weights(index: tf.Tensor, slabs, per_slab, config: Config) -> tf.Tensor:
-    """Return how much every window of some slabs counts, (slabs, windows of a slab) float64.
-
-    Args:
-        index: numbers of the slabs; those beyond the last are repetitions and count nothing.
-        slabs: slabs of the volume.
-        per_slab: windows of one.
-        config: uses `count_last_window_twice` [F5].
-    """
-    weights = tf.cast(index < slabs, tf.float64)[:, tf.newaxis] * tf.ones([1, per_slab], tf.float64)
-    if not config.count_last_window_twice:
-        return weights
-    last = (index[:, tf.newaxis] == slabs - 1) & (tf.range(per_slab) == per_slab - 1)
-    return tf.where(last, 2 * weights, weights)
-
-
-def segment_slabs(network, slabs: tf.Tensor, window, starts, weights, config: Config) -> tf.Tensor:
-    """Apply the network to every in-plane window of some slabs and sum where they overlap.
-
-    Args:
-        network: the network.
-        slabs: (n, window depth, Y, X) float32, whitened.
-        window: rows and columns of a window, scalar tensors.
-        starts: first rows and first columns of the windows.
-        weights: (n, windows of a slab) float64.
-        config: uses `windows_per_batch`.
-
-    Returns:
-        (n, reach, Y, X, C + 1) float64: weighted sums of probabilities, and of the weights.
-    """
-    depth, classes = config.window[0], len(config.label_ids)
-    reach = 1 if config.slices_as_channels else depth
-    plane = tf.shape(slabs)[2:]
-    counts = tf.shape(starts[0])[0], tf.shape(starts[1])[0]
-
-    def apply(windows):
-        windows = tf.ensure_shape(windows, (None, depth, None, None))
-        return window_probabilities(network, windows[..., tf.newaxis], config)
-
-    def add_up(windows):
-        found = apply_in_batches(
-            apply, windows, batch_size=config.windows_per_batch,
-            output_shape=(reach, None, None, classes),
-        )  # fmt: skip
-        weight = tf.reshape(weights, [-1, 1, 1, 1, 1])
-        found = tf.cast(found, tf.float64)
-        return tf.concat([found * weight, tf.ones_like(found[..., :1]) * weight], axis=-1)
-
-    def slide():
-        cut = cut_axis(slabs, 3, starts[1], window[1])
-        cut = tf.transpose(cut_axis(cut, 2, starts[0], window[0]), [0, 2, 4, 1, 3, 5])
-        sums = add_up(tf.reshape(cut, tf.stack([-1, depth, window[0], window[1]])))
-        size = tf.stack([-1, *counts, reach, window[0], window[1], classes + 1])
-        sums = tf.transpose(tf.reshape(sums, size), [0, 3, 1, 4, 2, 5, 6])
-        return add_axis(add_axis(sums, 4, starts[1], plane[1]), 2, starts[0], plane[0])
-
-    single = tf.equal(counts[0] * counts[1], 1)  # the window is the plane: nothing to cut
-    return tf.cond(single, lambda: add_up(slabs), slide)
-
-
-def pad_to_windows(image: tf.Tensor, config: Config) -> tuple[tf.Tensor, tuple]:
-    """Extend a scan as `fetal_brain.inference.plan_windows` does; return it and the window."""
-    shape = tf.shape(image)
-    window = []
-    for axis in (1, 2):
-        rounded = -(-shape[axis] // PLANE_MULTIPLE) * PLANE_MULTIPLE
-        edge = config.window[axis]
-        window.append(tf.where(shape[axis] > edge, edge, rounded))
-    sizes = (config.window[0], *window)
-    extra = [[0, tf.maximum(size - shape[axis], 0)] for axis, size in enumerate(sizes)]
-    return tf.pad(image, extra, constant_values=tf.reduce_min(image)), tuple(window)
+    return run
 
 
 def bench_served(config: Config, *, slices: int, plane: int) -> None:
-    """Time the exported graph on a made-up scan beside the Python path of `predict`.
+    """Time the exported graph on a made-up scan beside `predict`.
 
     Args:
         config: of a network with fresh weights.
@@ -351,13 +208,8 @@ def bench_served(config: Config, *, slices: int, plane: int) -> None:
 
     scan = np.random.default_rng(0).normal(300, 60, (slices, plane, plane)).astype(np.float32)
     network = build_for_any_plane(config)
-    apply, ids = make_apply(network, config), served_ids(config)
-
-    def in_python():
-        slabs = [slab for _, slab in segment(apply, whiten(scan), config)]
-        probabilities = np.concatenate(slabs)
-        return {"labels": ids[probabilities.argmax(axis=-1)], "probabilities": probabilities}
-
+    run = predict_as_served(network, config)
     bench_export(
-        network, make_endpoints(network, config), inputs={"image": scan}, in_python=in_python
-    )
+        network, make_endpoints(network, config), inputs={"image": scan},
+        in_python=lambda: run(scan),
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from common.data.prepared_store import PreparedCase
 from common.evaluation.overlap import dice
 from common.report.overlay import picture_of_overlay
 from fetal_brain.config import Config
-from fetal_brain.inference import make_apply, segment_labels
+from fetal_brain.inference import on_volumes, segment_labels
 from fetal_brain.sampling import draw_validation_batch
 
 
@@ -29,21 +29,27 @@ def make_validation(
         return None
     if config.validation == "patch_batch":
         return lambda: measure_patch_batch(model, cases, config, seed)
-    apply = make_apply(model, config)
-    return lambda: measure_volumes(apply, cases, config)
+    label = on_volumes(segment_labels, model, config)
+    return lambda: measure_volumes(label, cases, config)
 
 
 def measure_volumes(
-    apply: Callable, cases: Sequence[PreparedCase], config: Config
+    label: Callable[[np.ndarray], np.ndarray], cases: Sequence[PreparedCase], config: Config
 ) -> dict[str, float]:
-    """Segment every case whole and return the mean Dice of each foreground class."""
-    scores = {label: [] for label in range(1, len(config.label_ids))}
+    """Segment every case whole and return the mean Dice of each foreground class.
+
+    Args:
+        label: whitened volume (Z, Y, X) -> classes.
+        cases: prepared.
+        config: uses `label_ids`.
+    """
+    scores = {number: [] for number in range(1, len(config.label_ids))}
     for case in cases:
-        predicted = segment_labels(apply, case.arrays["image"][..., 0], config)
-        for label, values in scores.items():
-            values.append(dice(predicted == label, case.arrays["label"] == label))
-    names = {label: "val_dice" if len(scores) == 1 else f"val_dice_{label}" for label in scores}
-    return {names[label]: float(np.nanmean(values)) for label, values in scores.items()}
+        predicted = label(case.arrays["image"][..., 0])
+        for number, values in scores.items():
+            values.append(dice(predicted == number, case.arrays["label"] == number))
+    names = {number: "val_dice" if len(scores) == 1 else f"val_dice_{number}" for number in scores}
+    return {names[number]: float(np.nanmean(values)) for number, values in scores.items()}
 
 
 def measure_patch_batch(
@@ -63,7 +69,7 @@ def make_overlay_pictures(
     """Return the function that draws the first validation case for TensorBoard, or None."""
     if not cases:
         return None
-    apply = make_apply(model, config)
+    segment = on_volumes(segment_labels, model, config)
 
     def draw() -> dict[str, np.ndarray]:
         label = cases[0].arrays["label"]
@@ -71,7 +77,7 @@ def make_overlay_pictures(
         start = min(max(middle - config.window[0] // 2, 0), max(len(label) - config.window[0], 0))
         slab = slice(start, start + config.window[0])
         image = np.asarray(cases[0].arrays["image"][slab, ..., 0])
-        predicted = segment_labels(apply, image, config)
+        predicted = segment(image)
         row = middle - start
         return {"validation": picture_of_overlay(image[row], label[middle], predicted[row])}
 

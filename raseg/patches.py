@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from common.inference.windows import window_starts
+from common.inference.windows_in_numpy import window_starts
 
 
 def draw_centres(label: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

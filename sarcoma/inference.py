@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import OptionError
-from common.inference.windows import stitch_volume
+from common.inference.windows_in_numpy import stitch_volume
 from common.network.trained import load_trained
 from common.runs.folder import load_config
 from sarcoma.config import LABEL, MARGIN, PATCH, Config

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from common.data.normalisation import whiten
-from common.inference.windows import window_starts as starts_in_python
+from common.inference.windows_in_numpy import window_starts as starts_in_python
 from common.inference.windows_in_graph import (
     add_axis,
     apply_in_batches,

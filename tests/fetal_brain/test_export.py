@@ -1,4 +1,4 @@
-"""The exported graph against the Python path."""
+"""The exported signatures: what `predict` computes, and patches."""
 
 from dataclasses import replace
 
@@ -8,14 +8,8 @@ import tensorflow as tf
 
 from common.data.normalisation import whiten
 from fetal_brain.config import QUICK
-from fetal_brain.inference import build_for_any_plane, make_apply, segment
-from fetal_brain.serving import (
-    make_endpoints,
-    make_examples,
-    make_up_case,
-    segment_in_graph,
-    served_ids,
-)
+from fetal_brain.inference import build_for_any_plane, on_volumes, segment, segment_scan
+from fetal_brain.serving import make_endpoints, make_examples, make_up_case, served_ids
 
 SMALL = replace(QUICK, filters=(4, 4, 4, 4, 4), patch_shape=(3, 16, 16))
 WINDOWED = replace(SMALL, window=(3, 16, 16), window_stride=(1, 8, 8), count_last_window_twice=True)
@@ -46,16 +40,50 @@ def randomised(config):
         (replace(FLAT, window=(3, 16, 16), window_stride=(1, 8, 16)), (4, 20, 27)),
     ],
 )
-def test_graph_equals_the_python_sliding_window(config, shape):
-    """Float64 sums on both sides; 6e-8 was measured."""
+def test_equals_sums_over_the_whole_volume(config, shape):
+    """DLTK's way, all sums held in numpy; 6e-8 was measured."""
     network = randomised(config)
-    scan = np.random.default_rng(0).normal(400, 90, shape).astype(np.float32)
-    apply = make_apply(network, config)
-    expected = np.concatenate([slab for _, slab in segment(apply, whiten(scan), config)])
-    graph = tf.function(lambda image: segment_in_graph(network, image, config))
-    spec = tf.TensorSpec((None, None, None), tf.float32)
-    found = graph.get_concrete_function(spec)(tf.constant(scan))
-    np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
+    image = whiten(np.random.default_rng(0).normal(400, 90, shape))
+    found = on_volumes(segment, network, config)(image)
+    np.testing.assert_allclose(found, segment_naively(network, image, config), atol=2e-6)
+
+
+def segment_naively(network, image, config):
+    """Return the class probabilities, window by window in DLTK's order."""
+    depth, rows, columns = image.shape
+    slices, *largest = config.window
+    edges = [min(-(-n // 8) * 8, edge) for n, edge in zip((rows, columns), largest, strict=True)]
+    extra = [max(edge - n, 0) for edge, n in zip((slices, *edges), image.shape, strict=True)]
+    image = np.pad(image, [(0, n) for n in extra], constant_values=image.min())
+    reach = 1 if config.slices_as_channels else slices
+    sums, counts = np.zeros((*image.shape, 2)), np.zeros((*image.shape, 1))
+    around = np.pad(image, [((slices - reach) // 2,) * 2, (0, 0), (0, 0)])
+    axes = [
+        [*range(0, size - edge, step), size - edge]
+        for size, edge, step in zip(image.shape, (reach, *edges), config.window_stride, strict=True)
+    ]
+    corners = [(z, y, x) for x in axes[2] for y in axes[1] for z in axes[0]]
+    for z, y, x in corners + corners[-1:] * config.count_last_window_twice:
+        window = around[z : z + slices, y : y + edges[0], x : x + edges[1]]
+        inputs = window.transpose(1, 2, 0)[None] if config.slices_as_channels else window[..., None]
+        found = tf.nn.softmax(network(inputs[None], training=False))[0].numpy()
+        box = np.s_[z : z + reach, y : y + edges[0], x : x + edges[1]]
+        sums[box] += found
+        counts[box] += 1
+    return (sums / counts)[:depth, :rows, :columns]
+
+
+def test_serving_is_what_predict_runs():
+    """The same function of the scan as it was read: to the bit."""
+    network = randomised(WINDOWED)
+    scan = np.random.default_rng(0).normal(400, 90, (6, 30, 21)).astype(np.float32)
+    volume = make_endpoints(network, WINDOWED)[2]
+    served = tf.function(volume.function, input_signature=volume.signature)(scan)
+    predicted = on_volumes(segment_scan, network, WINDOWED)(scan)
+    np.testing.assert_array_equal(served["labels"], 2 * predicted["labels"])
+    np.testing.assert_array_equal(served["probabilities"], predicted["probabilities"])
+    alone = on_volumes(segment_scan, network, WINDOWED, with_probabilities=False)(scan)
+    np.testing.assert_array_equal(alone["labels"], predicted["labels"])
 
 
 def test_signatures():
@@ -82,10 +110,9 @@ def test_signatures():
 def test_a_constant_scan_is_zeros_to_the_network():
     """The mean of equal numbers may be off by one rounding."""
     network = randomised(SMALL)
-    found = segment_in_graph(network, tf.fill((3, 16, 16), 77.1), SMALL)
-    zeros = np.zeros((3, 16, 16), np.float32)
-    slabs = [slab for _, slab in segment(make_apply(network, SMALL), zeros, SMALL)]
-    np.testing.assert_allclose(found, np.concatenate(slabs), atol=2e-6)
+    found = on_volumes(segment_scan, network, SMALL)(np.full((3, 16, 16), 77.1))
+    zeros = on_volumes(segment, network, SMALL)(np.zeros((3, 16, 16)))
+    np.testing.assert_allclose(found["probabilities"], zeros, atol=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Whole volumes through the network, against the original's deploy and against identities."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common.data.normalisation import whiten
 from common.data.volumes import read_volume
@@ -12,20 +15,24 @@ from fetal_brain.config import CODE, PORT, QUICK
 from fetal_brain.convert import assign_original
 from fetal_brain.inference import (
     build_for_any_plane,
+    check_fits,
+    fit_window,
     load_network,
-    make_apply,
-    plan_windows,
+    on_volumes,
+    pad_to_window,
     segment,
     segment_labels,
+    segment_scan,
+    window_probabilities,
 )
 
 
 @pytest.fixture(scope="module")
-def apply(recipe_weights):
-    """The recorded network, compiled."""
+def network(recipe_weights):
+    """The recorded network."""
     model = build_for_any_plane(CODE)
     assign_original(model, recipe_weights)
-    return make_apply(model, CODE)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +48,11 @@ def deployed(shared):
 
 @pytest.mark.shared
 @pytest.mark.parametrize("case", [0, 1])
-def test_probabilities_and_mask_of_deploy(apply, deployed, case):
+def test_probabilities_and_mask_of_deploy(network, deployed, case):
     """2.7e-6 was measured at the 3000 recorded voxels, and no differing mask voxel; 1e-4 and the
     number of near ties are what other weights may need."""
     recorded, images, masks = deployed
-    image = whiten(images[case].array)
-    found = np.concatenate([slab for _, slab in segment(apply, image, CODE)])
+    found = on_volumes(segment, network, CODE)(whiten(images[case].array))
     brain = found[..., 1].ravel()[recorded[f"vol{case}_idx"]]
     np.testing.assert_allclose(brain, recorded[f"vol{case}_p1"], atol=1e-4)
     unlike = np.count_nonzero(found.argmax(axis=-1) != masks[case].array)
@@ -54,52 +60,87 @@ def test_probabilities_and_mask_of_deploy(apply, deployed, case):
 
 
 @pytest.mark.shared
-def test_last_window_counts_twice(apply, deployed):
+def test_a_scan_as_it_was_read_gives_the_mask_of_deploy(network, deployed):
+    """Whitened in the graph: no mask voxel differs."""
+    recorded, images, masks = deployed
+    predict = on_volumes(segment_scan, network, CODE, with_probabilities=False)
+    for case, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        unlike = np.count_nonzero(predict(image.array)["labels"] != mask.array)
+        assert unlike <= recorded[f"vol{case}_near_tie_counts"][2] + 2
+
+
+@pytest.mark.shared
+def test_last_window_counts_twice(network, deployed):
     """Without the doubled window 280 voxels of the first volume and 998 of the second differ."""
     _, images, masks = deployed
-    once = replace(CODE, count_last_window_twice=False)
+    once = on_volumes(segment_labels, network, replace(CODE, count_last_window_twice=False))
     for image, mask, expected in zip(images, masks, (280, 998), strict=True):
-        found = segment_labels(apply, whiten(image.array), once)
+        found = once(whiten(image.array))
         assert abs(np.count_nonzero(found != mask.array) - expected) <= 10
 
 
-def test_plan_of_the_port_is_one_window_of_the_planes_size():
-    plan = plan_windows((170, 336, 330), PORT)
-    assert plan.window == (3, 336, 336)
-    assert plan.padded_shape == (170, 336, 336)
-    plan = plan_windows((2, 500, 100), PORT)
-    assert plan.window == (3, 384, 104)
-    assert plan.padded_shape == (3, 500, 104)
+def sizes(window):
+    return tuple(int(edge) for edge in window)
+
+
+def test_window_of_the_port_is_as_large_as_the_plane():
+    assert sizes(fit_window((336, 330), PORT)) == (3, 336, 336)
+    assert sizes(fit_window((500, 100), PORT)) == (3, 384, 104)
 
 
 def test_small_volume():
-    assert plan_windows((2, 100, 60), PORT).padded_shape == (3, 104, 64)
-    with pytest.raises(DataError, match="smaller than the window"):
-        plan_windows((2, 100, 60), CODE)
+    """[F11] Continued at the far end with its minimum, or refused."""
+    image = np.random.default_rng(0).normal(size=(2, 100, 60)).astype(np.float32)
+    padded = pad_to_window(image, fit_window((100, 60), PORT)).numpy()
+    assert padded.shape == (3, 104, 64)
+    np.testing.assert_array_equal(padded[:2, :100, :60], image)
+    assert (padded[2] == image.min()).all()
+    assert (padded[:, 100:] == image.min()).all()
+    check_fits((2, 100, 60), "scan", PORT)
+    with pytest.raises(
+        DataError, match=r"^scan: volume of \(2, 100, 60\) .* smaller than the window"
+    ):
+        check_fits((2, 100, 60), "scan", CODE)
+
+
+def log_odds(windows, training=False):
+    """A network whose class 1 has the voxel's value for probability."""
+    return tf.math.log(tf.concat([1 - windows, windows], axis=-1))
 
 
 def test_port_covers_once():
     """Three windows cover an inner slice (one per triple), and each of them the whole plane."""
     calls = []
 
-    def apply(windows):
-        calls.append(windows.shape)
-        return np.repeat(windows, 2, axis=-1)
+    def network(windows, training=False):
+        tf.py_function(lambda shape: calls.append(tuple(shape.numpy())), [tf.shape(windows)], [])
+        return log_odds(windows)
 
-    image = np.random.default_rng(0).normal(size=(9, 40, 48)).astype(np.float32)
-    config = replace(PORT, windows_per_batch=1)
-    found = np.concatenate([slab for _, slab in segment(apply, image, config)])
+    image = np.random.default_rng(0).uniform(0.1, 0.9, (9, 40, 48)).astype(np.float32)
+    found = on_volumes(segment, network, replace(PORT, windows_per_batch=1))(image)
     np.testing.assert_allclose(found[..., 1], image, atol=1e-6)
     assert calls == [(1, 3, 40, 48, 1)] * 7
 
 
-def test_labels_equal_the_argmax_of_the_streamed_probabilities():
+def test_labels_equal_the_argmax_of_the_probabilities():
     image = np.random.default_rng(1).normal(size=(5, 30, 40)).astype(np.float32)
-    apply = make_apply(build_for_any_plane(QUICK), QUICK)
-    found = np.concatenate([slab for _, slab in segment(apply, image, QUICK)])
+    network = build_for_any_plane(QUICK)
+    found = on_volumes(segment, network, QUICK)(image)
     assert found.shape == (5, 30, 40, 2)
     np.testing.assert_allclose(found.sum(axis=-1), 1.0, atol=1e-5)
-    np.testing.assert_array_equal(segment_labels(apply, image, QUICK), found.argmax(axis=-1))
+    labels = on_volumes(segment_labels, network, QUICK)(image)
+    np.testing.assert_array_equal(labels, found.argmax(axis=-1))
+    assert labels.dtype == np.uint8
+
+
+def test_progress_is_shown_by_windows():
+    shown = []
+    image = np.zeros((8, 16, 16), np.float32)
+    segment = on_volumes(
+        segment_scan, log_odds, PORT, progress=lambda *seen: shown.append(tuple(map(int, seen)))
+    )
+    segment(image)
+    assert shown == [(4, 6), (6, 6)]
 
 
 def test_slices_as_channels_give_every_slice_once():
@@ -107,29 +148,38 @@ def test_slices_as_channels_give_every_slice_once():
     config = replace(
         QUICK, slices_as_channels=True, batch_normalisation=False, patch_shape=(3, 8, 8)
     )
-    apply = make_apply(build_for_any_plane(config), config)
+    network = build_for_any_plane(config)
     image = np.random.default_rng(2).normal(size=(4, 24, 16)).astype(np.float32)
-    found = np.concatenate([slab for _, slab in segment(apply, image, config)])
+    found = on_volumes(segment, network, config)(image)
     assert found.shape == (4, 24, 16, 2)
     first = np.stack([np.zeros_like(image[0]), image[0], image[1]])[None, ..., None]
-    alone = apply(np.repeat(first, config.windows_per_batch, axis=0))
+    alone = window_probabilities(network, first, config)
     np.testing.assert_allclose(found[0], alone[0, 0], atol=1e-6)
 
 
+DEEP = """
+import numpy as np, tensorflow as tf
+from common.cost.memory import memory_held, peak_memory
+from fetal_brain.config import PORT
+from fetal_brain.inference import on_volumes, segment_labels
+
+def network(windows, training=False):
+    return tf.concat([windows, -windows], axis=-1)
+
+segment = on_volumes(segment_labels, network, PORT)
+image = np.random.default_rng(0).standard_normal((1500, 128, 128), np.float32)
+segment(image[:20])
+before = memory_held()
+segment(image)
+print((peak_memory() - before) / image.nbytes)
+"""
+
+
 def test_memory_does_not_grow_with_the_depth():
-    """The float64 sums of a few slices are held, not of the volume: compared by tracemalloc."""
-    import tracemalloc
-
-    def peak(slices):
-        image = np.zeros((slices, 64, 64), np.float32)
-        tracemalloc.start()
-        for _ in segment(lambda windows: np.repeat(windows, 2, axis=-1), image, PORT):
-            pass
-        _, largest = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return largest
-
-    assert peak(200) < 1.2 * peak(20)
+    """In a process of its own, in shares of the image: a copy of it for a moment twice, and labels.
+    Float64 sums of two classes and their counts would take six times the image."""
+    done = subprocess.run([sys.executable, "-c", DEEP], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2.5
 
 
 def test_network_of_another_architecture_is_refused(tmp_path):

@@ -5,19 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common.data.volumes import Geometry, Volume, read_volume, write_volume
 from common.errors import DataError, OptionError
+from common.inference.command import with_inference_of
 from common.runs.folder import load_run, open_run
 from fetal_brain.config import CODE, INFERENCE_FIELDS, PORT, QUICK, Config
 from fetal_brain.data import Case
+from fetal_brain.inference import on_volumes, segment_scan
 from fetal_brain.predict import (
     choose_cases,
     describe,
     read_ids,
     refuse_to_replace_inputs,
     segment_case,
-    with_inference_of,
     write_ids,
 )
 
@@ -26,10 +28,14 @@ SHAPE = (4, 16, 24)
 SMALL = replace(PORT, patch_shape=(3, 8, 8))
 
 
-def apply(windows):
-    """A network that takes what is brighter than the mean for foreground, with certainty 0.75."""
-    bright = np.where(windows > 0, 0.75, 0.25)
-    return np.concatenate([1 - bright, bright], axis=-1).astype(np.float32)
+def network(windows, training=False):
+    """Logits that take what is brighter than the mean for foreground, with certainty 0.75."""
+    return tf.math.log(tf.where(windows > 0, [0.25, 0.75], [0.75, 0.25]))
+
+
+def segment(config, *, with_probabilities=False):
+    """Return the function that `predict` makes of that network."""
+    return on_volumes(segment_scan, network, config, with_probabilities=with_probabilities)
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ class TestIds:
         """[F8] The label file's ids, or the class numbers that the original writes."""
         config = replace(config, patch_shape=(3, 8, 8), window=(3, 16, 24))
         config = replace(config, window_stride=(1, 16, 24))
-        segment_case(case, apply, config, out=out, with_probabilities=False)
+        segment_case(case, segment(config), config, out=out)
         found = read_volume(out / "a.nii.gz")
         assert found.array.dtype == np.int32
         expected = np.zeros(SHAPE, np.int32)
@@ -102,7 +108,7 @@ class TestIds:
 class TestSegmentCase:
     def test_the_line_of_the_original(self, case, out):
         """384 voxels against 192 that lie within: 2 * 192 / 576."""
-        line = segment_case(case, apply, SMALL, out=out, with_probabilities=False)
+        line = segment_case(case, segment(SMALL), SMALL, out=out)
         assert line.startswith(f"Dice={2 / 3}; input_dim=(1, 4, 16, 24, 1); time=")
         assert line.endswith(f"; output_fn={out / 'a.nii.gz'};")
 
@@ -114,7 +120,8 @@ class TestSegmentCase:
         assert describe(path, labels, labels, seconds=0.0).startswith("Dice=nan; ")  # [F19]
 
     def test_probabilities_are_those_of_the_foreground(self, case, out):
-        segment_case(case, apply, SMALL, out=out, with_probabilities=True)
+        predicted = segment(SMALL, with_probabilities=True)
+        segment_case(case, predicted, SMALL, out=out)
         found = read_volume(out / "a_probability.nii.gz")
         assert found.array.dtype == np.float32
         assert found.geometry == GRID
@@ -130,14 +137,14 @@ class TestSegmentCase:
         ):
             write_volume(case.label_path, array, geometry)
             with pytest.raises(DataError, match=r"scan\.nii\.gz and .*label\.nii\.gz: expected"):
-                segment_case(case, apply, SMALL, out=out, with_probabilities=False)
+                segment_case(case, segment(SMALL), SMALL, out=out)
         assert not list(out.iterdir())
 
     def test_scan_smaller_than_the_window_is_named(self, case, out):
         """[F11]"""
         config = replace(SMALL, pad_small_volumes=False, window=(3, 32, 16))
         with pytest.raises(DataError, match=r"scan\.nii\.gz: volume of \(4, 16, 24\) .* smaller"):
-            segment_case(case, apply, config, out=out, with_probabilities=False)
+            segment_case(case, segment(config), config, out=out)
         assert not list(out.iterdir())
 
     def test_no_label_map_replaces_an_input(self, case):
@@ -155,11 +162,11 @@ class TestSegmentCase:
 
 
 def test_inference_of_a_preset_leaves_the_network_alone():
-    mixed = with_inference_of(QUICK, "code")
+    mixed = with_inference_of(QUICK, CODE, INFERENCE_FIELDS)
     for name in Config.__dataclass_fields__:
         origin = CODE if name in INFERENCE_FIELDS else QUICK
         assert getattr(mixed, name) == getattr(origin, name), name
-    assert with_inference_of(mixed, "quick") == QUICK
+    assert with_inference_of(mixed, QUICK, INFERENCE_FIELDS) == QUICK
 
 
 class TestChooseCases:

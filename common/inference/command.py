@@ -1,0 +1,27 @@
+"""What the scripts that predict share."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+Config = TypeVar("Config")
+
+
+def with_inference_of(config: Config, preset: Config, fields: Sequence[str]) -> Config:
+    """Return a configuration whose inference fields come from a preset."""
+    return replace(config, **{name: getattr(preset, name) for name in fields})
+
+
+def show_progress(what: str) -> Callable[[int, int], None] | None:
+    """Return the function that shows on a terminal how much is done; None where there is none.
+
+    Args:
+        what: is counted, such as windows.
+    """
+    if not sys.stderr.isatty():
+        return None
+    return lambda done, total: print(
+        f"\r{int(done)} of {int(total)} {what}", end="\n" if done == total else "",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
