@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from common.data.normalisation import whiten
-from common.inference.windows_in_numpy import window_starts as starts_in_python
 from common.inference.windows_in_graph import (
     add_axis,
     apply_in_batches,
@@ -15,6 +14,7 @@ from common.inference.windows_in_graph import (
     whiten_in_graph,
     window_starts,
 )
+from common.inference.windows_in_numpy import window_starts as starts_in_python
 
 
 @pytest.mark.parametrize(
