@@ -83,7 +83,7 @@ def time_step(image, work: float) -> None:
 
     from common.cost.operations import TRAINING_PASSES
     from raseg.config import CODE
-    from raseg.train import build_for_training
+    from raseg.learning import build_for_training
 
     config = replace(CODE, rematerialise=True)
     _, model, averages = build_for_training(config, 51, xla=False)

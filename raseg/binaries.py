@@ -230,3 +230,9 @@ def layout_of(index: dict, config: Config, path: Path) -> Layout:
 def words_of(shape: Sequence[int]) -> str:
     """Return a shape as "512 x 512 x 20"."""
     return " x ".join(map(str, shape))
+
+
+def list_split(binaries: Binaries) -> dict[str, list[dict]]:
+    """Return the numbers of the volumes by subset; empty lists for binaries of the original."""
+    split = binaries.index.get("split", {"training": [], "validation": [], "test": []})
+    return {name: [{"volume": number} for number in numbers] for name, numbers in split.items()}

@@ -1,19 +1,10 @@
 """Turn a checkpoint of the original into a run folder, by name and to the bit."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from common.errors import DataError
+from common.runs.folder import open_run
 from raseg.config import Config, Preset
-
-AVERAGE = "/ExponentialMovingAverage"
-SLOTS = ("/Adam", "/Adam_1")
-STEP = "global_step"
-BOOKKEEPING = ("*/avg", "*/avg/biased", "*/avg/local_step", "beta1_power", "beta2_power", STEP)
-"""[R21] Averages of losses for TensorBoard, which start at half, and the optimiser's counters."""
-
-VARIABLES = {"kernel": "weights", "bias": "biases", "gamma": "gamma", "beta": "beta"}
-"""Our variable names and the original's; no array is transposed."""
 
 
 def convert(
@@ -41,8 +32,8 @@ def convert(
         DataError: no checkpoint, a truncated one, or one of another architecture.
     """
     from common.network.trained import save_network
-    from common.runs.folder import open_run
     from raseg.inference import build_for_any_size
+    from raseg.original_weights import STEP, assign_original, read_original
 
     tensors = read_original(original)
     model = build_for_any_size(config)
@@ -59,97 +50,3 @@ def convert(
     print(f"Assigned {len(model.weights)} variables, {model.count_params()} numbers: the {which}")
     print(f"Left in {original}: {len(left)} others (optimiser, step {step}, the other weights)")
     print(f"Network: {run / 'model.keras'}")
-
-
-def read_original(path: Path) -> dict[str, Any]:
-    """Every array of a checkpoint of the original.
-
-    Args:
-        path: as for `common.network.original_weights.read_tf_checkpoint`.
-    Returns:
-        {original variable name: array}; 306 of them in a training checkpoint: 54 weights, their
-        running means and two Adam slots each, 87 averages of losses and 3 counters.
-    Raises:
-        DataError: nothing there, no checkpoint, or a truncated one.
-    Source: raseg_train.py (MonitoredTrainingSession's saver).
-    """
-    from common.network.original_weights import read_tf_checkpoint
-
-    return read_tf_checkpoint(Path(path))
-
-
-def assign_original(
-    model, tensors, *, weights: Literal["ema", "raw"] = "ema", source: str = "the checkpoint"
-) -> list[str]:
-    """Give a model the original's weights; all fit, or none is assigned.
-
-    Args:
-        model: of `build_model`, with the filters and kernels the original was trained with.
-        tensors: of `read_original`, or weights under their plain names alone.
-        weights: ema: the running means where the file holds any; raw: the last weights.
-        source: what an error message calls the file.
-    Returns:
-        Names of what was not assigned: optimiser, counters, the other set of weights.
-    Raises:
-        DataError: the checkpoint is of another architecture; names the first variable that differs.
-    Source: raseg_predict.py (restores the running means); ledger R36.
-    """
-    from common.network.original_weights import assign_by_name
-
-    averaged = weights == "ema" and any(name.endswith(AVERAGE) for name in tensors)
-    suffix = AVERAGE if averaged else ""
-    plain = variables_by_name(model)
-    targets = {name + suffix: (variable, None) for name, variable in plain.items()}
-    return assign_by_name(tensors, targets, ignored=_others(suffix), source=source)
-
-
-def assign_training_state(optimizer, averages, model, tensors) -> None:
-    """Give optimiser and running means the original's state, so that training can go on.
-
-    Args:
-        optimizer: of `make_optimizer`; built here if it is not.
-        averages: of `WeightAverages` over the model's weights.
-        model: the model they train, already given the raw weights.
-        tensors: of `read_original`.
-    Raises:
-        DataError: the file is no training checkpoint, or that of another architecture.
-    """
-    from common.network.original_weights import assign_by_name
-
-    if not any(name.endswith(SLOTS[0]) for name in tensors):
-        raise DataError("the file holds no Adam slots: expected a training checkpoint")
-    if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    names = {id(variable): name for name, variable in variables_by_name(model).items()}
-    targets = {STEP: (optimizer.iterations, None)}
-    for slot, kind in zip(SLOTS, ("momentum", "velocity"), strict=True):
-        moments = [variable for variable in optimizer.variables if variable.name.endswith(kind)]
-        for variable, moment in zip(model.trainable_variables, moments, strict=True):
-            targets[names[id(variable)] + slot] = (moment, None)
-    for average, variable in zip(averages.variables, averages.weights, strict=True):
-        targets[names[id(variable)] + AVERAGE] = (average, None)
-    assign_by_name(tensors, targets, ignored=[lambda name: name not in targets])
-
-
-def variables_by_name(model) -> dict[str, Any]:
-    """A model's variables under the original's names.
-
-    Args:
-        model: of `build_model`.
-    Returns:
-        {`h0_conv1/weights`: Keras variable}, in the order of the layers; with batch statistics
-        `h0_conv1/gamma` and `/beta` too, and `up1/gamma` for the joined channels.
-    """
-    return {
-        f"{layer.name.removesuffix('_norm')}/{VARIABLES[variable.name]}": variable
-        for layer in model.layers
-        for variable in layer.weights
-    }
-
-
-def _others(suffix: str) -> list:
-    """What may be left in the file: counters, slots, and the set of weights that was not asked."""
-    kinds = [*BOOKKEEPING, *(f"*{slot}" for slot in SLOTS)]
-    if suffix:
-        return [*kinds, lambda name: name.rpartition("/")[2] in VARIABLES.values()]
-    return [*kinds, f"*{AVERAGE}"]

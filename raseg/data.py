@@ -4,6 +4,7 @@ Axis order everywhere: (row, column, slice), then channels; the volumes of a fil
 Channel 0 is the scan after contrast, channel 1 the one before.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.labels import integer_labels
+from common.data.names import can_name_a_file
 from common.errors import DataError, OptionError
 from raseg.binaries import encode, words_of
 from raseg.config import CHANNELS, Config
@@ -160,8 +162,6 @@ def read_spacing(folder: Path) -> tuple[float, float, float] | None:
     Raises:
         DataError: the note is damaged.
     """
-    import json
-
     path = Path(folder) / GEOMETRY
     if not path.is_file():
         return None
@@ -251,3 +251,33 @@ def read_split(record) -> Mapping[str, list[int]]:
     """
     split = record.read_split()
     return {name: [int(entry["volume"]) for entry in entries] for name, entries in split.items()}
+
+
+def choose_volumes(record, volumes: Volumes, imgn: int | None) -> list[int]:
+    """Return the numbers of the volumes to segment [R1].
+
+    Raises:
+        OptionError: `imgn` is out of range, or it is not given and the run has held none out.
+    """
+    if imgn is None:
+        held_out = read_split(record).get("test", [])
+        if not held_out:
+            raise OptionError("--imgn is not given, and the run has no held-out volumes to predict")
+        imgn, numbers = max(held_out), held_out
+    else:
+        numbers = [imgn]
+    if not 0 <= imgn < len(volumes):
+        raise OptionError(f"--imgn {imgn}: expected 0 to {len(volumes) - 1}, the volumes there are")
+    return numbers
+
+
+def check_tag(tag: str | None) -> None:
+    """Refuse a tag that cannot be part of a file's name.
+
+    Raises:
+        OptionError: it is missing, or the rule for ids refuses it.
+    """
+    if tag is None:
+        raise OptionError("--tag: expected a name for this set of binaries")
+    if not can_name_a_file(tag):
+        raise OptionError(f"--tag {tag!r}: expected a short word that can be part of a file's name")

@@ -12,12 +12,13 @@ import numpy as np
 from common.data.rng import rng_for
 from common.study.effects import Outcome, Probe, describe_labels
 from raseg.binaries import find_binaries
+from raseg.binary_writer import write_binaries
 from raseg.config import PORT, Config, count_steps, steps_per_epoch
 from raseg.data import Volumes, prepare_volume, split_volumes
-from raseg.inference import build_for_any_size, make_plain_pass, to_mask
+from raseg.inference import build_for_any_size, make_plain_pass
+from raseg.masks import to_mask
 from raseg.model import DiceLoss, build_model, make_schedule
 from raseg.phantom_wrist import make_wrist
-from raseg.prepare import write_binaries
 from raseg.sampling import make_dataset
 
 SHAPE = (48, 48, 12)

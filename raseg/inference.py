@@ -227,14 +227,3 @@ def enlarge_slices_first(layer, x: tf.Tensor, skip_shape: tf.Tensor) -> tf.Tenso
     x = tf.ensure_shape(x, (1, None, None, None, layer.filters))
     x = x[:, : skip_shape[1], : skip_shape[2], : skip_shape[3]]
     return tf.nn.relu(x + layer.bias)
-
-
-def to_mask(logits: np.ndarray) -> np.ndarray:
-    """Return the most probable class, uint8; a tie, such as two zeros, is background."""
-    return (logits[..., 1] > logits[..., 0]).astype(np.uint8)
-
-
-def to_probability(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax probability of the foreground, float32."""
-    difference = logits[..., 0].astype(np.float64) - logits[..., 1]
-    return (1 / (1 + np.exp(np.clip(difference, -700, 700)))).astype(np.float32)

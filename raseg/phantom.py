@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from tqdm import tqdm
+
+from common.data.phantoms import phantom_folder
+from common.data.rng import rng_for
+from common.errors import OptionError
+from common.files import write_json
 from raseg.config import PHANTOM_SHAPE
+from raseg.data import GEOMETRY, PAIRS, PRE
+from raseg.phantom_wrist import make_wrist, spacing_of
 
 
 def phantom(
@@ -27,16 +36,6 @@ def phantom(
         shape: rows, columns, slices of each volume; 512,512,20 is the original's.
         task: synovitis from two scans, or bone marrow oedema from one.
     """
-    import numpy as np
-    from tqdm import tqdm
-
-    from common.data.phantoms import phantom_folder
-    from common.data.rng import rng_for
-    from common.errors import OptionError
-    from common.files import write_json
-    from raseg.data import GEOMETRY, PAIRS, PRE
-    from raseg.phantom_wrist import make_wrist, spacing_of
-
     if not 1 <= cases <= 10_000:
         raise OptionError(f"--cases: found {cases}; expected 1 to 10000")
     if seed < 0:

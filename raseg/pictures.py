@@ -3,9 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 ALPHA = 0.2
 """Weight of the mask's colours (raseg_predict.py)."""
+BACKGROUND, MASK = (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)
+"""The ends of the colour map brg (raseg_predict.py)."""
+BONE = {
+    0.0: (0.0, 0.0, 0.0),
+    0.365079: (0.319444, 0.319444, 0.444444),
+    0.746032: (0.652778, 0.777778, 0.777778),
+    1.0: (1.0, 1.0, 1.0),
+}
+"""The colour map bone (raseg_predict.py): red, green and blue of a grey, linear between these."""
 
 
 def write_slices(
@@ -23,12 +33,8 @@ def write_slices(
         How many were written.
     Source: raseg_predict.py (colour map bone, over it brg); ledger R15.
     """
-    from matplotlib import colormaps
-    from matplotlib.image import imsave
-
     folder.mkdir(parents=True, exist_ok=True)
-    tints = colormaps["brg"](np.array([0.0, 1.0]))[:, :3]
-    greys = colormaps["bone"](np.linspace(0, 1, 256))[:, :3]
+    tints, greys = np.array([BACKGROUND, MASK]), bone()
     count = 0
     for number in range(scan.shape[2]):
         # [R15] Nothing is drawn into a figure that keeps its layers: colours are looked up.
@@ -36,9 +42,17 @@ def write_slices(
         for name, mask in masks.items():
             picture = (1 - ALPHA) * grey + ALPHA * tints[mask[..., number].astype(np.intp)]
             path = folder / f"{prefix}d{number}_{tag}_{name}.png"
-            imsave(path, np.round(picture * 255).astype(np.uint8), pil_kwargs={"compress_level": 1})
+            pixels = np.round(picture * 255).astype(np.uint8)
+            Image.fromarray(pixels).save(path, compress_level=1)
             count += 1
     return count
+
+
+def bone() -> np.ndarray:
+    """Return the 256 colours of the map bone, (256, 3) from 0 to 1."""
+    levels = np.linspace(0, 1, 256)
+    channels = zip(*BONE.values(), strict=True)
+    return np.stack([np.interp(levels, list(BONE), channel) for channel in channels], axis=-1)
 
 
 def to_levels(image: np.ndarray) -> np.ndarray:

@@ -2,13 +2,19 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from common.cost.memory import warn_of_memory
+from common.data.volumes import Geometry, read_geometry, write_volume
+from common.errors import DataError
+from common.files import atomic_file
+from common.runs.folder import load_config, load_run
+from common.runtime import configure_runtime
 from raseg.config import Config
-
-if TYPE_CHECKING:
-    from common.data.volumes import Geometry
-    from raseg.data import Volumes
+from raseg.data import Volumes, check_tag, choose_volumes, open_volumes
+from raseg.masks import mask_path, to_mask, to_probability
+from raseg.pictures import write_slices
 
 
 def predict(
@@ -39,11 +45,7 @@ def predict(
         reference: scan whose geometry the NIfTI files take; default: geometry.json in the data.
     """
     from common.cost.first_step import after_first
-    from common.runs.folder import load_config, load_run
-    from common.runtime import configure_runtime
-    from raseg.data import open_volumes
     from raseg.inference import load_network, make_predict
-    from raseg.prepare import check_tag
 
     check_tag(tag)
     run = run or Path("models") / f"raseg_train_{tag}"
@@ -65,36 +67,12 @@ def predict(
         )  # fmt: skip
 
 
-def choose_volumes(record, volumes: "Volumes", imgn: int | None) -> list[int]:
-    """Return the numbers of the volumes to segment [R1].
-
-    Raises:
-        OptionError: `imgn` is out of range, or it is not given and the run has held none out.
-    """
-    from common.errors import OptionError
-    from raseg.data import read_split
-
-    if imgn is None:
-        held_out = read_split(record).get("test", [])
-        if not held_out:
-            raise OptionError("--imgn is not given, and the run has no held-out volumes to predict")
-        imgn, numbers = max(held_out), held_out
-    else:
-        numbers = [imgn]
-    if not 0 <= imgn < len(volumes):
-        raise OptionError(f"--imgn {imgn}: expected 0 to {len(volumes) - 1}, the volumes there are")
-    return numbers
-
-
-def find_geometry(volumes: "Volumes", reference: Path | None) -> "Geometry | None":
+def find_geometry(volumes: Volumes, reference: Path | None) -> Geometry | None:
     """Return the geometry of the volumes in (x, y, z), or None where nobody noted it.
 
     Raises:
         DataError: the reference's grid has another size.
     """
-    from common.data.volumes import Geometry, read_geometry
-    from common.errors import DataError
-
     if reference is not None:
         shape, geometry = read_geometry(reference)
         rows, columns, slices = volumes.shape
@@ -112,12 +90,12 @@ def find_geometry(volumes: "Volumes", reference: Path | None) -> "Geometry | Non
 
 def write_volume_files(
     number: int,
-    volumes: "Volumes",
+    volumes: Volumes,
     segment,
     *,
     out: Path,
     tag: str,
-    geometry: "Geometry | None",
+    geometry: Geometry | None,
     pictures: bool,
     with_probabilities: bool,
 ) -> str:
@@ -125,15 +103,6 @@ def write_volume_files(
 
     Source: raseg_predict.py.
     """
-    import numpy as np
-
-    from common.cost.memory import warn_of_memory
-    from common.data.volumes import write_volume
-    from common.errors import DataError
-    from common.files import atomic_file
-    from raseg.inference import to_mask, to_probability
-    from raseg.pictures import write_slices
-
     image = volumes.image(number)
     # The normalised images and two logits per voxel, float32.
     warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
@@ -161,8 +130,3 @@ def write_volume_files(
         f"volume {number}: {int(mask.sum())} voxels, {path} ({seconds:.1f} s), {drawn} pictures "
         f"({time.monotonic() - begin - seconds:.1f} s)"
     )
-
-
-def mask_path(out: Path, tag: str, number: int) -> Path:
-    """Return where the mask of a volume lies."""
-    return out / "preds" / tag / f"img{number}_{tag}.npy"

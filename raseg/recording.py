@@ -7,9 +7,9 @@ import numpy as np
 
 from common.study.microscope import Rebuilt, draw_weights
 from raseg.config import CODE
-from raseg.convert import assign_original, variables_by_name
 from raseg.data import normalise
 from raseg.model import build_model
+from raseg.original_weights import assign_original, variables_by_name
 
 NETWORK = "raseg"
 SEED = 20260

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.suite.reproduce import Stage, cohort_options, run_stages
 from raseg.config import Preset
 
 HELD_OUT = {"quick": 3}
@@ -31,8 +32,6 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.suite.reproduce import Stage, cohort_options, run_stages
-
     out = out or Path("runs") / f"raseg-{preset}"
     own_data = cohort_options("raseg", cohort, data)
     held_out = HELD_OUT.get(preset, 10) if val is None else val

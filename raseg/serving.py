@@ -11,20 +11,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import FOREGROUND, Description, describe_input
 from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
 from common.inference.windows_in_graph import join_tiles
+from raseg.binaries import find_binaries
 from raseg.config import CHANNELS, Config
+from raseg.data import open_volumes
 from raseg.inference import (
     SLAB_ROWS,
     STREAMED_VOXELS,
+    build_for_any_size,
     load_run_network,
     make_predict,
     run_level,
-    to_mask,
-    to_probability,
 )
+from raseg.masks import to_mask, to_probability
 from raseg.sampling import normalise_in_graph
 
 __all__ = [
@@ -79,9 +82,6 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     Raises:
         DataError: the run holds no volumes, or the arrays are no longer there.
     """
-    from raseg.binaries import find_binaries
-    from raseg.data import open_volumes
-
     entry, name = first_case(record)
     binaries = find_binaries(Path(record.config["data_dir"]), record.config["tag"], config)
     volumes = open_volumes(Path(binaries.index["data"]), config)
@@ -339,9 +339,6 @@ def bench_served(config: Config, shape: tuple[int, int, int]) -> None:
         config: of a network with fresh weights.
         shape: rows, columns, slices.
     """
-    from common.export.bench import bench_export
-    from raseg.inference import build_for_any_size
-
     channels = len(CHANNELS[config.task])
     scan = np.random.default_rng(0).uniform(0, 900, (*shape, channels)).astype(np.float32)
     network = build_for_any_size(config)

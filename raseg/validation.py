@@ -11,7 +11,8 @@ from raseg.averages import WeightAverages
 from raseg.binaries import Binaries, read_record
 from raseg.config import Config
 from raseg.data import normalise
-from raseg.inference import make_whole_pass, to_mask
+from raseg.inference import make_whole_pass
+from raseg.masks import to_mask
 
 
 def make_segmenter(

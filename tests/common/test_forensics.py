@@ -112,7 +112,7 @@ def test_dhcp_fetal_as_recorded(golden):
 
 def test_the_papers_own_measures_agree(masks):
     from dhcp_fetal.measures import engine_dice
-    from raseg.evaluate import dice_of_original
+    from raseg.masks import dice_of_original
     from sarcoma.patch_files import patch_dice
     from vertebra.instances import released_dice
 

@@ -44,8 +44,8 @@ def rebuild(recipe, golden):
     """Return a function: name of a recorded file -> (model with its weights, recorded, input)."""
     import tensorflow as tf
 
-    from raseg.convert import assign_original, variables_by_name
     from raseg.model import build_model
+    from raseg.original_weights import assign_original, variables_by_name
 
     # On a GPU, TF32 convolutions round far outside the tolerances of a recorded comparison.
     tf.config.experimental.enable_tensor_float_32_execution(False)

@@ -13,7 +13,7 @@ from commands import run, start
 
 from common.data.volumes import read_volume
 from common.training.checkpoints import read_checkpoint
-from raseg.evaluate import dice_of_original
+from raseg.masks import dice_of_original
 from raseg.phantom import phantom
 
 ROOT = Path(__file__).resolve().parents[2]

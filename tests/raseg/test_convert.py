@@ -10,14 +10,14 @@ import pytest
 from common.errors import DataError
 from raseg.averages import WeightAverages
 from raseg.config import CODE
-from raseg.convert import (
+from raseg.model import build_model, make_optimizer
+from raseg.original_weights import (
     AVERAGE,
     assign_original,
     assign_training_state,
     read_original,
     variables_by_name,
 )
-from raseg.model import build_model, make_optimizer
 
 THIN = replace(CODE, filters=(2, 4, 8, 16, 32))
 

@@ -11,7 +11,6 @@ import tensorflow as tf
 from common.errors import DataError, RunError
 from common.network.trained import save_network
 from raseg.config import CODE, DRAFT, PAPER, PORT
-from raseg.convert import assign_original, variables_by_name
 from raseg.inference import (
     build_for_any_size,
     load_network,
@@ -19,11 +18,11 @@ from raseg.inference import (
     make_predict,
     make_streamed_pass,
     make_whole_pass,
-    to_mask,
-    to_probability,
     widen,
 )
+from raseg.masks import to_mask, to_probability
 from raseg.model import DiceLoss, build_model
+from raseg.original_weights import assign_original, variables_by_name
 from raseg.patches import cut_patch, predict_tiles, tile
 from raseg.rematerialise import Rematerialised
 

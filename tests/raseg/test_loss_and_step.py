@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from raseg.averages import WeightAverages
 from raseg.config import CODE, PAPER, PORT, Config, count_decay_steps, count_steps
-from raseg.convert import assign_original, variables_by_name
 from raseg.model import DiceLoss, build_model, make_optimizer, make_schedule
+from raseg.original_weights import assign_original, variables_by_name
 
 DICE_CASES = [
     "random_b2", "single", "empty_label", "full_label", "perfect", "inverse", "empty_both",

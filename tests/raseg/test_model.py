@@ -8,9 +8,9 @@ import pytest
 
 from common.errors import OptionError
 from raseg.config import CODE, DRAFT, PAPER, PORT, PRESETS
-from raseg.convert import variables_by_name
 from raseg.layers import BatchStatistics
 from raseg.model import DiceLoss, build_model, cut_to
+from raseg.original_weights import variables_by_name
 
 
 @pytest.mark.parametrize(
