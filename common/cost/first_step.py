@@ -61,8 +61,8 @@ def line_of_steps(seconds: Sequence[float], steps: int) -> str:
     if second:
         line += f", the second {show_time(second[0])}"
     if steps > 2:
-        line += f"; at this load {steps - 2} more take about {show_time((steps - 2) * second[0])}"
-        line += " without validation"
+        line += f"; about {show_time((steps - 2) * second[0])} for {steps - 2} more at this load"
+        line += ", without validation"
     return f"{line}; {peak_in_words()}"
 
 
@@ -80,8 +80,8 @@ def after_first(items: Sequence[Item], what: str) -> Iterator[Item]:
             seconds, others = time.monotonic() - began, len(items) - 1
             line = f"measured: the first {what} took {show_time(seconds)}"
             if others:
-                line += f"; at this load {others} more take about {show_time(others * seconds)}"
-                line += " if they are of its size"
+                line += f"; about {show_time(others * seconds)} for {others} more of its size"
+                line += " at this load"
             print(f"{line}; {peak_in_words()}", file=sys.stderr, flush=True)
 
 

@@ -26,8 +26,9 @@ class TestTraining:
         """298 steps of 1.5 s are 447 s, or 7.45 minutes."""
         line = line_of_steps([9.0, 1.5], 300)
         assert re.fullmatch(
-            r"measured: the first step took 9 s with compilation, the second 1\.5 s; at this load "
-            r"298 more take about 7\.5 min without validation; peak memory \d+\.\d\d GiB",
+            r"measured: the first step took 9 s with compilation, the second 1\.5 s; "
+            r"about 7\.5 min for 298 more at this load, without validation; "
+            r"peak memory \d+\.\d\d GiB",
             line,
         )
 
@@ -62,7 +63,7 @@ class TestPrediction:
     def test_words(self, capsys):
         list(after_first([1, 2, 3], "volume"))
         several = capsys.readouterr().err
-        assert re.match(r"measured: the first volume took \S+ s; at this load 2 more ", several)
+        assert re.match(r"measured: the first volume took \S+ s; about \S+ s for 2 more ", several)
         list(after_first([1], "volume"))
         assert "more" not in capsys.readouterr().err
         assert list(after_first([], "volume")) == []

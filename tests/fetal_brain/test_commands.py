@@ -51,9 +51,9 @@ class TestPassage:
                  for verb, done in work.said.items()}  # fmt: skip
         assert {verb for verb, said in lines.items() if said} == {"train", "predict"}
         (train,), (predict,) = lines["train"], lines["predict"]
-        assert "; at this load 2 more take about " in train
+        assert " for 2 more at this load, without validation; peak memory " in train
         assert "the first scan took" in predict
-        assert "; at this load 1 more take about " in predict
+        assert " for 1 more of its size at this load; peak memory " in predict
         assert train.endswith(" GiB")
         assert predict.endswith(" GiB")
 
