@@ -126,15 +126,14 @@ def read_prediction(run: Path):
     from common.runs.folder import load_config, load_run
     from common.study.dice_definitions import Case
     from dhcp_fetal.config import Config
-    from dhcp_fetal.data import files_from, load_case, name_of
-    from dhcp_fetal.images import read_image
+    from dhcp_fetal.data import files_from, load_case, name_of, read_file
 
     config = load_config(run, Config)
     for files in map(files_from, load_run(run).read_split().get("test", ())):
         path = prediction_path(Path(run) / "predictions", name_of(files))
         if path.is_file() and files.labels is not None:
-            case = load_case(files, config)
-            return {f"run: {case.name}": Case(read_image(path).array, case.labels, case.mask)}
+            case, found = load_case(files, config), read_file(path, config).array.T
+            return {f"run: {case.name}": Case(found, case.labels, case.mask)}
     return None
 
 

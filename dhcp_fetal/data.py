@@ -11,20 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.geometry import Geometry, Volume, check_same_grid
 from common.data.labels import check_classes, inside, integer_labels
-from common.data.names import check_id, check_new
+from common.data.names import check_id, check_new, normal_id
 from common.data.phantoms import read_marker
+from common.data.volumes import check_finite, explain_unread, is_volume, read_volume, stem_of
 from common.errors import DataError
 from dhcp_fetal.cfg.files import read_path_list
 from dhcp_fetal.config import Config
-from dhcp_fetal.images import ENDINGS, Image, read_image
-from dhcp_fetal.session import CaseFiles, read_dataframe, strip_nifti_ending
+from dhcp_fetal.session import CaseFiles, read_dataframe
 from dhcp_fetal.tiles import as_weights
 
 ABSENT_CHANNEL = {"v0.7.0": -4.0, "v0.8.4": 0.0}
 """[D7] What a channel listed as `-` is filled with."""
-GRID_TOLERANCE = 0.1
-"""Two files lie on one grid if no corner is further off than this part of a voxel."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Case:
     """(x, y, z) int16 region of interest, see `as_mask`."""
     weight_maps: np.ndarray | None
     """(maps, x, y, z) float32, one per sampling category."""
-    scan: Image
-    """First channel that is there: geometry of what is written."""
+    scan: Geometry
+    """Of the first channel that is there, and of what is written."""
 
 
 def find_cases(source: Path) -> tuple[CaseFiles, ...]:
@@ -49,7 +48,7 @@ def find_cases(source: Path) -> tuple[CaseFiles, ...]:
 
     Args:
         source: .csv with columns channel_..., ground_truth, roi_mask, prediction_filename; or a
-            list file with one scan per line; or a folder, each NIfTI file of which is a scan.
+            list file with one scan per line; or a folder, each volume of which is a scan.
     Raises:
         DataError: it is missing or names nothing.
     """
@@ -64,15 +63,17 @@ def list_cases(source: Path) -> tuple[CaseFiles, ...]:
     """
     source = Path(source)
     if source.is_dir():
-        paths = sorted(p for p in source.iterdir()
-                       if p.name.endswith(ENDINGS) and not p.name.startswith("."))  # fmt: skip
+        paths = sorted(path for path in source.iterdir() if is_volume(path))
         cases = tuple(CaseFiles((path.absolute(),)) for path in paths)
     elif source.name.lower().endswith(".csv"):
         cases = read_dataframe(source)
     else:
         cases = tuple(CaseFiles((path,)) for path in read_path_list(source))
     if not cases:
-        raise DataError(f"{source}: found no case; expected a folder or list of scans, or a table")
+        hint = explain_unread(path.name for path in source.iterdir()) if source.is_dir() else ""
+        raise DataError(
+            f"{source}: found no case; expected a folder or list of scans, or a table{hint}"
+        )
     return cases
 
 
@@ -81,7 +82,7 @@ def name_of(files: CaseFiles) -> str:
     if files.name:
         return files.name
     first = next((path for path in files.channels if path is not None), None)
-    return strip_nifti_ending(first.name) if first else "unnamed"
+    return normal_id(stem_of(first)) if first else "unnamed"
 
 
 def check_names(cases: Sequence[CaseFiles], source: Path | str) -> tuple[CaseFiles, ...]:
@@ -122,18 +123,17 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
     Source: preprocessing.py and io.py of DeepMedic; specification 2 and 3.3.
     """
     check_channels(files, config)
-    first_of_many = config.compat == "v0.7.0"  # [D8]
-    channels = [path and read_image(path, first_of_many=first_of_many) for path in files.channels]
+    channels = [path and read_file(path, config) for path in files.channels]
     # [G16] The first channel may be the absent one; the engine takes its size from it and fails.
     present = [(image, path) for image, path in zip(channels, files.channels, strict=True) if image]
     scan, scan_path = present[0]
     for image, path in present[1:]:
-        check_grid(scan, image, (scan_path, path))
-    array = np.empty((*scan.array.shape, len(channels)), np.float32)
+        check_same_grid(scan, image, names=(str(scan_path), str(path)))
+    array = np.empty((*scan.array.T.shape, len(channels)), np.float32)
     for index, image in enumerate(channels):
-        array[..., index] = ABSENT_CHANNEL[config.compat] if image is None else image.array
+        array[..., index] = ABSENT_CHANNEL[config.compat] if image is None else image.array.T
     beside = [
-        path and _read_beside(path, scan, scan_path, first_of_many)
+        path and _read_beside(path, scan, scan_path, config)
         for path in (files.labels, files.mask, *files.weight_maps)
     ]
     labels = None if files.labels is None else as_classes(beside[0], files.labels)
@@ -141,7 +141,24 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
         check_classes(labels, str(files.labels), config.classes)
     mask = None if files.mask is None else as_mask(beside[1], files.mask, config)
     maps = _stack_maps(beside[2:], files)
-    return Case(name_of(files), array, labels, mask, maps, scan)
+    return Case(name_of(files), array, labels, mask, maps, scan.geometry)
+
+
+def read_file(path: Path, config: Config, *, finite: bool = True) -> Volume:
+    """Read one file as the engine takes it: 2-D as one slice, of 4-D as `compat` says.
+
+    Args:
+        path: of a volume.
+        config: uses `compat`. [D8] v0.7.0 takes the first volume of a 4-D file; v0.8.4 asks for a
+            single one.
+        finite: refuse NaN and infinite voxels.
+    Returns:
+        `Volume` (Z, Y, X): transposed it has the axis order of the file.
+    Raises:
+        DataError: see `common.data.volumes.read_volume`.
+    """
+    frames = "first" if config.compat == "v0.7.0" else "one"
+    return read_volume(path, frames=frames, flat=True, finite=finite)
 
 
 def check_channels(files: CaseFiles, config: Config) -> None:
@@ -159,7 +176,10 @@ def check_channels(files: CaseFiles, config: Config) -> None:
 
 
 def as_classes(array: np.ndarray, path: Path) -> np.ndarray:
-    """Return class numbers as uint8; see `common.data.labels.integer_labels`."""
+    """Return class numbers as uint8; see `common.data.labels.integer_labels`.
+
+    [G31] The engine rounds fractions of any size, 0.5 to background.
+    """
     return integer_labels(array, str(path), least=0, most=255).astype(np.uint8)
 
 
@@ -178,28 +198,6 @@ def as_mask(array: np.ndarray, path: Path, config: Config) -> np.ndarray:
             "by, as the engine does (--multiply_by_mask)"
         )
     return as_weights(array if config.multiply_by_mask else region, config)
-
-
-def check_grid(first: Image, second: Image, paths: Sequence[Path]) -> None:
-    """Refuse two files whose voxels do not lie at the same places.
-
-    Raises:
-        DataError: names both files and what differs.
-    """
-    if first.array.shape != second.array.shape:
-        raise DataError(
-            f"{paths[0]} and {paths[1]}: expected one voxel grid, found {first.array.shape} and "
-            f"{second.array.shape} voxels (x, y, z)"
-        )
-    corners = np.array(np.meshgrid(*((0, n - 1) for n in first.array.shape))).reshape(3, -1)
-    apart = (first.affine[:3, :3] - second.affine[:3, :3]) @ corners
-    apart += (first.affine[:3, 3] - second.affine[:3, 3])[:, None]
-    furthest = float(np.linalg.norm(apart, axis=0).max())
-    if not furthest <= GRID_TOLERANCE * min(first.spacing_mm):
-        raise DataError(
-            f"{paths[0]} and {paths[1]}: expected one voxel grid, found corners {furthest:.3g} mm "
-            "apart"
-        )
 
 
 def prepare_case(case: Case, config: Config) -> np.ndarray:
@@ -315,10 +313,11 @@ def is_phantom(cases: Sequence[CaseFiles]) -> bool:
     return any(read_marker(place) for folder in folders for place in (folder, folder.parent))
 
 
-def _read_beside(path: Path, scan: Image, scan_path: Path, first_of_many: bool) -> np.ndarray:
-    image = read_image(path, first_of_many=first_of_many)
-    check_grid(scan, image, (scan_path, path))
-    return image.array
+def _read_beside(path: Path, scan: Volume, scan_path: Path, config: Config) -> np.ndarray:
+    """Read a file on the grid of a scan, (x, y, z), whatever its values."""
+    image = read_file(path, config, finite=False)
+    check_same_grid(scan, image, names=(str(scan_path), str(path)))
+    return image.array.T
 
 
 def _stack_maps(maps: list, files: CaseFiles) -> np.ndarray | None:
@@ -332,6 +331,7 @@ def _stack_maps(maps: list, files: CaseFiles) -> np.ndarray | None:
 
 
 def check_weights(array: np.ndarray, path: Path) -> None:
-    """Refuse a weight map with negative weights."""
+    """Refuse a weight map with weights below 0 or that are no numbers."""
+    check_finite(array, path)
     if array.min() < 0:
         raise DataError(f"{path}: found {array.min()}, expected weights of 0 or more")

@@ -11,14 +11,14 @@ import nibabel
 import numpy as np
 
 from common.data.rng import rng_for
+from common.data.volumes import read_geometry, read_volume
 from common.study.effects import Outcome, Probe, describe_labels
 from dhcp_fetal import geometry
 from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.data import normalise
-from dhcp_fetal.images import Image, read_image
 from dhcp_fetal.inference import make_apply, segment_volume
 from dhcp_fetal.model import build_model
-from dhcp_fetal.outputs import write_image
+from dhcp_fetal.outputs import write_result
 from dhcp_fetal.phantom_head import Head, make_head
 from dhcp_fetal.prepare import normalise_file
 from dhcp_fetal.schedules import momentum_at
@@ -135,7 +135,7 @@ class Bench:
             source, target = Path(folder) / "in.nii.gz", Path(folder) / "out.nii.gz"
             nibabel.save(nibabel.Nifti1Image(whole, np.eye(4)), source)
             normalise_file(source, target, config)
-            found = read_image(target).array
+            found = read_volume(target).array.T
             stored = nibabel.load(target).get_data_dtype()
         error = np.abs(found - (whole - whole.mean()) / whole.std()).max()
         return Outcome(np.asarray(found, np.float32), f"stored as {stored}, off by up to "
@@ -194,8 +194,8 @@ class Bench:
         scan.set_qform(scan.affine, code=1)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "result.nii.gz"
-            like = Image(self.heads[2].image, scan.header, scan.affine)
-            write_image(path, self.heads[2].cortex, like, copy_header=config.copy_header)
+            nibabel.save(scan, path)
+            write_result(path, self.heads[2].cortex, read_geometry(path)[1], config)
             header = nibabel.load(path).header
         facts = [str(header.get_xyzt_units()[0]), int(header["qform_code"]),
                  int(header["sform_code"])]  # fmt: skip

@@ -100,13 +100,13 @@ def score(
     from common.evaluation.metrics import score_case
     from dhcp_fetal.measures import engine_dice
 
-    found, truth, mask, scan = read_case(files, folder, config, suffix=suffix)
+    found, truth, mask, geometry = read_case(files, folder, config, suffix=suffix)
     name = structure or "foreground"
-    rows = score_case(found > 0, truth > 0, labels={name: 1}, spacing_mm=scan.spacing_mm)
+    rows = score_case(found > 0, truth > 0, labels={name: 1}, spacing_mm=geometry.spacing_mm)
     names = ["foreground"]
     if config.classes > 2:
         labels = {f"class {c}": c for c in range(1, config.classes)}
-        rows += score_case(found, truth, labels=labels, spacing_mm=scan.spacing_mm)
+        rows += score_case(found, truth, labels=labels, spacing_mm=geometry.spacing_mm)
         names += [str(c) for c in range(1, config.classes)]
     engine = engine_dice(found, truth, mask, config.classes)
     return [
@@ -119,28 +119,28 @@ def read_case(files: "CaseFiles", folder: Path, config: Config, *, suffix: str =
     """Read label map, reference and region of interest of a case on one grid.
 
     Returns:
-        label map and reference (x, y, z) uint8, region (x, y, z) or None, and the label map's file.
+        label map and reference (x, y, z) uint8, region (x, y, z) or None, and their geometry.
     Raises:
         DataError: see `score`.
     """
+    from common.data.geometry import check_same_grid
+    from common.data.volumes import read_volume
     from common.errors import DataError
-    from dhcp_fetal.data import as_classes, as_mask, check_grid, name_of
-    from dhcp_fetal.images import read_image
+    from dhcp_fetal.data import as_classes, as_mask, name_of, read_file
 
     path = folder / f"{name_of(files)}{suffix}.nii.gz"
     if files.labels is None:
         raise DataError(f"case {name_of(files)} has no reference segmentation; expected one")
-    first = config.compat == "v0.7.0"
-    found, truth = read_image(path), read_image(files.labels, first_of_many=first)
-    check_grid(found, truth, (path, files.labels))
+    found = read_volume(path, flat=True, finite=False)
+    truth = read_file(files.labels, config, finite=False)
+    check_same_grid(found, truth, names=(str(path), str(files.labels)))
     mask = None
     if files.mask is not None:
-        region = read_image(files.mask, first_of_many=first)
-        check_grid(found, region, (path, files.mask))
-        mask = as_mask(region.array, files.mask, config)
-    labels = [as_classes(image.array, name) for image, name in ((found, path),
-                                                                (truth, files.labels))]  # fmt: skip
-    return *labels, mask, found
+        region = read_file(files.mask, config, finite=False)
+        check_same_grid(found, region, names=(str(path), str(files.mask)))
+        mask = as_mask(region.array.T, files.mask, config)
+    labels = as_classes(found.array.T, path), as_classes(truth.array.T, files.labels)
+    return *labels, mask, found.geometry
 
 
 def draw_case(
@@ -149,20 +149,19 @@ def draw_case(
     """Draw the axial slice of a case with the largest reference area."""
     from common.report.drawing import draw_overlay
     from common.report.page import Figure
-    from dhcp_fetal.data import name_of
-    from dhcp_fetal.images import read_image
+    from dhcp_fetal.data import name_of, read_file
 
     found, truth, _, _ = read_case(files, folder, config, suffix=suffix)
     path = next(path for path in files.channels if path is not None)
-    scan = read_image(path, first_of_many=config.compat == "v0.7.0")
+    scan = read_file(path, config)
     chosen = int((truth > 0).sum(axis=(0, 1)).argmax())
     title = f"{name_of(files)}, slice {chosen} of {truth.shape[2]}"
     png = draw_overlay(
-        scan.array[:, ::-1, chosen].T,
+        scan.array.T[:, ::-1, chosen].T,
         truth[:, ::-1, chosen].T,
         found[:, ::-1, chosen].T,
         title=title,
-        pixel_mm=(scan.spacing_mm[1], scan.spacing_mm[0]),
+        pixel_mm=scan.geometry.spacing_mm[1::-1],
         phantom=phantom,
     )
     return Figure(png, f"{title}: scan, reference and prediction.")
@@ -171,10 +170,9 @@ def draw_case(
 def view_case(files: "CaseFiles", folder: Path, config: Config, *, suffix: str) -> "ViewedCase":
     """Return a case for the viewer in three planes."""
     from common.report.viewer.embed import ViewedCase
-    from dhcp_fetal.data import name_of
-    from dhcp_fetal.images import read_image
+    from dhcp_fetal.data import name_of, read_file
 
     found, truth, _, _ = read_case(files, folder, config, suffix=suffix)
     path = next(path for path in files.channels if path is not None)
-    scan = read_image(path, first_of_many=config.compat == "v0.7.0")
-    return ViewedCase(name_of(files), scan.array, truth, found, scan.affine)
+    scan = read_file(path, config)
+    return ViewedCase.from_zyx(name_of(files), (scan.array, truth.T, found.T), scan.geometry)

@@ -14,7 +14,7 @@ import numpy as np
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import Case, prepare_case
-from dhcp_fetal.images import write_image
+from dhcp_fetal.outputs import write_result
 from dhcp_fetal.session import Range
 from dhcp_fetal.tiles import make_apply, predict_volume
 
@@ -77,7 +77,7 @@ def write_features(
     volume = predict_volume(apply, prepare_case(case, config), way, mask=case.mask).probabilities
     out.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
-        write_image(out / name, volume[..., number], case.scan, copy_header=config.copy_header)
+        write_result(out / name, volume[..., number], case.scan, config)
     return [out / name for name in names]
 
 

@@ -6,9 +6,9 @@ resamples, so a spacing or orientation of its own makes a scan a stranger to the
 
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
+from common.data.geometry import Volume, check_same_grid, orientation_of
 from common.data.inspection import (
     Entry,
     Inspection,
@@ -18,18 +18,18 @@ from common.data.inspection import (
     numbers,
 )
 from common.data.labels import check_classes
+from common.data.volumes import check_finite
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import (
     as_classes,
     as_mask,
     check_channels,
-    check_grid,
     check_name,
     check_weights,
     list_cases,
     name_of,
+    read_file,
 )
-from dhcp_fetal.images import Image, check_finite, read_image
 from dhcp_fetal.session import CaseFiles
 
 ISOTROPIC = 1.05
@@ -61,22 +61,19 @@ def inspect_cases(source: Path, config: Config, out: Path) -> Inspection:
         image = inspect_case(entry, files, config)
         if image is not None:
             entries[entry.name], places[entry.name] = entry, next(filter(None, files.channels))
-            scans[entry.name] = (
-                image.spacing_mm,
-                nibabel.aff2axcodes(image.affine),
-                image.array.size,
-            )
+            geometry = image.geometry
+            scans[entry.name] = geometry.spacing_mm, orientation_of(geometry), image.array.size
     note_twins(entries, places)
     why = "the network sees voxels, not millimetres"
     spacings = {name: numbers(spacing) for name, (spacing, _, _) in scans.items()}
     note_differing(entries, spacings, what="voxels of", why=why)
-    orientations = {name: "".join(axes) for name, (_, axes, _) in scans.items()}
+    orientations = {name: axes for name, (_, axes, _) in scans.items()}
     note_differing(entries, orientations, what="axes", why="nothing is reoriented")
     inspection.check_space(out, sum(size for _, _, size in scans.values()) * STORED_BYTES)
     return inspection
 
 
-def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Image | None:
+def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Volume | None:
     """Check every file of a case by itself and against the first scan.
 
     Args:
@@ -86,11 +83,12 @@ def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Image | None
     Returns:
         The first channel that can be read, its voxels left out of account.
     """
-    scan: tuple[Image, Path] | None = None
+    scan: tuple[Volume, Path] | None = None
     for path in filter(None, files.channels):
         image = inspect_file(entry, path, scan, config)
         if image is None:
             continue
+        entry.attempt(check_finite, image.array, path)
         if image.array.min() == image.array.max():
             entry.note(f"{path}: every voxel is {image.array.flat[0]}")
         if scan is None:
@@ -110,36 +108,36 @@ def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Image | None
 
 
 def inspect_file(
-    entry: Entry, path: Path, scan: tuple[Image, Path] | None, config: Config
-) -> Image | None:
+    entry: Entry, path: Path, scan: tuple[Volume, Path] | None, config: Config
+) -> Volume | None:
     """Check one file by itself and against the grid of the first scan."""
-    first_of_many = config.compat == "v0.7.0"  # [D8]
-    image = entry.attempt(read_image, path, first_of_many=first_of_many, finite=False)
+    image = entry.attempt(read_file, path, config, finite=False)
     if image is None:
         return None
-    entry.attempt(check_finite, image.array, path)
     if scan is not None:
-        entry.attempt(check_grid, scan[0], image, (scan[1], path))
+        entry.attempt(check_same_grid, scan[0], image, names=(str(scan[1]), str(path)))
     return image
 
 
-def describe_scan(entry: Entry, image: Image) -> None:
+def describe_scan(entry: Entry, image: Volume) -> None:
     """Put size, spacing and orientation into the table; note voxels that are no cubes."""
-    spacing = image.spacing_mm
-    entry.facts["size (x, y, z)"] = " x ".join(map(str, image.array.shape))
+    spacing = image.geometry.spacing_mm
+    entry.facts["size (x, y, z)"] = " x ".join(map(str, image.array.T.shape))
     entry.facts["spacing, mm"] = numbers(spacing)
-    entry.facts["axes"] = "".join(map(str, nibabel.aff2axcodes(image.affine)))
-    entry.facts["type"] = str(image.header.get_data_dtype())
+    entry.facts["axes"] = orientation_of(image.geometry)
+    entry.facts["type"] = str(image.array.dtype)
+    for remark in image.geometry.remarks:
+        entry.note(remark)
     if max(spacing) > ISOTROPIC * min(spacing):
         entry.note("its voxels are no cubes, for which the network is built")
 
 
 def inspect_labels(
-    entry: Entry, path: Path, scan: tuple[Image, Path] | None, config: Config
+    entry: Entry, path: Path, scan: tuple[Volume, Path] | None, config: Config
 ) -> None:
     """Check label file: whole numbers of classes that the network has, some foreground."""
     image = inspect_file(entry, path, scan, config)
-    if image is None or not np.isfinite(image.array).all():
+    if image is None:
         return
     labels = entry.attempt(as_classes, image.array, path)
     if labels is None:
@@ -150,10 +148,8 @@ def inspect_labels(
         entry.note(f"{path}: no voxel is labelled; nothing to learn from")
 
 
-def inspect_mask(entry: Entry, mask: Image, path: Path, config: Config) -> None:
+def inspect_mask(entry: Entry, mask: Volume, path: Path, config: Config) -> None:
     """Check a region of interest: some voxels and, where they are multiplied by, 0 and 1 [G8]."""
-    if not np.isfinite(mask.array).all():
-        return
     region = entry.attempt(as_mask, mask.array, path, config)
     if region is None:
         return

@@ -1,11 +1,16 @@
 """The files of a segmented case: names and headers as the engine's, or our own short ones."""
 
+from contextlib import suppress
 from pathlib import Path
 
+import nibabel
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
+from common.data.geometry import Geometry
+from common.data.nifti import ALIGNED, affine_of, header_for
+from common.data.volumes import write_volume
 from dhcp_fetal.config import Config
-from dhcp_fetal.images import Image, write_image
 from dhcp_fetal.session import Saved
 from dhcp_fetal.tiles import Prediction
 
@@ -41,7 +46,7 @@ def paths_written(out: Path, name: str, config: Config, *, saved: Saved | None) 
 
 
 def write_results(
-    out: Path, name: str, found: Prediction, scan: Image, config: Config, *, saved: Saved | None
+    out: Path, name: str, found: Prediction, scan: Geometry, config: Config, *, saved: Saved | None
 ) -> list[Path]:
     """Write the results of a case in the scan's own geometry; return the files.
 
@@ -51,7 +56,65 @@ def write_results(
     label_path, maps = result_paths(out, name, config, saved=saved)
     out.mkdir(parents=True, exist_ok=True)
     if label_path is not None:
-        write_image(label_path, found.labels.astype(np.int16), scan, copy_header=config.copy_header)
+        write_result(label_path, found.labels.astype(np.int16), scan, config)
     for class_, path in maps.items():
-        write_image(path, found.probabilities[..., class_], scan, copy_header=config.copy_header)
+        write_result(path, found.probabilities[..., class_], scan, config)
     return paths_written(out, name, config, saved=saved)
+
+
+def write_result(
+    path: Path,
+    array: np.ndarray,
+    scan: Geometry,
+    config: Config,
+    *,
+    stored: np.dtype | None = None,
+) -> None:
+    """Write voxels in the geometry of a scan.
+
+    Args:
+        path: .nii or .nii.gz in an existing folder.
+        array: (x, y, z) in a type that NIfTI has.
+        scan: where the voxels lie, with the header of the scan where it is a NIfTI.
+        config: uses `copy_header` [G24]: keep the scan's units, codes and description; else those
+            of the engine.
+        stored: type in the file; integers get a slope and an intercept. None: that of the array.
+    Raises:
+        DataError: the folder cannot be written or the disk is full.
+    """
+    if config.copy_header:
+        header = scan_header(scan, array.shape)
+    else:
+        header = engine_header(scan, array.shape)
+    header.set_data_dtype(array.dtype if stored is None else stored)
+    write_volume(path, array.T, scan, header=header)
+
+
+def scan_header(scan: Geometry, shape: tuple[int, int, int]) -> nibabel.Nifti1Header:
+    """Return the header of a scan for voxels of another range; a new one where it has none."""
+    if scan.nifti is None:
+        return header_for(shape[::-1], np.dtype(np.float32), scan)
+    header = scan.nifti.copy()
+    header["cal_min"] = header["cal_max"] = 0
+    return header
+
+
+def engine_header(scan: Geometry, shape: tuple[int, int, int]) -> nibabel.Nifti1Header:
+    """Return a header as the engine writes it: sform code 2, qform code 0, all others empty [G24].
+
+    Args:
+        scan: geometry of the scan.
+        shape: (x, y, z).
+    """
+    affine, spacing = affine_of(scan), scan.spacing_mm
+    if scan.nifti is not None:  # as it is in the file, whatever its unit
+        found = scan.nifti["pixdim"][1:4]
+        spacing = found if (found > 0).all() else spacing
+        with suppress(HeaderDataError, ValueError):
+            affine = scan.nifti.get_best_affine()
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_qform(affine, code=0)
+    header.set_zooms(spacing)
+    header.set_sform(affine, code=ALIGNED)
+    return header

@@ -56,13 +56,21 @@ def prepare(
         if None in regions:
             name = scans[regions.index(None)].name
             raise OptionError(f"{name}: --over brain needs --masks or a column roi_mask")
-    targets = [Path(out) / scan.name for scan in scans]
+    targets = [Path(out) / nifti_name(scan) for scan in scans]
     outputs = [(str(scan), [target]) for scan, target in zip(scans, targets, strict=True)]
     check_outputs(outputs, scans, option=f"--out {out}")
     Path(out).mkdir(parents=True, exist_ok=True)
     for scan, target, mask in zip(scans, targets, regions, strict=True):
         normalise_file(scan, target, config, mask=mask)
     print(f"Normalised scans: {len(cases)} in {out}")
+
+
+def nifti_name(scan: Path) -> str:
+    """Return the name of a normalised scan: its own, as .nii.gz where it is no NIfTI."""
+    from common.data.nifti import ENDINGS
+    from common.data.volumes import ending_of, stem_of
+
+    return scan.name if ending_of(scan) in ENDINGS else f"{stem_of(scan)}.nii.gz"
 
 
 def normalise_file(source: Path, target: Path, config: Config, *, mask: Path | None = None) -> None:
@@ -77,26 +85,33 @@ def normalise_file(source: Path, target: Path, config: Config, *, mask: Path | N
         DataError: a file cannot be read or written, or they lie on different grids.
     Source: normalise_t2w_images.py; specification 3.1.
     """
+    from dataclasses import replace
+
     import numpy as np
 
+    from common.data.geometry import check_same_grid
     from common.data.labels import inside
-    from dhcp_fetal.data import check_grid
-    from dhcp_fetal.images import read_image, write_image
+    from common.data.volumes import read_volume
+    from dhcp_fetal.outputs import write_result
 
-    scan = read_image(source, first_of_many=True)
-    values = scan.array.astype(np.float64)
+    scan = read_volume(source, frames="first", flat=True)
+    values = scan.array.T.astype(np.float64)
     counted = values
     if mask is not None:
-        region = read_image(mask)
-        check_grid(scan, region, (source, mask))
-        brain = inside(region.array, str(mask))
+        region = read_volume(mask, flat=True, finite=False)
+        check_same_grid(scan, region, names=(str(source), str(mask)))
+        brain = inside(region.array.T, str(mask))
         counted = values[brain] if brain.any() else values
     deviation = counted.std()
     constant = counted.min() == counted.max()
     # A constant image is divided by 0 in the original.
     result = np.zeros_like(values) if constant else (values - counted.mean()) / deviation
-    kept = None if config.normalise_to_float else scan.header.get_data_dtype()
-    write_image(
-        target, result.astype(np.float32) if kept is None else result, scan,
-        copy_header=True, stored=kept,
-    )  # fmt: skip
+    header = scan.geometry.nifti
+    kept = scan.array.dtype if header is None else header.get_data_dtype()
+    write_result(
+        target,
+        result.astype(np.float32) if config.normalise_to_float else result,
+        scan.geometry,
+        replace(config, copy_header=True),
+        stored=None if config.normalise_to_float else kept,
+    )

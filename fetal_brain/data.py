@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data.geometry import Volume, check_same_grid
 from common.data.labels import integer_labels, join_labels
 from common.data.names import check_id, check_new, normal_id
 from common.data.normalisation import whiten
 from common.data.tables import Row, Table, check_cells, find_file, read_table, rows_by_position
-from common.data.volumes import Volume, check_same_grid, read_volume
+from common.data.volumes import check_scan, read_volume, stem_of
 from common.errors import DataError, OptionError
 from fetal_brain.config import Config
 
@@ -112,11 +113,7 @@ def case_of_image(image_path: Path) -> Case:
     image_path = Path(image_path).absolute()
     if not image_path.is_file():
         raise DataError(f"{image_path} does not exist; expected a scan")
-    suffixes = {".gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr"}
-    name = image_path.name
-    while Path(name).suffix.lower() in suffixes:
-        name = Path(name).stem
-    return Case(name, image_path, None)
+    return Case(normal_id(stem_of(image_path)), image_path, None)
 
 
 def is_phantom(list_path: Path) -> bool:
@@ -205,24 +202,16 @@ def load_case(case: Case, config: Config, *, foreground_required: bool = True) -
     Source: reader.py, read_fn.
     """
     volume = read_volume(case.image_path)
-    check_values(volume.array, case.image_path)
+    check_scan(volume.array, case.image_path)
     check_size(volume.array.shape, case.image_path, config)
     if case.label_path is None:
         return LoadedCase(volume, None)
-    label = read_volume(case.label_path)
+    label = read_volume(case.label_path, finite=False)
     check_same_grid(volume, label, names=(str(case.image_path), str(case.label_path)))
     ids = integer_labels(label.array, str(case.label_path)).astype(np.int32, copy=False)
     if foreground_required:
         check_foreground(ids, case.label_path, config)
     return LoadedCase(volume, ids)
-
-
-def check_values(image: np.ndarray, path: Path) -> None:
-    """Refuse an image with NaN or infinite voxels, or of one value only."""
-    if not np.all(np.isfinite(image)):
-        raise DataError(f"{path}: found NaN or infinite voxels; expected finite values")
-    if image.min() == image.max():
-        raise DataError(f"{path}: every voxel is {image.flat[0]}; expected an image")
 
 
 def check_size(shape: Sequence[int], path: Path, config: Config) -> None:
@@ -243,7 +232,7 @@ def read_reference(case: Case, config: Config) -> Volume:
     """
     if case.label_path is None:
         raise DataError(f"case {case.id} has no segmentation; expected one to compare with")
-    volume = read_volume(case.label_path)
+    volume = read_volume(case.label_path, finite=False)
     labels = integer_labels(volume.array, str(case.label_path))
     return replace(volume, array=join_labels(labels, config.label_ids))
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
+from common.data.geometry import Volume
 from common.data.rng import rng_for
-from common.data.volumes import Volume
 from common.evaluation.overlap import dice
 from common.network.losses import sparse_cross_entropy
 from common.study.effects import Outcome, Probe, describe_labels

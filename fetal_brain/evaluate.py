@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fetal_brain.config import RUN, Config
 
 if TYPE_CHECKING:
-    from common.data.volumes import Volume
+    from common.data.geometry import Volume
     from common.report.page import Figure
     from common.report.viewer.embed import ViewedCase
     from fetal_brain.data import Case
@@ -96,8 +96,9 @@ def read_pair(case: "Case", folder: Path, config: Config) -> tuple["Volume", "Vo
         DataError: a file is missing or unreadable, their grids differ, or the label map holds
             labels of neither kind.
     """
+    from common.data.geometry import check_same_grid
     from common.data.labels import integer_labels
-    from common.data.volumes import check_same_grid, read_volume
+    from common.data.volumes import read_volume
     from common.evaluation.run_report import prediction_path
     from fetal_brain.data import read_reference
     from fetal_brain.predict import read_ids
@@ -115,7 +116,8 @@ def draw_case(case: "Case", folder: Path, config: Config, *, phantom: bool) -> "
     Raises:
         DataError: a file is missing or unreadable, or their grids differ.
     """
-    from common.data.volumes import check_same_grid, read_volume
+    from common.data.geometry import check_same_grid
+    from common.data.volumes import read_volume
     from common.report.drawing import draw_overlay
     from common.report.page import Figure
 

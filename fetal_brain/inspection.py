@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.geometry import check_same_grid
 from common.data.inspection import Entry, Inspection, describe_grid, listed, note_twins
 from common.data.labels import integer_labels
 from common.data.names import check_id, check_new, normal_id
 from common.data.tables import Row, Table, check_cells
-from common.data.volumes import check_same_grid, read_geometry, read_volume
+from common.data.volumes import check_scan, read_geometry, read_volume
 from fetal_brain.config import Config
 from fetal_brain.data import (
     COLUMNS,
     Case,
     check_foreground,
     check_size,
-    check_values,
     find_column,
     read_list,
     split_cases,
@@ -109,10 +109,10 @@ def inspect_image(entry: Entry, path: Path, config: Config):
     entry.attempt(check_size, shape, path, config)
     if geometry.spacing_zyx_mm[0] < max(geometry.spacing_zyx_mm) * 0.99:
         entry.note("its thickest axis is not the first one; the network takes slices along z")
-    volume = entry.attempt(read_volume, path)
+    volume = entry.attempt(read_volume, path, finite=False)
     if volume is not None:
         entry.facts["type"] = str(volume.array.dtype)
-        entry.attempt(check_values, volume.array, path)
+        entry.attempt(check_scan, volume.array, path)
     return grid
 
 
@@ -123,7 +123,7 @@ def inspect_label(entry: Entry, path: Path, image: tuple, config: Config) -> Non
         return
     if image[1] is not None:
         entry.attempt(check_same_grid, image[1], grid, names=(str(image[0]), str(path)))
-    volume = entry.attempt(read_volume, path)
+    volume = entry.attempt(read_volume, path, finite=False)
     ids = None if volume is None else entry.attempt(integer_labels, volume.array, str(path))
     if ids is None:
         return

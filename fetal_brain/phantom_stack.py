@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.data.geometry import Geometry, Volume
 from common.data.phantoms import (
     bias_field,
     ellipsoid_distance,
@@ -19,7 +20,6 @@ from common.data.phantoms import (
     rician_noise,
     rotation_matrix,
 )
-from common.data.volumes import Geometry, Volume
 
 BRAIN, PLACENTA, UTERUS = 2, 9, 10
 """Label ids of the original's protocol; the uterus is what is neither brain nor placenta in it."""

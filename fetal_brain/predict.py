@@ -11,7 +11,7 @@ from fetal_brain.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
 if TYPE_CHECKING:
     import numpy as np
 
-    from common.data.volumes import Volume
+    from common.data.geometry import Volume
     from fetal_brain.data import Case
 
 
@@ -153,7 +153,7 @@ def read_reference_of(case: "Case", volume: "Volume", config: Config) -> "np.nda
     Raises:
         DataError: the label file cannot be read or lies on another grid than the scan.
     """
-    from common.data.volumes import check_same_grid
+    from common.data.geometry import check_same_grid
     from fetal_brain.data import read_reference
 
     if case.label_path is None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 INDEX = "prepared.json"
 ARRAYS = ("image", "label", "slice_counts")
+GEOMETRY_FIELDS = ("spacing_mm", "origin_mm", "direction")
 PREPARATION_FIELDS = ("label_ids", "patch_shape", "pad_small_volumes")
 """Fields of the configuration that decide what is stored."""
 
@@ -109,11 +110,12 @@ def store_case(
     counts = count_classes(label, len(config.label_ids))
     arrays = dict(zip(ARRAYS, (image, label, counts), strict=True))
     write_prepared_case(folder, case.id, arrays)
+    geometry = loaded.image.geometry
     index["cases"][case.id] = {
         **source,
         "shape": list(label.shape),
         "source_shape": list(loaded.image.array.shape),
-        "geometry": loaded.image.geometry,
+        "geometry": {name: getattr(geometry, name) for name in GEOMETRY_FIELDS},
         "voxels_per_class": counts.sum(axis=1),
     }
     write_index(folder, index)

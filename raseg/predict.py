@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from common.cost.memory import warn_of_memory
-from common.data.volumes import Geometry, read_geometry, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import read_geometry, write_volume
 from common.errors import DataError
 from common.files import atomic_file
 from common.runs.folder import load_config, load_run

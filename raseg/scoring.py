@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.volumes import Geometry
+from common.data.geometry import Geometry
 from common.evaluation.metrics import score_case
 from common.report.drawing import draw_overlay
 from common.report.page import Figure

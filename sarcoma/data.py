@@ -13,10 +13,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from common.data.geometry import Geometry
 from common.data.labels import inside
 from common.data.names import check_id
 from common.data.phantoms import read_marker
-from common.data.volumes import Geometry
 from common.errors import DataError, OptionError
 from sarcoma.config import PATCH, POSITIVE_SLICES, Config
 

@@ -9,15 +9,16 @@ Prepared layout: <root>/{train,test}/{img,seg,weight}/, with `case1.mhd`, `case1
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from common.data.geometry import Volume, check_same_grid
 from common.data.labels import integer_labels
 from common.data.names import check_id
-from common.data.volumes import FORMATS, Volume, check_same_grid, read_volume
+from common.data.volumes import check_scan, explain_unread, is_volume, read_volume, stem_of
 from common.errors import DataError
 from vertebra.config import Config
 from vertebra.preparation import to_raw_scale
@@ -49,15 +50,6 @@ class Case:
         return cls(entry["id"], **paths)
 
 
-def stem_of(path: Path) -> str:
-    """Return a file's name without its ending, also without both of `.nii.gz`."""
-    name = path.name
-    for ending in sorted(FORMATS, key=len, reverse=True):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return path.stem
-
-
 def find_volumes(folder: Path) -> dict[str, Path]:
     """Return the volumes of a folder by name without ending, in the order of the numbers in it.
 
@@ -85,9 +77,7 @@ def list_volumes(folder: Path) -> list[Path]:
         raise DataError(f"{folder} is no folder; expected one with scans")
     volumes = []
     for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
-        name = path.name.lower()
-        known = any(name.endswith(ending) for ending in FORMATS)
-        if known and not name.startswith(".") and path.is_file():
+        if is_volume(path) and path.is_file():
             volumes.append(path)
     return volumes
 
@@ -151,16 +141,21 @@ def source_case(name: str, volumes: Mapping[str, Path]) -> Case:
     return Case(name, path, label)
 
 
-def check_some(cases: Sequence[Case], folder: Path) -> None:
+def check_some(cases: Collection, folder: Path) -> None:
     """Refuse a folder without cases."""
     if not cases:
-        raise DataError(f"{folder}: no scans; expected case1.mhd, case1_label.mhd, ...")
+        hint = explain_unread(path.name for path in Path(folder).iterdir())
+        raise DataError(f"{folder}: no scans; expected case1.mhd, case1_label.mhd, ...{hint}")
 
 
 def check_number(case: Case, cases: Sequence[Case], folder: Path) -> None:
     """Refuse a case whose number another one has."""
-    if [other.number for other in cases].count(case.number) > 1:
-        raise DataError(f"{folder}: number {case.number} occurs twice; expected one scan for each")
+    twins = [other.id for other in cases if other.number == case.number]
+    if len(twins) > 1:
+        raise DataError(
+            f"{folder}: number {case.number} occurs twice, in {twins[0]} and {twins[1]}; expected "
+            "one scan for each, whose first digits are its number"
+        )
 
 
 def find_prepared_cases(root: Path, subset: str) -> list[Case]:
@@ -195,17 +190,8 @@ def load_scan(path: Path) -> Volume:
             three-dimensional, has NaN or infinite voxels or is constant.
     """
     volume = read_volume(path)
-    check_values(volume.array, path)
+    check_scan(volume.array, path)
     return volume
-
-
-def check_values(array: np.ndarray, path: Path) -> None:
-    """Refuse a scan with NaN or infinite voxels, or of one value only."""
-    if not np.isfinite(array).all():
-        count = int(np.count_nonzero(~np.isfinite(array)))
-        raise DataError(f"{path}: found {count} NaN or infinite voxels; expected finite values")
-    if array.min() == array.max():
-        raise DataError(f"{path}: every voxel is {array.flat[0]}; expected a scan")
 
 
 def load_labels(path: Path) -> Volume:
@@ -214,7 +200,7 @@ def load_labels(path: Path) -> Volume:
     Raises:
         DataError: it cannot be read, or holds other values.
     """
-    volume = read_volume(path)
+    volume = read_volume(path, finite=False)
     return replace(volume, array=integer_labels(volume.array, str(path), least=0))
 
 

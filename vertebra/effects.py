@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
+from common.data.geometry import Volume
 from common.data.rng import rng_for
-from common.data.volumes import Volume
 from common.study.effects import Outcome, Probe
 from vertebra.augmentation import blur, displacement_fields
 from vertebra.calibration import calibrate_sites

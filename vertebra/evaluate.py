@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vertebra.config import RUN
 
 if TYPE_CHECKING:
-    from common.data.volumes import Volume
+    from common.data.geometry import Volume
     from common.report.page import Figure
     from common.report.viewer.embed import ViewedCase
     from vertebra.data import Case
@@ -110,7 +110,7 @@ def read_pair(case: "Case", folder: Path) -> tuple["Volume", "Volume"]:
     Raises:
         DataError: a file is missing or unreadable, or their grids differ.
     """
-    from common.data.volumes import Geometry, Volume, check_same_grid
+    from common.data.geometry import Geometry, Volume, check_same_grid
     from vertebra.data import load_labels
 
     path = prediction_path(folder, case.id)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.geometry import Volume, check_same_grid
 from common.data.inspection import Entry, Inspection, describe_grid, listed, note_twins
-from common.data.volumes import Volume, check_same_grid, read_geometry, read_volume
+from common.data.volumes import check_scan, read_geometry, read_volume, stem_of
 from vertebra.config import Config, Layout
 from vertebra.data import (
     LABEL_MARK,
@@ -20,11 +21,9 @@ from vertebra.data import (
     check_number,
     check_scan_of_labels,
     check_some,
-    check_values,
     list_volumes,
     load_labels,
     source_case,
-    stem_of,
 )
 from vertebra.preparation import crop_range, isotropic_size, split_ids, upright
 from vertebra.verse import find_verse_scans, label_upwards, verse_case
@@ -70,7 +69,7 @@ def inspect_dataset(
     for name, case in cases.items():
         entries[name].attempt(check_number, case, every, inspection.source)
     note_twins(entries, {name: case.image_path for name, case in cases.items()})
-    line.attempt(check_some, every, inspection.source)
+    line.attempt(check_some, found, inspection.source)
     inspect_split(inspection, every, config)
     inspection.check_space(out, voxels * STORED_BYTES * TREES)
     return inspection
@@ -126,10 +125,10 @@ def inspect_scan(entry: Entry, path: Path):
     describe_grid(entry, grid)
     if max(grid[1].spacing_mm) > THICK_MM:
         entry.note(f"voxels of up to {max(grid[1].spacing_mm):.3g} mm: vertebrae may merge")
-    volume = entry.attempt(read_volume, path)
+    volume = entry.attempt(read_volume, path, finite=False)
     if volume is not None:
         entry.facts["intensities"] = f"{volume.array.min():.6g} to {volume.array.max():.6g}"
-        entry.attempt(check_values, volume.array, path)
+        entry.attempt(check_scan, volume.array, path)
     return grid
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.data.geometry import Geometry, Volume
 from common.data.phantoms import grid_points, make_smooth_field
-from common.data.volumes import Geometry, Volume
 
 OFFSET = 1024
 """CSI's files are unsigned: water is 1024."""

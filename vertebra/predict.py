@@ -13,7 +13,7 @@ from vertebra.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
 if TYPE_CHECKING:
     import numpy as np
 
-    from common.data.volumes import Volume
+    from common.data.geometry import Volume
     from vertebra.traverse import Traversal
 
 MOST_VISITS = 2000
@@ -214,7 +214,7 @@ def choose_scans(
 def refuse_to_replace_inputs(scans: list[Path], out: Path) -> None:
     """Raise `OptionError` if a mask would take the place of a scan or of another mask."""
     from common.data.names import check_outputs
-    from vertebra.data import stem_of
+    from common.data.volumes import stem_of
     from vertebra.evaluate import prediction_path
 
     outputs = [(str(path), [prediction_path(out, stem_of(path))]) for path in scans]
@@ -227,9 +227,10 @@ def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str
     Raises:
         DataError: the scan cannot be used, or the released search broke down.
     """
-    from common.data.volumes import Volume, write_volume
+    from common.data.geometry import Volume
+    from common.data.volumes import stem_of, write_volume
     from common.files import write_json
-    from vertebra.data import load_scan, stem_of
+    from vertebra.data import load_scan
     from vertebra.evaluate import prediction_path
     from vertebra.preparation import back_to_source
 
@@ -258,7 +259,7 @@ def to_working_grid(source: "Volume", config: Config) -> tuple["Volume", list[st
         The scan, and what was done, in words. The released way takes the voxels as they are and
         drops the geometry [V21].
     """
-    from common.data.volumes import Geometry, Volume
+    from common.data.geometry import Geometry, Volume
     from vertebra.preparation import make_isotropic, to_raw_scale, upright
 
     if not config.keep_geometry:

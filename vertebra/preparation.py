@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.data.volumes import Geometry, Volume
+from common.data.geometry import Geometry, Volume
 from common.errors import DataError
 from vertebra.config import Config
 
@@ -230,9 +230,11 @@ def crop_range(labels: np.ndarray, *, name: str) -> tuple[int, int]:
         raise DataError(f"{name}: no vertebra is labelled; expected labels above 0")
     low, high = (middle_slice(labels, value) for value in (present[0], present[-1]))
     if high <= low:
-        found = "a single vertebra" if present.size == 1 else "labels that grow downwards"
+        found, hint = ("a single vertebra", "")
+        if present.size > 1:
+            found, hint = "labels that grow downwards", " (VerSe's do: --layout verse)"
         raise DataError(
-            f"{name}: found {found}; expected two vertebrae or more, larger labels further up"
+            f"{name}: found {found}; expected two vertebrae or more, larger labels further up{hint}"
         )
     return low, high
 

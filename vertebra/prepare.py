@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vertebra.config import Config, Layout, Preset
 
 if TYPE_CHECKING:
-    from common.data.volumes import Volume
+    from common.data.geometry import Volume
     from vertebra.data import Case
 
 
@@ -130,7 +130,7 @@ def prepare_case(
 
     Source: data/preprocessing.py.
     """
-    from common.data.volumes import Geometry, Volume
+    from common.data.geometry import Geometry, Volume
     from vertebra.preparation import crop_range, crop_z, weight_map
 
     (image, labels), (whole, cropped) = grids, trees

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.geometry import check_same_grid
 from common.data.prepared_store import PreparedCase, write_prepared_case
-from common.data.volumes import check_same_grid, read_volume
+from common.data.volumes import read_volume
 from common.errors import DataError
 from common.files import remove_leftovers
 from vertebra.config import Config

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.volumes import Volume
+from common.data.geometry import Volume
 from common.errors import DataError
 from vertebra.data import Case, check_some
 
@@ -36,8 +36,10 @@ def find_verse_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with VerSe's rawdata and derivatives")
     scans = {}
-    for path in sorted(folder.rglob(f"rawdata/*/*{SCAN_ENDING}")):
-        name = path.name.removesuffix(SCAN_ENDING)
+    for path in sorted(folder.rglob("rawdata/*/*")):
+        if not path.name.lower().endswith(SCAN_ENDING):
+            continue
+        name = path.name[: -len(SCAN_ENDING)]
         mask = path.parents[2] / "derivatives" / path.parent.name / f"{name}{MASK_ENDING}"
         scans[path.relative_to(folder).as_posix()] = (path, mask)
     return scans
@@ -68,7 +70,7 @@ def verse_case(number: int, files: tuple[Path, Path]) -> Case:
     scan, mask = files
     if not mask.is_file():
         raise DataError(f"{scan} has no labels; expected {mask}")
-    return Case(f"case{number}_{scan.name.removesuffix(SCAN_ENDING)}", scan, mask)
+    return Case(f"case{number}_{scan.name[: -len(SCAN_ENDING)]}", scan, mask)
 
 
 def label_upwards(labels: Volume, path: Path) -> Volume:

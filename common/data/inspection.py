@@ -189,7 +189,7 @@ def numbers(values: Iterable[float], *, digits: int = 4) -> str:
 
 
 def describe_grid(entry: Entry, grid: tuple[Sequence[int], Any]) -> None:
-    """Put shape and spacing of a volume, (z, y, x), into the table.
+    """Put shape and spacing of a volume, (z, y, x), into the table, with what is odd about them.
 
     Args:
         entry: of the case.
@@ -198,6 +198,8 @@ def describe_grid(entry: Entry, grid: tuple[Sequence[int], Any]) -> None:
     shape, geometry = grid
     entry.facts["size (z, y, x)"] = " x ".join(map(str, shape))
     entry.facts["spacing, mm"] = numbers(geometry.spacing_zyx_mm)
+    for remark in geometry.remarks:
+        entry.note(remark)
 
 
 def note_twins(entries: Mapping[str, Entry], paths: Mapping[str, Path]) -> None:

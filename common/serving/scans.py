@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.geometry import OPPOSITE, Geometry, Volume, check_same_grid, orientation_of
 from common.data.labels import inside
-from common.data.volumes import Geometry, Volume, check_same_grid, read_geometry, read_volume
+from common.data.volumes import check_scan, read_geometry, read_volume
 from common.errors import DataError
 
 AS_STORED = "as stored"
 """The orientation of a model that takes the axes as the file has them."""
-OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "S": "I", "I": "S"}
-POSITIVE = "LPS"
-"""Towards which the coordinates of `Geometry` grow."""
 
 
 @dataclass(frozen=True)
@@ -155,24 +153,6 @@ def find_turn(path: Path, geometry: Geometry, wanted: str, *, reorient: bool) ->
     return Turn(tuple(sources), tuple(flipped))
 
 
-def orientation_of(geometry: Geometry) -> str:
-    """Return towards what the axes x, y, z of a file grow, such as "LPS"; the nearest if oblique.
-
-    Raises:
-        DataError: no nearest one, since two axes lean to the same direction.
-    """
-    direction = np.reshape(geometry.direction, (3, 3))
-    nearest = np.abs(direction).argmax(axis=0)
-    if sorted(nearest) != [0, 1, 2]:
-        raise DataError(f"found the direction {geometry.direction}; expected three clear axes")
-    letters = [POSITIVE[axis] for axis in nearest]
-    signs = direction[nearest, range(3)]
-    return "".join(
-        letter if sign > 0 else OPPOSITE[letter]
-        for letter, sign in zip(letters, signs, strict=True)
-    )
-
-
 def check_spacing(path: Path, found: Sequence[float], entry: Mapping) -> None:
     """Refuse voxels of another size than those the model learnt on.
 
@@ -218,10 +198,7 @@ def check_size(path: Path, found: Sequence[int], entry: Mapping) -> None:
 def _read(path: Path, limits: Sequence[float] | None) -> Volume:
     volume = read_volume(path)
     array = volume.array
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{path}: found NaN or infinite voxels; expected finite values")
-    if array.min() == array.max():
-        raise DataError(f"{path}: every voxel is {array.flat[0]}; expected a scan")
+    check_scan(array, path)
     if limits and not (limits[0] <= array.min() and array.max() <= limits[1]):
         raise DataError(
             f"{path}: found intensities from {array.min():g} to {array.max():g}; expected "

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.data.volumes import Geometry, read_volume, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import read_volume, write_volume
 from common.errors import DataError, OptionError, ServingError
 from common.serving.__main__ import main
 from common.serving.bench import bench

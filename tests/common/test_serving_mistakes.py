@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
-from common.data.volumes import Geometry, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import write_volume
 from common.errors import OptionError, RunError, ServingError
 from common.serving.__main__ import main
 from common.serving.segment import check, segment

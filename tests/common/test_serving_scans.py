@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from common.data.volumes import Geometry, write_volume
+from common.data.geometry import Geometry, orientation_of
+from common.data.volumes import write_volume
 from common.errors import DataError
 from common.export.passport import describe_input
-from common.serving.scans import find_turn, orientation_of, read_mask, read_scan
+from common.serving.scans import find_turn, read_mask, read_scan
 
 IDENTITY = Geometry((1.0, 2.0, 3.0))
 

@@ -11,14 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from common.data.volumes import (
-    Geometry,
-    Volume,
-    check_same_grid,
-    read_geometry,
-    read_volume,
-    write_volume,
-)
+from common.data.geometry import Geometry, Volume, check_same_grid
+from common.data.volumes import read_geometry, read_volume, write_volume
 from common.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,7 +229,11 @@ def test_gzipped_text_lost_data_file_and_shear(tmp_path, array, capfd):
     shear = np.eye(4)
     shear[0, 1] = 0.3
     nibabel.save(nibabel.Nifti1Image(array, shear), tmp_path / "shear.nii.gz")
-    found = {"text.nii.gz": "ERROR", "a.mhd": "Cannot open", "shear.nii.gz": "orthonormal"}
+    found = {
+        "text.nii.gz": "does not begin with a NIfTI header",
+        "a.mhd": "its data file a.raw is missing",
+        "shear.nii.gz": "miss a right angle by 16.7 degrees",
+    }
     for name, reason in found.items():
         with refused(tmp_path / name, reason):
             read_volume(tmp_path / name)
@@ -269,7 +267,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from common.errors import DataError
-from common.data.volumes import Geometry, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import write_volume
 
 folder, size = Path(sys.argv[1]), int(sys.argv[2])
 array = np.random.default_rng(0).integers(0, 9999, (8, 60, 60)).astype(np.int16)
@@ -431,3 +430,140 @@ def test_compressed_volumes_are_smaller_and_equal(tmp_path, name, data):
     assert found.geometry == geometry
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(filter(None, (name, data)))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < array.nbytes / 10
+
+
+META = {
+    "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False",
+    "CompressedData": "False", "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0",
+    "ElementSpacing": "1 2 3", "DimSize": "4 3 2", "ElementType": "MET_SHORT",
+    "ElementDataFile": "LOCAL",
+}  # fmt: skip
+NRRD = {
+    "type": "short", "dimension": "3", "space": "left-posterior-superior", "sizes": "4 3 2",
+    "space directions": "(1,0,0) (0,2,0) (0,0,3)", "endian": "little", "encoding": "raw",
+    "space origin": "(0,0,0)",
+}  # fmt: skip
+SMALL = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+VOXELS = SMALL.tobytes()
+
+
+def write_meta(path, data=VOXELS, **changes):
+    fields = {**META, **changes}
+    fields["ElementDataFile"] = fields.pop("ElementDataFile")  # the last one of a header
+    head = "".join(f"{key} = {value}\n" for key, value in fields.items() if value is not None)
+    path.write_bytes(head.encode() + data)
+    return path
+
+
+def write_nrrd(path, data=VOXELS, more="", **changes):
+    fields = {**NRRD, **changes}
+    lines = "".join(f"{key}: {value}\n" for key, value in fields.items() if value is not None)
+    end = "" if "LIST" in lines else "\n"
+    path.write_bytes(f"NRRD0004\n{lines}{more}{end}".encode() + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "data"),
+    [
+        ({}, VOXELS),
+        ({"BinaryDataByteOrderMSB": "True"}, SMALL.astype(">i2").tobytes()),
+        ({"Offset": None, "Position": "0 0 0", "ElementSize": "1 2 3"}, VOXELS),
+        ({"HeaderSize": "5", "ElementDataFile": "a.raw"}, b"12345" + VOXELS),
+        ({"HeaderSize": "-1", "ElementDataFile": "a.raw"}, b"12345" + VOXELS),
+        ({"ElementDataFile": "LIST\na.raw\nb.raw"}, VOXELS),
+        ({"ElementDataFile": "s%d.raw 0 1 1"}, VOXELS),
+        ({"0008|103e": "T2 " * 300}, VOXELS),
+    ],
+)
+def test_kinds_of_metaimage(tmp_path, changes, data):
+    if changes.get("ElementDataFile") is None:
+        path = write_meta(tmp_path / "scan.mha", data, **changes)
+    else:
+        path = write_meta(tmp_path / "scan.mhd", b"", **changes)
+        (tmp_path / "a.raw").write_bytes(data if "HeaderSize" in changes else data[:24])
+        (tmp_path / "b.raw").write_bytes(data[24:])
+        (tmp_path / "s0.raw").write_bytes(data[:24])
+        (tmp_path / "s1.raw").write_bytes(data[24:])
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.array, SMALL)
+    assert volume.geometry.spacing_mm == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"NDims": "-1"}, "NDims '-1'"),
+        ({"NDims": "100"}, "3 sizes and NDims '100'"),
+        ({"NDims": "9" * 30}, "3 sizes and NDims '999999999'"),
+        ({"DimSize": "-4 3 2"}, "DimSize '-4 3 2', expected integers of at least 1"),
+        ({"DimSize": "4 3"}, "2 sizes and NDims '3'"),
+        ({"DimSize": "40000 30000 20000"}, "truncated: found 48 of 48000000000000 bytes of data"),
+        ({"DimSize": "4 3 1"}, "found 48 bytes of data, its header says 24"),
+        ({"ElementType": "MET_FOO"}, "found ElementType 'MET_FOO'"),
+        ({"ElementNumberOfChannels": "-1"}, "channels '-1'"),
+        ({"ElementNumberOfChannels": "1000000000"}, "ElementType"),
+        ({"HeaderSize": "x"}, "HeaderSize 'x', expected an integer"),
+        ({"ElementDataFile": "%s%n%s.raw 1 2 1"}, "found the data files '%s%n%s.raw 1 2 1'"),
+        ({"ElementDataFile": "a%d.raw 1 2 0"}, "found the data files 'a%d.raw 1 2 0'"),
+        ({"ElementDataFile": "a%d.raw 1 3 1"}, "found 3 data files for 2 slices"),
+        ({"ElementDataFile": "LIST\na.raw"}, "data files for 2 slices"),
+        ({"k" * 300: "x"}, "found the header line 'kkkkkk"),
+        ({"Comment": "x" * 30000}, "found the header line 'Comment"),
+        ({"ElementSpacing": "0 1 1"}, "scan.mha"),
+        ({"TransformMatrix": "0 0 0 0 0 0 0 0 0"}, "scan.mha"),
+        ({"ElementDataFile": None}, "found the header line"),
+    ],
+)
+def test_metaimage_headers_that_are_not_believed(tmp_path, changes, found):
+    """NDims of -1 hung for ten minutes, of 100 ended the process."""
+    path = write_meta(tmp_path / "scan.mha", **changes)
+    with refused(path, found):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "found"),
+    [
+        ({"z" * 5000: "1"}, "", "found the header line 'zzzzz"),
+        ({"foo": "1"}, "", "found the header line 'foo: 1', expected a field of NRRD"),
+        ({"units": '"' + "m" * 5000 + '"'}, "", "found the header line 'units"),
+        ({"dimension": "-1"}, "", "dimension '-1'"),
+        ({"sizes": "4 3"}, "", "2 sizes, dimension '3'"),
+        ({"sizes": "40000 30000 20000"}, "", "truncated: found 48 of 48000000000000 bytes"),
+        ({"sizes": "4 3 1"}, "", "found 48 bytes of data, its header says 24"),
+        ({"type": "block"}, "", "found the type 'block'"),
+        ({"byte skip": "x"}, "", "byte skip 'x', expected an integer"),
+        ({"data file": "%s.raw 1 2 1"}, "", "found the data files '%s.raw 1 2 1'"),
+        ({"data file": "gone.raw"}, "", "its data file gone.raw is missing"),
+    ],
+)
+def test_nrrd_headers_that_are_not_believed(tmp_path, changes, more, found):
+    """A field of 5000 characters that teem does not know ended the process."""
+    path = write_nrrd(tmp_path / "scan.nrrd", more=more, **changes)
+    with refused(path, found):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "data"),
+    [
+        ({}, "# a comment\nSegment0_Tags:=" + "x" * 9000 + "\n", VOXELS),
+        ({"content": "x" * 9000}, "", VOXELS),
+        ({"byte skip": "5"}, "", b"12345" + VOXELS),
+        ({"byte skip": "-1"}, "", b"12345" + VOXELS),
+        ({"encoding": "gzip"}, "", gzip.compress(VOXELS)),
+        ({"encoding": "ascii"}, "", b" ".join(b"%d" % n for n in range(24)) + b"\n"),
+        ({"endian": "big"}, "", SMALL.astype(">i2").tobytes()),
+        ({"data file": "a.raw"}, "", b""),
+        ({"data file": "LIST\ns0.raw\ns1.raw"}, "", b""),
+        ({"data file": "s%d.raw 0 1 1"}, "", b""),
+    ],
+)
+def test_kinds_of_nrrd(tmp_path, changes, more, data):
+    (tmp_path / "a.raw").write_bytes(VOXELS)
+    (tmp_path / "s0.raw").write_bytes(VOXELS[:24])
+    (tmp_path / "s1.raw").write_bytes(VOXELS[24:])
+    volume = read_volume(write_nrrd(tmp_path / "scan.nrrd", data, more, **changes))
+    np.testing.assert_array_equal(volume.array, SMALL)
+    assert volume.geometry.spacing_mm == (1, 2, 3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common.data.inspection import Entry
+from common.data.volumes import read_geometry, write_volume
 from common.errors import DataError
 from dhcp_fetal import data
 from dhcp_fetal.config import PORT
@@ -49,6 +50,23 @@ def test_cases_of_a_folder_a_list_and_a_table(tmp_path, scan):
     )
     (files,) = data.find_cases(table)
     assert files == CaseFiles((other, scan), name="x")
+
+
+def test_folders_take_every_kind_of_volume(tmp_path, scan):
+    """B.NII.GZ beside scan.nii.gz was passed over without a word."""
+    array = nibabel.load(scan).get_fdata(dtype=np.float32)
+    write_volume(tmp_path / "C.mha", array.T, read_geometry(scan)[1])
+    write_volume(tmp_path / "B.NII.GZ", array.T, read_geometry(scan)[1])
+    (tmp_path / ".hidden.nii").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("of no matter")
+    cases = data.find_cases(tmp_path)
+    assert [data.name_of(files) for files in cases] == ["B", "C", "scan"]
+    for files in cases:
+        np.testing.assert_array_equal(data.load_case(files, PORT).image[..., 0], array)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.IMA").write_bytes(b"")
+    with pytest.raises(DataError, match=r"found no case; .* found a\.IMA, .* as dcm2niix does"):
+        data.find_cases(tmp_path / "other")
 
 
 def test_nothing_and_double_names_are_refused(tmp_path, scan):
@@ -122,9 +140,9 @@ def test_fractions_are_no_labels(tmp_path, scan):
 
 
 def test_a_region_of_another_shape_is_refused(tmp_path, scan):
-    """Names both files and both shapes."""
+    """Names both files and both shapes, z first."""
     other = save(tmp_path / "roi.nii.gz", np.ones((6, 7, 9), np.uint8))
-    with pytest.raises(DataError, match=r"scan\.nii.* and .*roi\.nii.*\(6, 7, 8\).*\(6, 7, 9"):
+    with pytest.raises(DataError, match=r"scan\.nii.* and .*roi\.nii.*\(8, 7, 6\).*\(9, 7, 6"):
         data.load_case(CaseFiles((scan,), mask=other), PORT)
     moved = np.eye(4)
     moved[0, 3] = 2.0

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from common.data.volumes import Geometry, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import write_volume
 from common.errors import DataError, OptionError
 from common.report.page import read_sections
 from common.report.tables import format_table

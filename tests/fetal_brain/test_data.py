@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.data.geometry import Geometry
 from common.data.labels import join_labels
-from common.data.volumes import Geometry, write_volume
+from common.data.volumes import write_volume
 from common.errors import DataError, OptionError
 from fetal_brain.config import CODE, PAPER, PORT, QUICK
 from fetal_brain.data import (
@@ -327,12 +328,12 @@ def test_float_labels_with_integer_values_are_taken(tmp_path, image, label):
     np.testing.assert_array_equal(loaded.label, label)
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nii.gz"])
 @pytest.mark.parametrize("value", [1.5, np.nan, np.inf])
-def test_label_values_that_are_no_integers_are_refused(tmp_path, image, label, value):
+def test_label_values_that_are_no_integers_are_refused(tmp_path, image, label, value, ending):
     label = label.astype(np.float32)
     label[0, 0, 0] = value
-    # NIfTI cannot tell: its reader in ITK turns what is not finite into 0.
-    case = write_case(tmp_path, image, label, ending=".mha")
+    case = write_case(tmp_path, image, label, ending=ending)
     message = refusal(load_case, case, SMALL)
     assert message == f"{case.label_path}: found the label value {value}; expected integer ids"
 
@@ -372,12 +373,12 @@ def test_voxels_that_are_no_numbers_are_refused(tmp_path, image, value):
     image = image.astype(np.float32)
     image[2, 2, 2] = value
     case = write_case(tmp_path, image, ending=".mha")
-    assert "found NaN or infinite voxels" in refusal(load_case, case, SMALL)
+    assert "found 1 NaN or infinite voxels" in refusal(load_case, case, SMALL)
 
 
 def test_a_constant_image_is_refused(tmp_path, image):
     message = refusal(load_case, write_case(tmp_path, 0 * image + 7), SMALL)
-    assert message.endswith("image.nii.gz: every voxel is 7; expected an image")
+    assert message.endswith("image.nii.gz: every voxel is 7; expected a scan")
 
 
 def test_a_file_that_is_not_three_dimensional_is_refused(tmp_path):

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.data.volumes import Geometry, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import write_volume
 from common.errors import DataError, OptionError
 from common.runs.folder import open_run
 from fetal_brain.config import CODE, QUICK

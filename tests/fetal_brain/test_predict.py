@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.data.volumes import Geometry, Volume, read_volume, write_volume
+from common.data.geometry import Geometry, Volume
+from common.data.volumes import read_volume, write_volume
 from common.errors import DataError, OptionError
 from common.inference.command import with_inference_of
 from common.runs.folder import load_run, open_run

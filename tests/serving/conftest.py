@@ -23,7 +23,8 @@ class Exported:
 
 def fetal_brain_run(folder: Path):
     """A stack of five slices that is larger than the windows."""
-    from common.data.volumes import Geometry, write_volume
+    from common.data.geometry import Geometry
+    from common.data.volumes import write_volume
     from fetal_brain.config import QUICK
     from fetal_brain.inference import build_for_any_plane
 

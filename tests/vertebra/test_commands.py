@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from commands import run
 
-from common.data.volumes import Geometry, read_volume, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import read_volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--preset", "quick", "--channels", "2"]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from common.data.volumes import Geometry, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import write_volume
 from common.errors import DataError
 from vertebra.config import PORT
 from vertebra.data import Case, find_prepared_cases, find_source_cases, find_volumes, load_case
@@ -90,3 +91,22 @@ def test_labels_that_went_through_a_scale_factor_are_rounded(tmp_path):
     write_volume(tmp_path / "case1_label.mhd", labels + np.float32(0.5), GRID)
     with pytest.raises(DataError, match=r"case1_label\.mhd: found the label value"):
         load_case(case, PORT)
+
+
+def test_names_in_capitals_of_slicer_and_with_strange_digits(tmp_path):
+    """case1_label.seg.nrrd was "expected case1_label.seg_label"; a superscript was a traceback."""
+    write(tmp_path, "case1.nii.gz", "case1_label.seg.nrrd", "x\u00b22.mha", "x\u00b22_label.mha")
+    (tmp_path / "case1.nii.gz").rename(tmp_path / "case1.NII.GZ")
+    cases = find_source_cases(tmp_path)[:1]
+    assert [case.id for case in cases] == ["case1"]
+    assert cases[0].label_path.name == "case1_label.seg.nrrd"
+    assert load_case(cases[0], PORT)[1].array.max() == 7
+
+
+def test_messages_name_what_to_do(tmp_path):
+    (tmp_path / "IM0001.dcm").write_bytes(b"")
+    with pytest.raises(DataError, match=r"found IM0001\.dcm, .* convert it to \.nii\.gz, as dcm2n"):
+        find_source_cases(tmp_path)
+    write(tmp_path, *(f"site2_case{n}{kind}.mha" for n in (1, 3) for kind in ("", "_label")))
+    with pytest.raises(DataError, match="number 2 occurs twice, in site2_case1 and site2_case3"):
+        find_source_cases(tmp_path)

@@ -39,6 +39,7 @@ def test_every_scan_has_its_own_faults(folder, tmp_path):
     assert "every voxel is 3; expected a scan" in faults["case1"]
     assert "expected one voxel grid, found origin" in faults["case1"]
     assert "found labels that grow downwards" in faults["case2"]
+    assert "--layout verse" in faults["case2"]
     assert "has no labels; expected case3_label beside it" in faults["case3"]
     assert "case4.mhd: cannot be read" in faults["case4"]
     assert "has no scan; expected case5" in faults["case5_label"]
@@ -83,3 +84,14 @@ def test_thick_slices_are_noted_and_room_is_counted(tmp_path):
     assert entry.notes == ["voxels of up to 4 mm: vertebrae may merge"]
     voxels = 40 * 60 * 50
     assert inspection.whole[-1].facts["needed"] == f"{voxels * 8 * 2 / 1e6:.3g} MB"
+
+
+def test_a_single_scan_without_labels_is_not_called_none(folder, tmp_path):
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    volume = read_volume(folder / "case1.mhd")
+    write_volume(alone / "case1.mhd", *vars(volume).values())
+    inspection = inspect_dataset(alone, QUICK, tmp_path)
+    (entry,) = inspection.entries
+    assert "case1.mhd has no labels" in entry.faults[0]
+    assert not any("no scans" in fault for line in inspection.whole for fault in line.faults)

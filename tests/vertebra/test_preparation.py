@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.data.volumes import Geometry, Volume, read_volume, write_volume
+from common.data.geometry import Geometry, Volume
+from common.data.volumes import read_volume, write_volume
 from common.errors import DataError
 from vertebra.config import CODE, PORT
 from vertebra.preparation import (

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from common.cli import main
-from common.data.volumes import Geometry, read_volume, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import read_volume, write_volume
 from common.errors import OptionError, RunError
 from common.export.passport import PASSPORT, describe_input, hash_files, without_tensors
 from common.files import write_json

@@ -5,7 +5,8 @@ import pytest
 import SimpleITK
 
 from common.cli import main
-from common.data.volumes import Geometry, Volume, read_volume
+from common.data.geometry import Geometry, Volume
+from common.data.volumes import read_volume
 from common.errors import DataError
 from vertebra.config import QUICK
 from vertebra.inspection import inspect_dataset

@@ -18,7 +18,7 @@ from common.errors import RunError
 from common.files import atomic_file, read_json, write_json
 
 if TYPE_CHECKING:
-    from common.data.volumes import Geometry
+    from common.data.geometry import Geometry
 
 FOLDER = "viewer"
 VOLUMES = ("scan", "reference", "prediction")

@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from common.data.volumes import Geometry, read_volume, write_volume
+from common.data.geometry import Geometry
+from common.data.volumes import read_volume, write_volume
 from common.errors import RunError
 from common.evaluation.claims_reader import ROOT
 from common.report.viewer import embed

@@ -1,0 +1,142 @@
+"""Where voxels lie: spacing, origin and direction of a volume, and when two volumes share a grid.
+
+Arrays are (Z, Y, X); a geometry is ordered (x, y, z), in mm. Coordinates grow to the left, to the
+back and cranially (LPS), as in SimpleITK and DICOM.
+"""
+
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+from nibabel import Nifti1Header
+
+from common.errors import DataError
+
+GRID_TOLERANCE = 0.1
+"""Two grids are one if no corner of the volume is further off than this part of a voxel's edge:
+more than any file format's rounding, less than what moves a voxel's centre into another voxel."""
+OPPOSITE = {"L": "R", "R": "L", "P": "A", "A": "P", "S": "I", "I": "S"}
+POSITIVE = "LPS"
+"""Towards which coordinates grow."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the voxels of a volume lie in space; ordered (x, y, z)."""
+
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+    """Row-major 3 x 3 matrix; its columns are the directions of the array's x, y and z axes."""
+    nifti: Nifti1Header | None = field(default=None, compare=False, repr=False)
+    """Header of the NIfTI file that stated it; see `common.data.nifti`."""
+    remarks: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """What in the file's statement is worth a look, such as two forms that differ."""
+
+    @property
+    def spacing_zyx_mm(self) -> tuple[float, float, float]:
+        """Spacing in the order of the array's axes."""
+        return self.spacing_mm[::-1]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels (Z, Y, X) and where they lie."""
+
+    array: np.ndarray
+    geometry: Geometry
+
+    @property
+    def spacing_zyx_mm(self) -> tuple[float, float, float]:
+        """Spacing in the order of the array's axes."""
+        return self.geometry.spacing_zyx_mm
+
+
+def check_same_grid(
+    first: Volume | tuple[tuple[int, ...], Geometry],
+    second: Volume | tuple[tuple[int, ...], Geometry],
+    *,
+    names: tuple[str, str],
+) -> None:
+    """Refuse two volumes whose voxels do not lie at the same places.
+
+    The shapes must be equal, and no corner voxel may lie further from its counterpart than
+    `GRID_TOLERANCE` times the smallest spacing; this covers spacing, origin and direction at once.
+
+    Args:
+        first: a volume, or what `common.data.volumes.read_geometry` returns.
+        second: the same.
+        names: what the message calls the two, file names as a rule.
+
+    Raises:
+        DataError: they differ; names both and what differs.
+    """
+    (shape, geometry), (other_shape, other_geometry) = (
+        (grid.array.shape, grid.geometry) if isinstance(grid, Volume) else grid
+        for grid in (first, second)
+    )
+    on_two_grids = f"{names[0]} and {names[1]}: expected one voxel grid, found"
+    if tuple(shape) != tuple(other_shape):
+        raise DataError(f"{on_two_grids} shape (z, y, x) {tuple(shape)} and {tuple(other_shape)}")
+    distances = np.linalg.norm(
+        corners_mm(shape, geometry) - corners_mm(shape, other_geometry), axis=1
+    )
+    # Written so that a geometry with NaN is refused.
+    if not distances.max() <= GRID_TOLERANCE * min(geometry.spacing_mm):
+        remarks = [
+            f"; {name}: {remark}"
+            for name, grid in zip(names, (geometry, other_geometry), strict=True)
+            for remark in grid.remarks
+        ]
+        raise DataError(
+            f"{on_two_grids} {_differences(geometry, other_geometry)} (up to "
+            f"{distances.max():.3g} mm apart){''.join(remarks)}"
+        )
+
+
+def corners_mm(shape: tuple[int, ...], geometry: Geometry) -> np.ndarray:
+    """Return the centres of the eight corner voxels, (8, 3), (x, y, z) in mm.
+
+    Args:
+        shape: (Z, Y, X).
+        geometry: of the volume.
+    """
+    indices = np.array(list(product(*((0, size - 1) for size in shape[::-1]))))
+    direction = np.reshape(geometry.direction, (3, 3))
+    return geometry.origin_mm + indices * geometry.spacing_mm @ direction.T
+
+
+def orientation_of(geometry: Geometry) -> str:
+    """Return towards what the axes x, y, z of a file grow, such as "LPS"; the nearest if oblique.
+
+    Raises:
+        DataError: no nearest one, since two axes lean to the same direction.
+    """
+    direction = np.reshape(geometry.direction, (3, 3))
+    nearest = np.abs(direction).argmax(axis=0)
+    if sorted(nearest) != [0, 1, 2]:
+        raise DataError(f"found the direction {geometry.direction}; expected three clear axes")
+    letters = [POSITIVE[axis] for axis in nearest]
+    signs = direction[nearest, range(3)]
+    return "".join(
+        letter if sign > 0 else OPPOSITE[letter]
+        for letter, sign in zip(letters, signs, strict=True)
+    )
+
+
+def _differences(first: Geometry, second: Geometry) -> str:
+    pairs = {
+        "spacing (x, y, z) in mm": (first.spacing_mm, second.spacing_mm),
+        "origin (x, y, z) in mm": (first.origin_mm, second.origin_mm),
+        "direction": (first.direction, second.direction),
+    }
+    shown = [
+        f"{name} {_rounded(one)} and {_rounded(other)}"
+        for name, (one, other) in pairs.items()
+        if not np.allclose(one, other, rtol=1e-4, atol=1e-4)
+    ]
+    return "; ".join(shown) or "slightly different spacings, origins or directions"
+
+
+def _rounded(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:.5g}" for value in values) + ")"

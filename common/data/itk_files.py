@@ -1,0 +1,376 @@
+"""MetaImage and NRRD files, read and written by SimpleITK behind checks of their headers.
+
+SimpleITK 2.5 needs watching: unknown fields, dimensions and sizes crash or hang the libraries below
+it, its MetaImage reader goes on when decompression fails, raw data of another length are read as if
+they fitted, and all of them print to stderr. A header is therefore read here first.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+
+import numpy as np
+import SimpleITK
+
+from common.data.geometry import Geometry
+from common.errors import DataError
+
+ENGINES = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO"}
+"""File name endings and the reader and writer of SimpleITK that they stand for."""
+LARGEST_HEADER = 16_000_000
+LONGEST_META_LINE, LONGEST_NRRD_LINE = 20_000, 1000
+"""Characters; a longer field that is not understood overflows buffers below SimpleITK."""
+_DEFLATE_MOST = 1100
+"""Bytes that one byte of compressed data can hold, at most about 1030."""
+_META_FIELD = re.compile(rb"\s*([^=:]{1,200}?)\s*[=:]\s*(.*?)\s*")
+_META_TYPES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4,
+               "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
+_PATTERN = re.compile(
+    r"([^%]+%0?[0-9]{0,2}d[^%]*?)\s+([0-9]{1,6})\s+([0-9]{1,6})\s+([1-9][0-9]{0,5})"
+)
+_NRRD_FIELDS = {
+    "axismaxs", "axismins", "blocksize", "byteskip", "centerings", "centers", "content", "datafile",
+    "dimension", "encoding", "endian", "kinds", "labels", "lineskip", "max", "measurementframe",
+    "min", "number", "oldmax", "oldmin", "sampleunits", "sizes", "space", "spacedimension",
+    "spacedirections", "spaceorigin", "spaceunits", "spacings", "thicknesses", "type", "units",
+}  # fmt: skip
+_NRRD_TYPES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t"), 1),
+    **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int"), 2),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int"), 2),
+    **dict.fromkeys(("int16", "int16_t", "uint16", "uint16_t"), 2),
+    **dict.fromkeys(("int", "signed int", "uint", "unsigned int", "float"), 4),
+    **dict.fromkeys(("int32", "int32_t", "uint32", "uint32_t"), 4),
+    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long"), 8),
+    **dict.fromkeys(("signed long long int", "int64", "int64_t", "uint64", "uint64_t"), 8),
+    **dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int", "double"), 8),
+}
+_STDERR = 2
+_stderr_lock = RLock()
+
+
+def read_head(
+    path: Path, *, first_of_many: bool = False, flat: bool = False
+) -> tuple[tuple[int, int, int], Geometry]:
+    """Read the shape (Z, Y, X) and geometry of a volume from its header.
+
+    Args:
+        path: .mha, .mhd or .nrrd.
+        first_of_many: of a 4-D file the first volume counts.
+        flat: take a 2-D image as one slice.
+
+    Raises:
+        DataError: the file is missing, its header is damaged, or it is no scalar volume.
+    """
+    return _grid_of(_open(path), path, first_of_many, flat)
+
+
+def read_voxels(
+    path: Path, *, first_of_many: bool = False, flat: bool = False
+) -> tuple[np.ndarray, Geometry]:
+    """Read a volume (Z, Y, X) in the file's type; see `read_head`.
+
+    Raises:
+        DataError: see `read_head`; or the data are truncated, damaged or of another length.
+    """
+    reader = _open(path)
+    shape, geometry = _grid_of(reader, path, first_of_many, flat)
+    with _library_messages_held() as messages:
+        try:
+            array = SimpleITK.GetArrayFromImage(reader.Execute())
+        except (RuntimeError, MemoryError) as error:
+            raise unreadable(path, reason(error, messages())) from error
+        if b"Uncompress failed" in messages():
+            raise unreadable(path, "its compressed data are damaged")
+    return array.reshape(-1, *shape)[0], geometry
+
+
+def write_voxels(
+    path: Path, array: np.ndarray, geometry: Geometry, *, compress: bool
+) -> list[Path]:
+    """Write a volume.
+
+    Args:
+        path: see `read_head`.
+        array: (Z, Y, X).
+        geometry: of the volume.
+        compress: with compressed data (.zraw beside a .mhd).
+
+    Returns:
+        The files: of a .mhd the data first, then the header.
+
+    Raises:
+        RuntimeError, OSError: the disk is full or the folder cannot be written.
+    """
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing(geometry.spacing_mm)
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(geometry.direction)
+    files = [path]
+    if path.suffix == ".mhd":
+        files = [path.with_suffix(".zraw" if compress else ".raw"), path]
+    with _library_messages_held() as messages:
+        try:
+            SimpleITK.WriteImage(
+                image, str(path), useCompression=compress, imageIO=ENGINES[path.suffix]
+            )
+        except RuntimeError as error:
+            raise RuntimeError(reason(error, messages())) from error
+    for file in files:
+        with file.open("rb") as stream:  # brings delayed failures out
+            os.fsync(stream.fileno())
+    return files
+
+
+def unreadable(path: Path, found: str) -> DataError:
+    """Return the mistake of a file that is not whole."""
+    return DataError(
+        f"{path}: cannot be read ({found}), expected a whole {path.suffix.lower()} file"
+    )
+
+
+def reason(error: Exception, messages: bytes = b"") -> str:
+    """Say what went wrong in one short line, in the library's own words where it printed some."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = messages.decode(errors="replace")
+    if not text.strip():
+        # The last line names the cause, those before it name source files and callers.
+        text = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        text = re.sub(r"\w+\(0x[0-9a-f]+\): ", "", text)
+    return " ".join(text.split())[:200]
+
+
+def _open(path: Path) -> SimpleITK.ImageFileReader:
+    engine = ENGINES[path.suffix.lower()]
+    try:
+        if engine == "NrrdImageIO":
+            _check_nrrd(path)
+        else:
+            _check_meta(path)
+    except OSError as refusal:
+        raise unreadable(path, reason(refusal)) from None
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(engine)
+    reader.SetFileName(str(path))
+    with _library_messages_held() as messages:
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise unreadable(path, reason(error, messages())) from error
+    return reader
+
+
+def _grid_of(
+    reader: SimpleITK.ImageFileReader, path: Path, first_of_many: bool, flat: bool
+) -> tuple[tuple[int, int, int], Geometry]:
+    size, components = reader.GetSize(), reader.GetNumberOfComponents()
+    axes = len(size)
+    frames = size[4 if first_of_many else 3 :]
+    if components != 1 or (axes < 3 and not (flat and axes == 2)) or any(n > 1 for n in frames):
+        kind = "scalar" if components == 1 else f"{components}-component"
+        raise DataError(
+            f"{path}: found a {kind} {axes}-D image of size (x, y, ...) {size}, "
+            "expected a scalar 3-D volume"
+        )
+    direction = np.eye(3)
+    found = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3]
+    direction[: len(found), : len(found)] = found
+    spacing = (*reader.GetSpacing()[:3], 1.0)[:3]
+    origin = (*reader.GetOrigin()[:3], 0.0)[:3]
+    if not (np.isfinite([*spacing, *origin, *direction.ravel()]).all() and min(spacing) > 0):
+        raise DataError(
+            f"{path}: found spacing {spacing}, origin {origin}; expected finite numbers, spacings "
+            "above 0"
+        )
+    shape = (*size[:3], 1)[2::-1]
+    return shape, Geometry(spacing, origin, tuple(direction.ravel().tolist()))
+
+
+def _check_meta(path: Path) -> None:
+    """Refuse a MetaImage header that its reader cannot be trusted with.
+
+    Raises:
+        DataError: names the field, what was found and what was expected.
+        OSError: the file cannot be read.
+    """
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        while "ElementDataFile" not in fields:
+            line = file.readline(LONGEST_META_LINE + 1)
+            match = _META_FIELD.fullmatch(line)
+            if not match or len(line) > LONGEST_META_LINE or file.tell() > LARGEST_HEADER:
+                shown = line[:40].decode(errors="replace").strip()
+                raise unreadable(path, f"found the header line {shown!r}, expected `name = value`")
+            fields[match[1].decode(errors="replace")] = match[2].decode(errors="replace")
+        begin = file.tell()
+        rest = file.read(LARGEST_HEADER).split(b"\n") if fields["ElementDataFile"] == "LIST" else []
+    sizes = _integers(fields.get("DimSize", ""), path, "DimSize")
+    if _integers(fields.get("NDims", ""), path, "NDims") != [len(sizes)] or len(sizes) > 5:
+        raise unreadable(path, f"found {len(sizes)} sizes and NDims {fields['NDims'][:9]!r}")
+    channels = _integers(fields.get("ElementNumberOfChannels", "1"), path, "channels")
+    kind = fields.get("ElementType", "").removeprefix("MET_")
+    if kind not in _META_TYPES or channels[0] > 100:
+        raise unreadable(path, f"found ElementType {fields.get('ElementType', '')[:40]!r}")
+    name = fields["ElementDataFile"]
+    if names := _slice_files(name, rest, path):
+        _check_slices(names, path, sizes, math.prod(channels[:1]) * _META_TYPES[kind])
+        return
+    if not _is_true(fields, "BinaryData", default=True):
+        return  # text, whose length is left to SimpleITK
+    found = _size_of_data(path, "" if name.upper() == "LOCAL" else name, begin)
+    skipped = _integer(fields.get("HeaderSize", "0"), path, "HeaderSize")
+    _check_length(
+        path,
+        math.prod([*sizes, *channels[:1]]) * _META_TYPES[kind] + max(skipped, 0),
+        found,
+        packed=_is_true(fields, "CompressedData"),
+        exact=skipped >= 0,
+    )
+
+
+def _is_true(fields: dict[str, str], name: str, *, default: bool = False) -> bool:
+    return fields.get(name, str(default)).strip()[:1] in ("T", "t", "1")
+
+
+def _check_nrrd(path: Path) -> None:
+    """Refuse an NRRD header that its reader cannot be trusted with; see `_check_meta`."""
+    fields: dict[str, str] = {}
+    with path.open("rb") as file:
+        if not re.fullmatch(rb"NRRD000[1-5]\r?\n", file.readline(20)):
+            raise unreadable(path, "it does not begin with NRRD000")
+        while line := file.readline(LARGEST_HEADER).rstrip(b"\r\n"):
+            if line.startswith(b"#") or b":=" in line:
+                continue  # a comment, or a key of the user's
+            name, _, value = line.partition(b":")
+            field = name.decode(errors="replace").strip().lower().replace(" ", "")
+            long = len(line) > LONGEST_NRRD_LINE and field != "content"
+            if field not in _NRRD_FIELDS or long or file.tell() > LARGEST_HEADER:
+                shown = line[:40].decode(errors="replace")
+                raise unreadable(path, f"found the header line {shown!r}, expected a field of NRRD")
+            fields[field] = value.decode(errors="replace").strip()
+            if field == "datafile" and fields[field].startswith("LIST"):
+                break
+        begin = file.tell()
+        rest = file.read(LARGEST_HEADER).split(b"\n") if fields.get("datafile") == "LIST" else []
+    sizes = _integers(fields.get("sizes", ""), path, "sizes")
+    if _integers(fields.get("dimension", ""), path, "dimension") != [len(sizes)] or len(sizes) > 5:
+        raise unreadable(path, f"found {len(sizes)} sizes, dimension {fields['dimension'][:9]!r}")
+    kind = " ".join(fields.get("type", "").lower().split())
+    if kind not in _NRRD_TYPES:
+        raise unreadable(path, f"found the type {kind[:40]!r}")
+    encoding, name = fields.get("encoding", "").lower(), fields.get("datafile", "")
+    if names := _slice_files(name, rest, path):
+        _check_slices(names, path, sizes, _NRRD_TYPES[kind])
+        return
+    if encoding not in ("raw", "gz", "gzip") or "lineskip" in fields:
+        return
+    skipped = _integer(fields.get("byteskip", "0"), path, "byte skip")
+    packed = encoding != "raw"
+    _check_length(
+        path,
+        math.prod(sizes) * _NRRD_TYPES[kind] + (0 if packed else max(skipped, 0)),
+        _size_of_data(path, name, begin),
+        packed=packed,
+        exact=skipped >= 0,
+    )
+
+
+def _integers(text: str, path: Path, name: str) -> list[int]:
+    """Return the sizes that a field states, each at least 1."""
+    words = text.split()
+    if not words or not all(word.isascii() and word.isdigit() and int(word[:18]) for word in words):
+        raise unreadable(path, f"found {name} {text[:40]!r}, expected integers of at least 1")
+    return [int(word[:18]) for word in words]
+
+
+def _slice_files(name: str, rest: list[bytes], path: Path) -> list[str]:
+    """Return the files that hold a slice each; none where a header names a single file.
+
+    Args:
+        name: of the data file: LIST, a pattern with first, last and step, or another.
+        rest: the lines that follow, which a LIST is made of.
+        path: of the header.
+
+    Raises:
+        DataError: a pattern that could be anything else; the libraries hand it to `sprintf`.
+    """
+    if name == "LIST":
+        return [line.decode(errors="replace").strip() for line in rest if line.strip()]
+    if "%" not in name and not name.startswith("LIST"):
+        return []
+    match = _PATTERN.fullmatch(name)
+    if not match:
+        raise unreadable(
+            path, f"found the data files {name[:40]!r}, expected a name as a%d.raw 1 9 1"
+        )
+    first, last, step = map(int, match.groups()[1:])
+    return [match[1] % number for number in range(first, last + 1, step)]
+
+
+def _check_slices(names: list[str], path: Path, sizes: list[int], voxel_bytes: int) -> None:
+    """Refuse data files that are not one for each slice, all of a slice's length."""
+    expected = math.prod(sizes[:-1]) * voxel_bytes
+    if len(names) != sizes[-1]:
+        raise unreadable(path, f"found {len(names)} data files for {sizes[-1]} slices")
+    for name in names:
+        found = _size_of_data(path, name, 0)
+        if found != expected:
+            raise unreadable(path, f"found {found} bytes in {name[:80]}, expected {expected}")
+
+
+def _size_of_data(path: Path, name: str, begin: int) -> int:
+    """Return the bytes of a header's data: behind it, or in a file of their own."""
+    if not name:
+        return path.stat().st_size - begin
+    try:
+        return (path.parent / name).stat().st_size
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        raise unreadable(path, f"its data file {name[:80]} is missing") from None
+
+
+def _integer(text: str, path: Path, name: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise unreadable(path, f"found {name} {text[:40]!r}, expected an integer")
+    return int(text)
+
+
+def _check_length(path: Path, expected: int, found: int, *, packed: bool, exact: bool) -> None:
+    """Refuse data that are shorter than the header says, or longer where they may not be."""
+    if packed:
+        if expected > found * _DEFLATE_MOST:
+            raise unreadable(path, f"truncated: found {found} packed bytes for {expected}")
+    elif found < expected:
+        raise unreadable(path, f"truncated: found {found} of {expected} bytes of data")
+    elif exact and found > expected:
+        raise DataError(
+            f"{path}: found {found} bytes of data, its header says {expected}; expected sizes and "
+            "type to fit the data"
+        )
+
+
+@contextmanager
+def _library_messages_held() -> Iterator:
+    """Hold what C libraries print to stderr; hand it on if the block succeeds, drop it if not.
+
+    Yields a function that returns the bytes held so far. One block at a time: the file descriptor
+    belongs to the whole process, and what other threads print meanwhile must come out again.
+    """
+    with _stderr_lock:
+        held = os.memfd_create("stderr")
+        try:
+            stderr = os.dup(_STDERR)
+            os.dup2(held, _STDERR)
+            try:
+                yield lambda: os.pread(held, 1 << 20, 0)
+            finally:
+                os.dup2(stderr, _STDERR)
+                os.close(stderr)
+            os.write(_STDERR, os.pread(held, 1 << 20, 0))
+        finally:
+            os.close(held)

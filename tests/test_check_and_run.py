@@ -1,0 +1,170 @@
+"""What `prepare --check` calls a fault is what loading refuses, in the same words.
+
+Each mistake is made in one file of an otherwise good case of each paper that reads such files.
+"""
+
+import gzip
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from common.data.inspection import Entry
+from common.errors import DataError
+from dhcp_fetal import config as dhcp_config
+from dhcp_fetal import data as dhcp_data
+from dhcp_fetal import inspection as dhcp_inspection
+from dhcp_fetal.session import CaseFiles
+from fetal_brain import config as fetal_config
+from fetal_brain import data as fetal_data
+from fetal_brain import inspection as fetal_inspection
+from vertebra import config as vertebra_config
+from vertebra import data as vertebra_data
+from vertebra import inspection as vertebra_inspection
+
+SHAPE = (12, 10, 8)
+AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def save(path, array, affine=AFFINE):
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+
+
+def edit(path, offset, layout, *values):
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    struct.pack_into(layout, content, offset, *values)
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def change(path, new, affine=AFFINE):
+    array = np.asanyarray(nibabel.load(path).dataobj)
+    save(path, new(array.copy()), affine)
+
+
+def put(value, dtype=np.float32):
+    def new(array):
+        array = array.astype(dtype)
+        array[1, 2, 3] = value
+        return array
+
+    return new
+
+
+def shifted(mm):
+    affine = AFFINE.copy()
+    affine[0, 3] = mm
+    return affine
+
+
+SHEARED = AFFINE.copy()
+SHEARED[0, 1] = 0.2
+OF_ANY_FILE = {
+    "in order": lambda path: None,
+    "truncated": truncate,
+    "missing": Path.unlink,
+    "text": lambda path: path.write_text("id,image"),
+    "colours": lambda path: edit(path, 70, "<h", 128),
+    "offset": lambda path: edit(path, 108, "<f", 0),
+    "longer": lambda path: edit(path, 42, "<h", 11),
+    "NaN": lambda path: change(path, put(np.nan)),
+    "infinite": lambda path: change(path, put(np.inf)),
+    "sheared": lambda path: change(path, np.array, SHEARED),
+    "negative size": lambda path: (edit(path, 254, "<h", 0), edit(path, 252, "<h", 1),
+                                   edit(path, 80, "<f", -1.25)),
+    "four axes": lambda path: change(path, lambda array: np.stack([array, array], -1)),
+}  # fmt: skip
+OF_LABELS = {
+    "elsewhere": lambda path: change(path, np.array, shifted(5.0)),
+    "another shape": lambda path: change(path, lambda array: array[:, :, 1:]),
+    "fractions": lambda path: change(path, put(0.5)),
+    "rounding": lambda path: change(path, put(0.99999988)),
+    "negative": lambda path: change(path, put(-1, np.int16)),
+    "huge": lambda path: change(path, put(2**31, np.float64)),
+    "no position": lambda path: edit(path, 252, "<2h", 0, 0),
+}
+MISTAKES = [
+    *(("image", name, how) for name, how in OF_ANY_FILE.items()),
+    *(("labels", name, how) for name, how in (OF_ANY_FILE | OF_LABELS).items()),
+]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A scan and labels 1 and 2, the second one further up."""
+    rng = np.random.default_rng(0)
+    save(tmp_path / "case1.nii.gz", rng.integers(100, 900, SHAPE).astype(np.int16))
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3:7, 3:7, 1:3] = 1
+    labels[3:7, 3:7, 4:7] = 2
+    save(tmp_path / "case1_label.nii.gz", labels)
+    return {"image": tmp_path / "case1.nii.gz", "labels": tmp_path / "case1_label.nii.gz"}
+
+
+def fetal_brain(files):
+    config = replace(fetal_config.PORT, patch_shape=(3, 8, 8))
+    listing = files["image"].parent / "list.csv"
+    listing.write_text("id,image,label\nx,case1.nii.gz,case1_label.nii.gz\n")
+
+    def load():
+        (case,) = fetal_data.find_cases(listing)
+        fetal_data.load_case(case, config)
+
+    inspection = fetal_inspection.inspect_list(listing, config, listing.parent)
+    return load, inspection.entries[0]
+
+
+def dhcp_fetal(files):
+    config = replace(dhcp_config.PORT, classes=3)
+    case = CaseFiles((files["image"],), labels=files["labels"])
+    entry = Entry("x")
+    dhcp_inspection.inspect_case(entry, case, config)
+    return lambda: dhcp_data.load_case(case, config), entry
+
+
+def dhcp_fetal_mask(files):
+    case = CaseFiles((files["image"],), mask=files["labels"])
+    entry = Entry("x")
+    dhcp_inspection.inspect_case(entry, case, dhcp_config.PORT)
+    return lambda: dhcp_data.load_case(case, dhcp_config.PORT), entry
+
+
+def vertebra(files):
+    folder = files["image"].parent
+
+    def load():
+        for case in vertebra_data.find_source_cases(folder):
+            vertebra_data.load_case(case, vertebra_config.PORT)
+
+    inspection = vertebra_inspection.inspect_dataset(folder, vertebra_config.PORT, folder)
+    entry = Entry("all")
+    for line in (*inspection.entries, *inspection.whole):
+        entry.faults += line.faults
+    return load, entry
+
+
+def refusal_of(load):
+    """Return the line of a refusal, or None where there is none."""
+    try:
+        load()
+    except DataError as refusal:
+        return str(refusal)
+    return None
+
+
+@pytest.mark.parametrize("paper", [fetal_brain, dhcp_fetal, dhcp_fetal_mask, vertebra])
+@pytest.mark.parametrize(("kind", "name", "how"), MISTAKES, ids=lambda value: str(value)[:20])
+def test_check_and_run_agree(files, paper, kind, name, how):
+    how(files[kind])
+    load, entry = paper(files)
+    assert refusal_of(load) in (entry.faults or [None])
+    if name in ("in order", "rounding"):
+        assert entry.faults == []
+    if name in ("truncated", "missing", "colours", "offset", "longer", "NaN", "sheared"):
+        assert entry.faults
