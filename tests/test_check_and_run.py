@@ -1,6 +1,6 @@
 """What `prepare --check` calls a fault is what loading refuses, in the same words.
 
-Each mistake is made in one file of an otherwise good case of each paper that reads such files.
+Each mistake is made in one file of an otherwise good case.
 """
 
 import gzip
@@ -8,6 +8,7 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -21,6 +22,13 @@ from dhcp_fetal.session import CaseFiles
 from fetal_brain import config as fetal_config
 from fetal_brain import data as fetal_data
 from fetal_brain import inspection as fetal_inspection
+from raseg import config as raseg_config
+from raseg import data as raseg_data
+from raseg import inspection as raseg_inspection
+from raseg.binaries import encode
+from sarcoma import config as sarcoma_config
+from sarcoma import data as sarcoma_data
+from sarcoma import inspection as sarcoma_inspection
 from vertebra import config as vertebra_config
 from vertebra import data as vertebra_data
 from vertebra import inspection as vertebra_inspection
@@ -147,6 +155,104 @@ def vertebra(files):
     for line in (*inspection.entries, *inspection.whole):
         entry.faults += line.faults
     return load, entry
+
+
+def spoil_dataset(name, place, value):
+    def how(path):
+        with h5py.File(path, "a") as file:
+            array = file[name][()].astype(np.float64)
+            array[place] = value
+            del file[name]
+            file[name] = array
+
+    return how
+
+
+def drop(name):
+    def how(path):
+        with h5py.File(path, "a") as file:
+            del file[name]
+
+    return how
+
+
+def reshape(name):
+    def how(path):
+        with h5py.File(path, "a") as file:
+            array = file[name][()]
+            del file[name]
+            file[name] = array[1:]
+
+    return how
+
+
+@pytest.mark.parametrize(
+    ("how", "is_refused"),
+    [
+        (lambda path: None, False),
+        (spoil_dataset("label_data/A", (0, 0, 0), 1e-12), False),
+        (spoil_dataset("label_data/A", (0, 0, 0), np.nan), True),
+        (spoil_dataset("ct_data/A", (1, 2, 3), np.inf), True),
+        (drop("pet_data/A"), True),
+        (drop("label_data"), True),
+        (reshape("label_data/A"), True),
+        (lambda path: path.write_text("no HDF5"), True),
+        (Path.unlink, True),
+    ],
+)
+def test_check_and_run_agree_on_a_petct_file(tmp_path, how, is_refused):
+    config = replace(
+        sarcoma_config.PORT, training_patients=("A",), validation_patients=(), test_patients=()
+    )
+    path = tmp_path / "data.h5"
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for group in ("ct_data", "pet_data"):
+            file[f"{group}/A"] = rng.normal(size=(4, 60, 58))
+        file["label_data/A"] = (rng.random((4, 60, 58)) > 0.9) * 2
+    how(path)
+
+    def load():
+        patients = sarcoma_data.find_patients(path, config)
+        for patient in sarcoma_data.split_patients(patients, config)["training"]:
+            loaded = sarcoma_data.load_patient(patient, config.modalities)
+            sarcoma_data.window_of(patient, loaded.label)
+
+    inspection = sarcoma_inspection.inspect_file(path, config, tmp_path)
+    lines = (*inspection.entries, *inspection.whole)
+    faults = [fault for line in lines for fault in line.faults]
+    assert (refusal_of(load) in faults) == bool(faults) == is_refused
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "is_refused"),
+    [
+        ((0, 1, 0, 0, 0), 1.0, False),
+        ((0, 1, 0, 0, 0), 0.99999988, False),
+        ((0, 1, 0, 0, 0), 0.5, True),
+        ((0, 1, 0, 0, 0), 3.0, True),
+        ((0, 1, 0, 0, 0), np.nan, True),
+        ((0, 0, 0, 0, 0), np.nan, True),
+        ((0, 0, 0, 0, 0), 70_000.0, True),
+    ],
+)
+def test_check_and_run_agree_on_arrays(tmp_path, place, value, is_refused):
+    config = replace(raseg_config.PORT, task="bme")
+    pairs = np.random.default_rng(0).integers(1, 900, (2, 2, 8, 8, 4)).astype(np.float64)
+    pairs[:, 1] = pairs[:, 1] > 500
+    pairs[place] = value
+    np.save(tmp_path / "t2imgs_and_prereg_labels.npy", pairs)
+
+    def load():
+        volumes = raseg_data.open_volumes(tmp_path, config)
+        for number in range(len(volumes)):
+            what = f"{tmp_path}, volume {number}"
+            encode(volumes.image(number), wrap=config.wrap_intensities, what=what)
+            volumes.label(number)
+
+    entries = raseg_inspection.inspect_arrays(tmp_path, config, tmp_path).entries
+    faults = [fault for entry in entries for fault in entry.faults]
+    assert (refusal_of(load) in faults) == bool(faults) == is_refused
 
 
 def refusal_of(load):

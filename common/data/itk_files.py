@@ -30,7 +30,7 @@ _META_FIELD = re.compile(rb"\s*([^=:]{1,200}?)\s*[=:]\s*(.*?)\s*")
 _META_TYPES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4,
                "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
 _PATTERN = re.compile(
-    r"([^%]+%0?[0-9]{0,2}d[^%]*?)\s+([0-9]{1,6})\s+([0-9]{1,6})\s+([1-9][0-9]{0,5})"
+    r"([^%]+%0?[0-9]{0,2}d[^% ]*) +([0-9]{1,6}) +([0-9]{1,6}) +([1-9][0-9]{0,5})"
 )
 _NRRD_FIELDS = {
     "axismaxs", "axismins", "blocksize", "byteskip", "centerings", "centers", "content", "datafile",
@@ -301,11 +301,11 @@ def _slice_files(name: str, rest: list[bytes], path: Path) -> list[str]:
         DataError: a pattern that could be anything else; the libraries hand it to `sprintf`.
     """
     if name == "LIST":
-        return [line.decode(errors="replace").strip() for line in rest if line.strip()]
+        return [line.rstrip(b"\r").decode(errors="replace") for line in rest if line.strip()]
     if "%" not in name and not name.startswith("LIST"):
         return []
     match = _PATTERN.fullmatch(name)
-    if not match:
+    if not match or not name.isprintable():
         raise unreadable(
             path, f"found the data files {name[:40]!r}, expected a name as a%d.raw 1 9 1"
         )

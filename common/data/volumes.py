@@ -176,7 +176,8 @@ def ending_of(path: Path) -> str:
     for ending in STEM_ENDINGS[1:]:
         if path.name.lower().endswith(ending):
             return ending
-    raise DataError(f"{path}: unknown kind of volume, expected {', '.join(FORMATS)}")
+    found = "is a folder" if path.is_dir() else "unknown kind of volume"
+    raise DataError(f"{path}: {found}, expected {', '.join(FORMATS)}")
 
 
 def is_volume(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -129,6 +130,23 @@ class TestSegmentCase:
         expected = np.full(SHAPE, 0.25, np.float32)
         expected[:, 4:12, 6:18] = 0.75
         np.testing.assert_allclose(found.array, expected, atol=1e-6)
+
+    def test_both_forms_of_the_scans_header_are_written_back(self, case, out):
+        """The label map lay where the qform says: 47 mm off for readers of the sform."""
+        image = nibabel.load(case.image_path)
+        moved = image.affine.copy()
+        moved[:3, 3] += (30, -36, 0)
+        image.set_sform(moved, code=2)
+        nibabel.save(image, case.image_path)
+        config = replace(SMALL, window=(3, 16, 24), window_stride=(1, 16, 24))
+        scan = replace(case, label_path=None)
+        segment_case(scan, apply, config, out=out, with_probabilities=True)
+        for name in ("a.nii.gz", "a_probability.nii.gz"):
+            written = nibabel.load(out / name)
+            np.testing.assert_array_equal(written.affine, moved.astype(np.float32))
+            np.testing.assert_array_equal(written.get_qform(), image.get_qform())
+            assert [int(written.header[f"{form}form_code"]) for form in "sq"] == [2, 1]
+            assert (np.asanyarray(written.dataobj)[6:18, 4:12] > 0.5).all()
 
     def test_label_on_another_grid_is_refused_before_anything_is_written(self, case, out):
         label = read_volume(case.label_path)
