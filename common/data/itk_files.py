@@ -29,9 +29,7 @@ _DEFLATE_MOST = 1100
 _META_FIELD = re.compile(rb"\s*([^=:]{1,200}?)\s*[=:]\s*(.*?)\s*")
 _META_TYPES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4,
                "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}  # fmt: skip
-_PATTERN = re.compile(
-    r"([^%]+%0?[0-9]{0,2}d[^% ]*) +([0-9]{1,6}) +([0-9]{1,6}) +([1-9][0-9]{0,5})"
-)
+_PATTERN = re.compile(r"([^%]+%0?[0-9]{0,2}d[^% ]*) +([0-9]{1,6}) +([0-9]{1,6}) +([1-9][0-9]{0,5})")
 _NRRD_FIELDS = {
     "axismaxs", "axismins", "blocksize", "byteskip", "centerings", "centers", "content", "datafile",
     "dimension", "encoding", "endian", "kinds", "labels", "lineskip", "max", "measurementframe",

@@ -140,7 +140,7 @@ class TestSegmentCase:
         nibabel.save(image, case.image_path)
         config = replace(SMALL, window=(3, 16, 24), window_stride=(1, 16, 24))
         scan = replace(case, label_path=None)
-        segment_case(scan, apply, config, out=out, with_probabilities=True)
+        segment_case(scan, segment(config, with_probabilities=True), config, out=out)
         for name in ("a.nii.gz", "a_probability.nii.gz"):
             written = nibabel.load(out / name)
             np.testing.assert_array_equal(written.affine, moved.astype(np.float32))
