@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from common.errors import DataError, OptionError
+from common.inference.borders import extend
 from common.inference.compiled import compiled_on_gpu, on_arrays
 from common.inference.whitening import whiten_in_graph
 from common.inference.windows import stitch_windows
@@ -54,7 +55,7 @@ def segment(
         return window_probabilities(network, windows, config)
 
     found = stitch_windows(
-        pad_to_window(image, window)[..., tf.newaxis],
+        extend(image, window, tf.reduce_min(image))[..., tf.newaxis],  # [F11]
         classify,
         window=window,
         stride=config.window_stride,
@@ -81,15 +82,6 @@ def fit_window(plane: Sequence[int | tf.Tensor], config: Config) -> tuple:
     depth, *largest = config.window
     rounded = [-(-size // PLANE_MULTIPLE) * PLANE_MULTIPLE for size in plane]
     return (depth, *map(tf.minimum, rounded, largest))
-
-
-def pad_to_window(image: tf.Tensor, window: Sequence) -> tf.Tensor:
-    """Continue a volume that is smaller than the window with its minimum, at the far end [F11]."""
-    missing = tf.maximum(tf.stack(window) - tf.shape(image), 0)
-    return tf.pad(
-        image, tf.stack([tf.zeros_like(missing), missing], axis=1),
-        constant_values=tf.reduce_min(image),
-    )  # fmt: skip
 
 
 def window_probabilities(network: keras.Model, windows: tf.Tensor, config: Config) -> tf.Tensor:

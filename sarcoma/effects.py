@@ -23,7 +23,7 @@ from sarcoma.data import (
     split_patients,
     standardise,
 )
-from sarcoma.inference import build_for_inference, make_apply, segment
+from sarcoma.inference import build_for_inference, on_volumes, segment
 from sarcoma.losses import dice_loss
 from sarcoma.model import build_model, shapes_alone
 from sarcoma.patch_files import PATCH_BATCH, patch_dice
@@ -101,9 +101,9 @@ class Bench:
         return model
 
     @cached_property
-    def apply(self) -> Callable:
-        """The network as whole patients are segmented with it."""
-        return make_apply(self.model, self.base)
+    def find(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The function that segments standardised slices with the network."""
+        return on_volumes(segment, self.model, self.base)
 
     def probes(self) -> list[Probe]:
         """Return a probe for every switch of the preset `code`."""
@@ -282,7 +282,7 @@ class Bench:
         case, label = self.cases[TESTED].arrays, self.patients[TESTED].label
         chosen = slice(*case["window"]) if config.test_slices == "window" else slice(None)
         lesion = np.zeros(label.shape, bool)
-        lesion[chosen] = segment(self.apply, case["image"][chosen], self.base) > config.threshold
+        lesion[chosen] = self.find(case["image"][chosen]) > config.threshold
         return describe_labels(lesion, label)
 
 

@@ -1,12 +1,9 @@
 """Segment the test patients with a trained network: label maps, and patches as the original."""
 
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from common.cost.memory import warn_of_memory
 from common.data.names import check_outputs
 from common.data.volumes import write_volume
 from common.evaluation.overlap import dice, volume_ml
+from common.inference.command import show_progress, with_inference_of
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from sarcoma.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
@@ -26,7 +24,6 @@ from sarcoma.data import (
     find_window,
     has_lesion,
     load_patient,
-    prepare_patient,
 )
 from sarcoma.patch_files import PREDICTED_PATCHES, write_predictions
 from sarcoma.prepared import prepare_cases
@@ -56,12 +53,12 @@ def predict(
         preset: whose way of inference to use; default: the run's own.
     """
     from common.cost.first_step import after_first
-    from sarcoma.inference import load_network, make_apply, segment
+    from sarcoma.inference import load_network, on_windows
 
     record = load_run(run)
     config = load_config(run, Config)
     if preset is not None:
-        config = with_inference_of(config, preset)
+        config = with_inference_of(config, PRESETS[preset], INFERENCE_FIELDS)
     cases = choose_patients(record, config, data=data, patients=patients)
     out = out or Path(run) / "predictions"
     count = 2 if probabilities else 1
@@ -70,21 +67,12 @@ def predict(
     )
     configure_runtime(seed=0)
     network = load_network(run, config)
-    segment_slices = partial(segment, make_apply(network, config))
+    segment = on_windows(network, config, progress=show_progress("patches"))
     out.mkdir(parents=True, exist_ok=True)
     for patient in after_first(cases, "patient"):
-        print(
-            segment_patient(
-                patient, segment_slices, config, out=out, with_probability=probabilities
-            )
-        )
+        print(segment_patient(patient, segment, config, out=out, with_probability=probabilities))
     if patches and config.architecture == "unet2d":
         print(predict_patches(cases, network, config, out=out))
-
-
-def with_inference_of(config: Config, preset: Preset) -> Config:
-    """Return a configuration whose inference fields come from a preset."""
-    return replace(config, **{name: getattr(PRESETS[preset], name) for name in INFERENCE_FIELDS})
 
 
 def segment_patient(
@@ -96,7 +84,7 @@ def segment_patient(
 
     Args:
         patient: to segment.
-        segment: (image, config, progress=...) -> probability, as `sarcoma.inference.segment`.
+        segment: (scan, window) -> probability, of `sarcoma.inference.on_windows`.
         config: the configuration.
         out: folder of the files.
         with_probability: write the probability as well.
@@ -104,23 +92,23 @@ def segment_patient(
     Raises:
         DataError: the patient cannot be read, or the folder not written.
     """
-    start = time.monotonic()
+    began = time.monotonic()
     loaded = load_patient(patient, config.modalities)
-    chosen = slice(None)
+    start, stop = 0, patient.shape[0]
     if config.test_slices == "window":
-        chosen = slice(*find_window(patient, loaded.label))
-    # The standardised images, the probabilities and the labels: float32, float32, uint8.
-    bytes_per_voxel = 4 * len(config.modalities) + 4 + 1
+        start, stop = find_window(patient, loaded.label)
+    # The images as they are and standardised, the probabilities and the labels.
+    bytes_per_voxel = 8 * len(config.modalities) + 4 + 1
     warn_of_memory(math.prod(patient.shape) * bytes_per_voxel, what=patient.id)
-    image = prepare_patient(loaded, config)
+    scan = np.stack([loaded.images[name] for name in config.modalities], axis=-1)
     probability = np.zeros(patient.shape, np.float32)
-    probability[chosen] = segment(image[chosen], config, progress=show_windows(patient.id))
+    probability[start:stop] = segment(scan, (start, stop))
     lesion = (probability > config.threshold).astype(np.uint8)
     path, probability_path = output_paths(out, patient)
     write_volume(path, lesion, GRID)
     if with_probability:
         write_volume(probability_path, probability, GRID)
-    return summary_line(path, lesion, loaded.label, seconds=time.monotonic() - start)
+    return summary_line(path, lesion, loaded.label, seconds=time.monotonic() - began)
 
 
 def output_paths(out: Path, patient: Patient) -> tuple[Path, Path]:
@@ -133,16 +121,6 @@ def summary_line(path: Path, lesion: np.ndarray, reference, *, seconds: float) -
     volume = volume_ml(lesion, spacing_mm=(SPACING_MM,) * 3)
     known = "" if reference is None else f"Dice {dice(lesion, reference):.4f}, "
     return f"{path.name}: {known}lesion {volume:.1f} ml, {seconds:.1f} s"
-
-
-def show_windows(patient_id: str) -> Callable[[int, int], None] | None:
-    """Return the function that shows patches done on a terminal; None where there is none."""
-    if not sys.stderr.isatty():
-        return None
-    return lambda done, total: print(
-        f"\r{patient_id}: {done} of {total}", end="\n" if done == total else "",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
 
 
 def predict_patches(cases: list[Patient], network, config: Config, *, out: Path) -> str:

@@ -1,7 +1,6 @@
-"""The signatures of the exported network: whole volumes and patches, as TensorFlow graphs.
+"""The signatures of the exported network: whole volumes as `predict` segments them, and patches.
 
-What `sarcoma.data` and `sarcoma.inference` do, written with TensorFlow alone, so that a server
-needs neither Python nor this package. Axis order (Z, Y, X).
+Axis order (Z, Y, X).
 """
 
 import keras
@@ -12,22 +11,15 @@ from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import FOREGROUND, Description, describe_input
 from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
-from common.inference.windows_in_graph import (
-    add_axis,
-    apply_in_batches,
-    cut_axis,
-    whiten_in_graph,
-    window_starts,
-)
-from sarcoma.config import MARGIN, PATCH, Config
+from sarcoma.config import PATCH, Config
 from sarcoma.data import SPACING_MM, LoadedPatient, Patient, load_patient, prepare_patient
 from sarcoma.inference import (
     build_for_inference,
-    lesion_probability,
     load_run_network,
-    make_apply,
-    segment,
+    on_volumes,
+    segment_scan,
     steps_of,
+    volume_spec,
 )
 from sarcoma.sampling import centre_slice, sizes_of
 
@@ -59,13 +51,11 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         network: a network of `build_for_inference(config)`.
         config: its configuration; the inference fields become part of the graph.
     """
-    channels = len(config.modalities)
-    image = tf.TensorSpec((None, None, None, channels), tf.float32, name="image")
     edge = None if config.architecture == "dilated" else PATCH
-    patches = tf.TensorSpec((None, edge, edge, channels), tf.float32, name="x")
+    patches = tf.TensorSpec((None, edge, edge, len(config.modalities)), tf.float32, name="x")
 
     def serve_volume(image):
-        probabilities = segment_in_graph(network, image, config)
+        probabilities = segment_scan(network, image, config)
         labels = tf.cast(probabilities > config.threshold, tf.uint8)
         return {"labels": labels, "probabilities": probabilities}
 
@@ -75,7 +65,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         return {"y": network(x, training=False)}
 
     return [
-        *scan_endpoints(serve_volume, image),
+        *scan_endpoints(serve_volume, volume_spec(config)),
         Endpoint("patches", serve_patches, [patches]),
     ]
 
@@ -114,19 +104,19 @@ def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
 def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
     """Return what every signature is compared on: a volume, and patches out of it.
 
-    Expected are the results of the Python path that `predict` takes, and of Keras on the patches.
+    Expected are the results of `predict`, and of Keras on the patches.
     """
     scan = case.arrays["image"]
     images = {name: scan[..., i] for i, name in enumerate(config.modalities)}
+    both = predict_as_served(network, config)(scan)
+    labels, probabilities = both["labels"], both["probabilities"]
     prepared = prepare_patient(LoadedPatient(images, None), config)
-    probabilities = segment(make_apply(network, config), prepared, config)
-    labels = (probabilities > config.threshold).astype(np.uint8)
     x = cut_patches(prepared, sizes_of(config).input)
     inputs = [x, x[:, centre_slice(), centre_slice()]] if config.architecture == "cascade" else x
     return {
         "serving_default": Example({"image": scan}, {"labels": labels}),
         "probabilities": Example({"image": scan}, {"probabilities": probabilities}),
-        "volume": Example({"image": scan}, {"labels": labels, "probabilities": probabilities}),
+        "volume": Example({"image": scan}, both),
         "patches": Example({"x": x}, {"y": network.predict_on_batch(inputs)}),
     }
 
@@ -174,115 +164,19 @@ def passport_entry(config: Config, case: TestCase) -> Description:
     )  # fmt: skip
 
 
-def segment_in_graph(network: keras.Model, image: tf.Tensor, config: Config) -> tf.Tensor:
-    """Return the probability of lesion as a graph of TensorFlow operations, a few slices at a time.
+def predict_as_served(network: keras.Model, config: Config):
+    """Return the function of `predict`, from a scan to what the signature `volume` gives."""
+    segment = on_volumes(segment_scan, network, config)
 
-    Args:
-        network: a network of `build_for_inference(config)`.
-        image: (Z, Y, X, C) float32, the file's units.
-        config: uses the inference fields.
-    Returns:
-        (Z, Y, X) float32.
-    """
-    prepared = standardise_in_graph(image, config)
-    if config.architecture != "dilated":
-        return stitch_in_graph(network, prepared, config)
-    return tf.map_fn(
-        lambda plane: reflect_slice(network, plane, config),
-        prepared,
-        fn_output_signature=tf.TensorSpec((None, None), tf.float32),
-        parallel_iterations=1,
-    )
+    def run(scan: np.ndarray) -> dict[str, np.ndarray]:
+        found = segment(scan)
+        return {"labels": (found > config.threshold).astype(np.uint8), "probabilities": found}
 
-
-def standardise_in_graph(image: tf.Tensor, config: Config) -> tf.Tensor:
-    """Do as `sarcoma.data.prepare_patient`, statistics in float64 [S30]."""
-
-    def standardise(array):
-        count = tf.reduce_prod(tf.shape(array)[:-1])
-        return whiten_in_graph(array, least_deviation=1 / tf.sqrt(tf.cast(count, tf.float64)))
-
-    if config.standardise == "patient":
-        return standardise(image)
-    spec = tf.TensorSpec(image.shape[1:], tf.float32)
-    return tf.map_fn(
-        lambda plane: standardise(plane[tf.newaxis])[0],
-        image,
-        fn_output_signature=spec,
-        parallel_iterations=1,
-    )
-
-
-def stitch_in_graph(network: keras.Model, image: tf.Tensor, config: Config) -> tf.Tensor:
-    """Average the outputs of all patches of every slice, as `sarcoma.inference.segment` does.
-
-    Args:
-        network: U-Net or cascade.
-        image: (Z, Y, X, C) float32, standardised.
-        config: uses window_stride, cascade_step and windows_per_batch.
-    Returns:
-        (Z, Y, X) float32.
-    """
-    output, stride, shift = steps_of(config)
-    slices, rows, columns = tf.unstack(tf.shape(image)[:3])
-    extra = [tf.maximum(output - size, 0) for size in (rows, columns)]
-    sizes = [size + shift + more for size, more in zip((rows, columns), extra, strict=True)]
-    before = (PATCH - output) // 2
-    around = [[before + shift, PATCH - output - before + more] for more in extra]
-    image = tf.pad(image, [[0, 0], *around, [0, 0]])
-    starts = [window_starts(size, output, stride) for size in sizes]
-    covers = [
-        add_axis(tf.ones([tf.shape(start)[0], output], tf.float64), 0, start, size)
-        for start, size in zip(starts, sizes, strict=True)
-    ]
-    per_slice = tf.size(starts[0]) * tf.size(starts[1])
-    group = tf.maximum(config.windows_per_batch // per_slice, 1)
-    rounds = -(-slices // group)
-
-    def segment_group(number, finished):
-        planes = image[number * group : (number + 1) * group]
-        cut = cut_axis(cut_axis(planes, 2, starts[1], PATCH), 1, starts[0], PATCH)
-        windows = tf.transpose(cut, [0, 1, 3, 2, 4, 5])
-        found = apply_in_batches(
-            lambda batch: lesion_probability(network, batch, config)[..., 0],
-            tf.reshape(windows, (-1, PATCH, PATCH, image.shape[-1])),
-            batch_size=config.windows_per_batch,
-            output_shape=(output, output),
-        )
-        counts = [tf.size(start) for start in starts]
-        found = tf.reshape(found, tf.stack([-1, *counts, output, output]))
-        found = tf.cast(tf.transpose(found, [0, 1, 3, 2, 4]), tf.float64)
-        sums = add_axis(add_axis(found, 3, starts[1], sizes[1]), 1, starts[0], sizes[0])
-        mean = tf.cast(sums / tf.tensordot(*covers, axes=0), tf.float32)
-        return number + 1, finished.write(number, mean[:, :rows, :columns])
-
-    finished = tf.TensorArray(
-        tf.float32, size=rounds, infer_shape=False, element_shape=(None, None, None)
-    )
-    _, finished = tf.while_loop(
-        lambda number, _: number < rounds, segment_group, (0, finished), parallel_iterations=1
-    )
-    return tf.ensure_shape(finished.concat(), (None, None, None))
-
-
-def reflect_slice(network: keras.Model, plane: tf.Tensor, config: Config) -> tf.Tensor:
-    """Segment one slice with the dilated network, as `sarcoma.inference.segment_reflected`."""
-    sizes = tf.unstack(tf.shape(plane)[:2])
-    lows = []
-    for axis, size in enumerate(sizes):
-        covered = 8 * -(-size // 8)
-        low = (covered - size) // 2
-        index = tf.range(-low - MARGIN // 2, covered - low + MARGIN // 2)
-        period = tf.maximum(2 * (size - 1), 1)
-        folded = tf.math.floormod(index, period)
-        plane = tf.gather(plane, tf.where(folded < size, folded, period - folded), axis=axis)
-        lows.append(low)
-    found = lesion_probability(network, plane[tf.newaxis], config)[0, ..., 0]
-    return found[lows[0] : lows[0] + sizes[0], lows[1] : lows[1] + sizes[1]]
+    return run
 
 
 def bench_served(config: Config, shape: tuple[int, int, int] = (24, 100, 100)) -> None:
-    """Time the exported graph on a made-up volume beside the Python path of `predict`.
+    """Time the exported graph on a made-up volume beside `predict`.
 
     Args:
         config: of a network with fresh weights.
@@ -290,15 +184,9 @@ def bench_served(config: Config, shape: tuple[int, int, int] = (24, 100, 100)) -
     """
     rng = np.random.default_rng(0)
     scan = rng.normal(40, 9, (*shape, len(config.modalities))).astype(np.float32)
-    images = {name: scan[..., i] for i, name in enumerate(config.modalities)}
     network = build_for_inference(config)
-    apply = make_apply(network, config)
-
-    def in_python():
-        prepared = prepare_patient(LoadedPatient(images, None), config)
-        found = segment(apply, prepared, config)
-        return {"labels": (found > config.threshold).astype(np.uint8), "probabilities": found}
-
+    run = predict_as_served(network, config)
     bench_export(
-        network, make_endpoints(network, config), inputs={"image": scan}, in_python=in_python
-    )
+        network, make_endpoints(network, config), inputs={"image": scan},
+        in_python=lambda: run(scan),
+    )  # fmt: skip

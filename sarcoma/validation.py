@@ -10,7 +10,7 @@ from common.data.prepared_store import PreparedCase
 from common.evaluation.overlap import dice
 from common.report.overlay import picture_of_overlay
 from sarcoma.config import Config
-from sarcoma.inference import make_apply, segment
+from sarcoma.inference import on_volumes, segment
 from sarcoma.sampling import PatchSampler, Stack, stack_examples
 
 
@@ -39,16 +39,22 @@ def make_validation(
         return lambda: measure_patches(model, held_back, stack, config, seed=seed)
     if not cases:
         return None
-    apply = make_apply(model, config)
-    return lambda: measure_patients(apply, cases, config)
+    find = on_volumes(segment, model, config)
+    return lambda: measure_patients(find, cases, config)
 
 
-def measure_patients(apply: Callable, cases: Sequence[PreparedCase], config: Config) -> dict:
-    """Segment every validation patient and return the mean Dice and the lowest."""
+def measure_patients(find: Callable, cases: Sequence[PreparedCase], config: Config) -> dict:
+    """Segment every validation patient and return the mean Dice.
+
+    Args:
+        find: standardised slices (Z, Y, X, C) -> probability of lesion.
+        cases: prepared.
+        config: uses test_slices and threshold.
+    """
     values = []
     for case in cases:
         image, label = slices_of(case, config)
-        values.append(dice(segment(apply, image, config) > config.threshold, label > 0))
+        values.append(dice(find(image) > config.threshold, label > 0))
     return {"val_dice": float(np.nanmean(values))}
 
 
@@ -89,13 +95,13 @@ def make_overlay_pictures(
     """Return the function that draws a slice of the first validation patient, or None."""
     if not cases:
         return None
-    apply = make_apply(model, config)
+    find = on_volumes(segment, model, config)
 
     def draw() -> dict[str, np.ndarray]:
         image, label = slices_of(cases[0], config)
         chosen = int((label > 0).sum(axis=(1, 2)).argmax())
         plane = np.asarray(image[chosen : chosen + 1])
-        predicted = segment(apply, plane, config)[0] > config.threshold
+        predicted = find(plane)[0] > config.threshold
         return {"validation": picture_of_overlay(plane[0, ..., -1], label[chosen] > 0, predicted)}
 
     return draw

@@ -34,7 +34,7 @@ from sarcoma.data import (
     split_patients,
 )
 from sarcoma.effects import Bench
-from sarcoma.inference import build_for_inference, load_run_network, make_apply, segment
+from sarcoma.inference import build_for_inference, load_run_network, on_volumes, segment
 from sarcoma.model import build_model, shapes_alone
 from sarcoma.original_weights import assign_original, ordered_variables, read_original
 from sarcoma.patch_files import PATCH_BATCH, patch_dice
@@ -114,29 +114,32 @@ def compare_inference(run: Path) -> list[dict]:
     """
     network, config = load_run_network(run)
     configure_runtime(seed=0)
-    apply = make_apply(network, config)
     ways = {
         "as trained": config,
         "patches side by side": replace(config, window_stride=28),
         "window alone (S24)": replace(config, test_slices="window"),
     }
+    find = {name: on_volumes(segment, network, way) for name, way in ways.items()}
     rows = []
     for patient in choose_patients(load_run(run), config, data=None, patients=None):
         loaded = load_patient(patient, config.modalities)
         image, window = prepare_patient(loaded, config), find_window(patient, loaded.label)
         rows += compare_ways(
             patient.id,
-            {name: partial(find_lesion, apply, image, way, window) for name, way in ways.items()},
+            {
+                name: partial(find_lesion, find[name], image, way, window)
+                for name, way in ways.items()
+            },
             loaded.label,
         )
     return rows
 
 
-def find_lesion(apply, image, config: Config, window: tuple[int, int]):
+def find_lesion(find, image, config: Config, window: tuple[int, int]):
     """Return the lesion (Z, Y, X) bool, looked for in all slices or in the window alone."""
     chosen = slice(*window) if config.test_slices == "window" else slice(None)
     lesion = np.zeros(image.shape[:3], bool)
-    lesion[chosen] = segment(apply, image[chosen], config) > config.threshold
+    lesion[chosen] = find(image[chosen]) > config.threshold
     return lesion
 
 

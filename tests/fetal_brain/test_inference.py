@@ -19,7 +19,6 @@ from fetal_brain.inference import (
     fit_window,
     load_network,
     on_volumes,
-    pad_to_window,
     segment,
     segment_labels,
     segment_scan,
@@ -90,8 +89,16 @@ def test_window_of_the_port_is_as_large_as_the_plane():
 
 def test_small_volume():
     """[F11] Continued at the far end with its minimum, or refused."""
-    image = np.random.default_rng(0).normal(size=(2, 100, 60)).astype(np.float32)
-    padded = pad_to_window(image, fit_window((100, 60), PORT)).numpy()
+    image = np.random.default_rng(0).uniform(0.1, 0.9, (2, 100, 60)).astype(np.float32)
+    seen = []
+
+    def network(windows, training=False):
+        tf.numpy_function(seen.append, [windows], [])
+        return log_odds(windows)
+
+    found = on_volumes(segment, network, PORT)(image)
+    np.testing.assert_allclose(found[..., 1], image, atol=1e-6)
+    (padded,) = seen[0][..., 0]
     assert padded.shape == (3, 104, 64)
     np.testing.assert_array_equal(padded[:2, :100, :60], image)
     assert (padded[2] == image.min()).all()

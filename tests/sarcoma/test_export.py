@@ -1,4 +1,4 @@
-"""The exported graph against the Python path."""
+"""The exported signatures: what `predict` computes, and patches."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from sarcoma.config import QUICK
 from sarcoma.data import LoadedPatient, prepare_patient
-from sarcoma.inference import build_for_inference, make_apply, segment
-from sarcoma.serving import cut_patches, segment_in_graph
+from sarcoma.inference import build_for_inference, on_volumes, on_windows, segment, segment_scan
+from sarcoma.serving import cut_patches, make_endpoints
 
 SMALL = replace(QUICK, filters=(2, 2, 2), window_stride=14, windows_per_batch=8)
 CASCADE = replace(SMALL, architecture="cascade", cascade_filters=(1, 1, 2), cascade_step=20)
@@ -44,17 +44,34 @@ def randomised(config):
         (replace(SMALL, windows_per_batch=5), (2, 50, 64)),
     ],
 )
-def test_graph_equals_the_python_path(config, shape):
+def test_scans_are_standardised_as_in_preparation(config, shape):
     """6e-8 was measured."""
-    network = randomised(config)
+    network, scan = randomised(config), make_scan(config, shape)
+    loaded = LoadedPatient({m: scan[..., i] for i, m in enumerate(config.modalities)}, None)
+    expected = on_volumes(segment, network, config)(prepare_patient(loaded, config))
+    found = on_volumes(segment_scan, network, config)(scan)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert expected.std() > 1e-4
+
+
+def make_scan(config, shape):
+    """Noise around a bright body."""
     scan = np.random.default_rng(0).normal(40, 9, (*shape, len(config.modalities)))
     scan[:, 5:15, 7:30] += 30
-    scan = scan.astype(np.float32)
-    loaded = LoadedPatient({m: scan[..., i] for i, m in enumerate(config.modalities)}, None)
-    expected = segment(make_apply(network, config), prepare_patient(loaded, config), config)
-    found = tf.function(lambda image: segment_in_graph(network, image, config))(tf.constant(scan))
-    np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
-    assert expected.std() > 1e-4
+    return scan.astype(np.float32)
+
+
+def test_serving_is_what_predict_runs():
+    """The same function of the scan as it was read: to the bit, in the window of slices, too."""
+    network, scan = randomised(SMALL), make_scan(SMALL, (4, 61, 70))
+    volume = make_endpoints(network, SMALL)[2]
+    served = tf.function(volume.function, input_signature=volume.signature)(scan)
+    predict = on_windows(network, SMALL)
+    predicted = predict(scan, (0, 4))
+    np.testing.assert_array_equal(served["probabilities"], predicted)
+    np.testing.assert_array_equal(served["labels"], predicted > SMALL.threshold)
+    # [S24] Other batches of patches: not to the bit.
+    np.testing.assert_allclose(predict(scan, (1, 3)), predicted[1:3], atol=1e-6)
 
 
 def test_patches_are_cut_from_the_slice_that_varies_most():

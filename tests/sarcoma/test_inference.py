@@ -5,16 +5,11 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common.errors import OptionError, RunError
 from sarcoma.config import CODE, QUICK
-from sarcoma.inference import (
-    build_for_inference,
-    load_network,
-    make_apply,
-    reflection_index,
-    segment,
-)
+from sarcoma.inference import build_for_inference, load_network, on_volumes, segment
 from sarcoma.sampling import PATCH, cut, sizes_of
 
 SHAPE = (3, 61, 70, 1)
@@ -26,11 +21,31 @@ def image():
     return np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
 
 
+def find(network, image, config):
+    """Return the probability of lesion that a network gives a stack."""
+    return on_volumes(segment, network, config)(image)
+
+
+def hand_on_centre(patches, training=False):
+    """A U-Net that gives the middle of its input."""
+    return patches[:, 14:42, 14:42]
+
+
+def hand_on_voxel(place):
+    """Return a cascade that gives one voxel of its input for the probability of class 1."""
+
+    def network(inputs, training=False):
+        value = inputs[0][:, place, place]
+        return tf.concat([1 - value, value], axis=-1)
+
+    return network
+
+
 @pytest.mark.parametrize("stride", [28, 14, 9])
 def test_a_network_that_hands_on_its_centre(image, stride):
     """The stitched output is then the image itself: nothing is moved or left out [S4]."""
     config = replace(CT, window_stride=stride, windows_per_batch=5)
-    found = segment(lambda windows: windows[:, :, 14:42, 14:42], image, config)
+    found = find(hand_on_centre, image, config)
     np.testing.assert_allclose(found, image[..., 0], atol=1e-6)
 
 
@@ -38,11 +53,11 @@ def test_overlaps_are_averaged(image):
     """Each patch answers with its own mean: a voxel gets the mean over the patches around it."""
     config = replace(CT, window_stride=14)
 
-    def own_mean(windows):
-        shape = (len(windows), 1, 28, 28, 1)
-        return np.broadcast_to(windows.mean((1, 2, 3, 4))[:, None, None, None, None], shape)
+    def own_mean(patches, training=False):
+        mean = tf.reduce_mean(patches, axis=(1, 2, 3), keepdims=True)
+        return tf.tile(mean, (1, 28, 28, 1))
 
-    found = segment(own_mean, image, config)
+    found = find(own_mean, image, config)
     starts = [s for s in (0, 14, 28, 33) if s <= 30 < s + 28]
     columns = [s for s in (0, 14, 28, 42) if s <= 35 < s + 28]
     patches = [cut(image[1], r - 14, c - 14, PATCH).mean() for r in starts for c in columns]
@@ -53,48 +68,50 @@ def test_overlaps_are_averaged(image):
 def test_cascade_places_its_voxel(image, centre_index):
     """[S3] With a step of 1, the class of a patch lands on the voxel it is about."""
     config = replace(CT, architecture="cascade", cascade_step=1, centre_index=centre_index)
-
-    def centre(windows):
-        return windows[:, :, centre_index, centre_index][:, :, None, None]
-
-    found = segment(centre, image, config)
+    found = find(hand_on_voxel(centre_index), image, config)
     np.testing.assert_allclose(found, image[..., 0], atol=1e-6)
 
 
 def test_cascade_steps(image):
     """With a step of 4, a number stands for the 4 x 4 square that it is in the middle of."""
     config = replace(CT, architecture="cascade", cascade_step=4)
-
-    def centre(windows):
-        return np.broadcast_to(windows[:, :, 27:28, 27:28], (len(windows), 1, 4, 4, 1))
-
-    found = segment(centre, image, config)
+    found = find(hand_on_voxel(27), image, config)
     np.testing.assert_allclose(found[0, 8:12, 20:24], np.full((4, 4), image[0, 9, 21, 0]))
 
 
 def test_dilated_sees_reflections(image):
     """A network that hands on what lies 186 pixels inside gives the image back."""
     config = replace(CT, architecture="dilated")
-    found = segment(lambda inputs: inputs[:, 186:-186, 186:-186], image, config)
+    seen = []
+
+    def network(inputs, training=False):
+        tf.numpy_function(lambda shape: seen.append(tuple(shape)), [tf.shape(inputs)], [])
+        inside = inputs[:, 186:-186, 186:-186]
+        return tf.concat([1 - inside, inside], axis=-1)
+
+    found = find(network, image, config)
     np.testing.assert_array_equal(found, image[..., 0])
-    assert len(reflection_index(100)) == 476
+    assert seen == [(1, 64 + 372, 72 + 372, 1)] * 3
 
 
 def test_small_slices(image):
     """[S26] Slices smaller than the output are continued and cut again."""
     small = image[:, :20, :16]
-    found = segment(lambda windows: windows[:, :, 14:42, 14:42], small, CT)
+    found = find(hand_on_centre, small, CT)
     np.testing.assert_allclose(found, small[..., 0], atol=1e-6)
 
 
-def test_empty_stack(image):
-    assert segment(None, image[:0], CT).shape == (0, 61, 70)
+@pytest.mark.parametrize("architecture", ["unet2d", "dilated"])
+def test_empty_stack(image, architecture):
+    config = replace(QUICK, modalities=("ct",), architecture=architecture)
+    network = build_for_inference(config)
+    assert find(network, image[:0], config).shape == (0, 61, 70)
 
 
 @pytest.mark.parametrize("options", [{"window_stride": 29}, {"cascade_step": 0}])
 def test_steps_that_leave_voxels_out(image, options):
     with pytest.raises(OptionError, match="expected 1 to 28"):
-        segment(None, image, replace(CT, **options))
+        find(hand_on_centre, image, replace(CT, **options))
 
 
 @pytest.mark.parametrize("architecture", ["unet2d", "cascade", "dilated"])
@@ -106,7 +123,7 @@ def test_training_and_inference_agree(image, architecture):
     )  # fmt: skip
     keras.utils.set_random_seed(0)
     network = build_for_inference(config)
-    found = segment(make_apply(network, config), image[:1], config)
+    found = find(network, image[:1], config)
     sizes = sizes_of(config)
     r, c = 28 + 13, 28 + 13  # the patch whose output begins at 28, 28
     patch = cut(
