@@ -2,15 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from commands import run, start
 
 from common.data.prepared_store import write_prepared_case
 from vertebra.config import PORT, QUICK
@@ -21,7 +19,6 @@ from vertebra.preparation import weight_map
 from vertebra.sampling import TrainingSampler
 from vertebra.validation import make_overlay_pictures, make_validation
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = replace(QUICK, channels=2)
 
 
@@ -122,18 +119,16 @@ def test_validation_and_picture(case):
 
 def test_killed_run_ends_bit_for_bit_like_an_unbroken_one(tmp_path):
     """[V23] [V31] Killed after its first checkpoint, across the step that fixes the statistics."""
-    commands = [
-        ["phantom", "--out", tmp_path / "phantom", "--cases", 3, "--shape", "56,90,80"],
-        ["prepare", "--dataset", tmp_path / "phantom", "--preset", "quick",
-         "--output_isotropic", tmp_path / "iso", "--output_crop", tmp_path / "crop"],
-    ]  # fmt: skip
-    for words in commands:
-        assert run(*words).wait() == 0
+    phantom = ["--out", tmp_path / "phantom", "--cases", 3, "--shape", "56,90,80"]
+    run("vertebra", "phantom", *phantom).ok()
+    trees = ["--output_isotropic", tmp_path / "iso", "--output_crop", tmp_path / "crop"]
+    dataset = ["--dataset", tmp_path / "phantom", "--preset", "quick"]
+    run("vertebra", "prepare", *dataset, *trees).ok()
     options = ["--dataset", tmp_path / "crop", "--preset", "quick", "--channels", 2,
-               "--max_steps", 60, "--steps_per_evaluation", 10, "--eval_iters", 1,
-               "--fix_statistics_after", 15, "--fix_statistics_over", 20]  # fmt: skip
-    whole = run("train", "--run", tmp_path / "whole", *options)
-    broken = run("train", "--run", tmp_path / "broken", *options)
+               "--max_steps", 28, "--steps_per_evaluation", 4, "--eval_iters", 1,
+               "--fix_statistics_after", 7, "--fix_statistics_over", 10]  # fmt: skip
+    whole = start("vertebra", "train", "--run", tmp_path / "whole", *options)
+    broken = start("vertebra", "train", "--run", tmp_path / "broken", *options)
     log = tmp_path / "broken" / "log.csv"
     patience = time.monotonic() + 240
     while not log.is_file() and broken.poll() is None and time.monotonic() < patience:
@@ -141,19 +136,12 @@ def test_killed_run_ends_bit_for_bit_like_an_unbroken_one(tmp_path):
     os.kill(broken.pid, signal.SIGKILL)
     broken.wait()
     assert not (tmp_path / "broken" / "model.keras").exists()
-    assert run("train", "--run", tmp_path / "broken", *options).wait() == 0
-    assert whole.wait() == 0
+    again = start("vertebra", "train", "--run", tmp_path / "broken", *options)
+    assert again.wait() == 0, again.stderr.read()
+    assert whole.wait() == 0, whole.stderr.read()
     first, second = (keras.models.load_model(tmp_path / name / "model.keras", compile=False)
                      for name in ("whole", "broken"))  # fmt: skip
     assert is_fixed(first)
     for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert log.read_text() == (tmp_path / "whole" / "log.csv").read_text()
-
-
-def run(*words):
-    """Start a command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "vertebra", *map(str, words)], cwd=ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
