@@ -1,10 +1,10 @@
-# make setup | test | census | lint | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
+# make setup | test | test-quick | census | lint | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
 PYTHON ?= python3
 PRESET ?= quick
 GPU_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
 
-.PHONY: setup census test lint reproduce report bench bench-gpu
+.PHONY: setup census test test-quick lint reproduce report bench bench-gpu
 setup: .venv/installed
 
 .venv/installed: setup.cfg pyproject.toml
@@ -13,8 +13,12 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+# Two processes, each with half of the cores; a file stays together, with what its tests share.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-quick: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 # What the sources amount to: entries, circles, imports, lines.
 census:

@@ -3,16 +3,24 @@
 import gc
 import importlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-import common  # noqa: F401  # before any test module imports TensorFlow
+from common.runtime import usable_cores  # before any test module imports TensorFlow
 
 # As the command line sets it; TensorFlow reads it once, when a test module imports it.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    # A worker, and what it starts, computes with its share of the cores.
+    SHARE = str(max(1, usable_cores() // WORKERS))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", SHARE)
+    os.environ.setdefault("OMP_NUM_THREADS", SHARE)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +32,29 @@ def release():
     if "keras" in sys.modules:
         sys.modules["keras"].utils.clear_session()
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """`made_once(name, make)`: a folder of the session, which `make(folder)` fills.
+
+    The workers of pytest-xdist share it: the first to ask makes it, while others wait. Folders of
+    names with the same first part are made one after the other.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def give(name, make):
+        folder = root / "made_once" / name
+        with FileLock(root / f"{Path(name).parts[0]}.lock"):
+            if not (folder / ".made").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # where it failed before
+                folder.mkdir(parents=True)
+                make(folder)
+                (folder / ".made").touch()
+        return folder
+
+    return give
 
 
 @pytest.fixture(scope="session")

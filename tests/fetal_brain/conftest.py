@@ -2,7 +2,8 @@
 
 import csv
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import commands
@@ -26,7 +27,6 @@ class Work:
     """One whole passage through the commands; later tests read it and leave it as it is."""
 
     folder: Path
-    said: dict[str, commands.Done] = field(default_factory=dict)
 
     NETWORK = ("--filters", "4,4,8", "--kernels", "3,3,1", "--patch_shape", "3,32,32")
     """Three scales are enough to pool and to enlarge once, and compile quickly."""
@@ -49,6 +49,12 @@ class Work:
         """The run folder: two cases trained on, one watched, two held out."""
         return self.folder / "run"
 
+    @cached_property
+    def said(self) -> dict[str, commands.Done]:
+        """How each command ended."""
+        stored = json.loads((self.folder / "said.json").read_text())
+        return {verb: commands.Done(**done) for verb, done in stored.items()}
+
     def rows(self) -> list[list[str]]:
         """Return the rows of the list with absolute paths."""
         with self.csv.open(newline="") as stream:
@@ -62,10 +68,9 @@ class Work:
         return [word for name in words for word in known.get(name, [name])]
 
 
-@pytest.fixture(scope="session")
-def work(tmp_path_factory):
+def make_work(folder):
     """phantom, prepare, train, predict, evaluate, export and compare, as a user runs them."""
-    work = Work(tmp_path_factory.mktemp("work"))
+    work, said = Work(folder), {}
     for how, *words in (
         (commands.run, "phantom", "--out", work.csv.parent, "--cases", 5, "--shape", "5,64,64"),
         (commands.run, "prepare", "--train_csv", work.csv, *work.PREPARED, "--out", work.prepared),
@@ -73,13 +78,19 @@ def work(tmp_path_factory):
          "--prepared", work.prepared, "--deterministic", "true"),
         (commands.run, "predict", "--run", work.run),
         (commands.run, "evaluate", "--run", work.run),
-        (commands.run, "export", "--run", work.run, "--to", work.folder / "models"),
-        (commands.run, "compare", "--run", work.run, "--out", work.folder / "compared.json"),
+        (commands.run, "export", "--run", work.run, "--to", folder / "models"),
+        (commands.run, "compare", "--run", work.run, "--out", folder / "compared.json"),
     ):  # fmt: skip
         done = how("fetal_brain", *words)
         done.ok()
-        work.said[words[0]] = done
-    return work
+        said[words[0]] = asdict(done)
+    (folder / "said.json").write_text(json.dumps(said))
+
+
+@pytest.fixture(scope="session")
+def work(made_once):
+    """One whole passage through the commands on tiny phantoms."""
+    return Work(made_once("fetal_brain", make_work))
 
 
 @pytest.fixture(scope="session")

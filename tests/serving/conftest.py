@@ -131,22 +131,22 @@ def make_run(paper: str, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory):
+def exported(made_once):
     """Return a function: name of a paper -> its exported model, made at the first call."""
     import io
     from contextlib import redirect_stdout
 
     from common.export.command import export as export_run
 
-    models, made = tmp_path_factory.mktemp("models"), {}
-
     def export(paper: str) -> Exported:
-        if paper not in made:
-            run = make_run(paper, tmp_path_factory.mktemp(paper))
-            said = io.StringIO()
+        def make(folder):
+            run, said = make_run(paper, folder), io.StringIO()
             with redirect_stdout(said):
-                export_run(paper, run, models)
-            made[paper] = Exported(paper, run, models / paper / "1", said.getvalue())
-        return made[paper]
+                export_run(paper, run, folder.parent / "models")
+            (folder / "said.txt").write_text(said.getvalue())
+
+        folder = made_once(f"exported/{paper}", make)
+        model = folder.parent / "models" / paper / "1"
+        return Exported(paper, folder / "run", model, (folder / "said.txt").read_text())
 
     return export
