@@ -148,7 +148,7 @@ def test_a_disturbed_layer_is_named(network, rebuilt):
 def test_recorded_shapes_are_those_of_the_released_weights(shared):
     import tensorflow as tf
 
-    from vertebra.convert import read_original
+    from vertebra.original_weights import read_original
 
     folder = shared / "data" / "dhcp_fetal" / "fetal-segmentation-system"
     index = next(folder.glob("cgm/checkpoint/*.index"))

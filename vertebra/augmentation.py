@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from vertebra.config import Config
 
@@ -146,8 +147,6 @@ def blur(image: np.ndarray, config: Config) -> np.ndarray:
         config: uses `integer_blur` [V27]: integer images are cut to whole numbers after each axis,
             which darkens them by 1.5 on average.
     """
-    from scipy.ndimage import gaussian_filter
-
     return gaussian_filter(image if config.integer_blur else image.astype(np.float32), 1)
 
 

@@ -1,9 +1,19 @@
 """Take the statistics of every site of a network from given scans and store them with it."""
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from tqdm import tqdm
+
+from common.errors import OptionError
+from common.files import write_json
+from common.runs.folder import load_config
+from common.runtime import configure_runtime
 from vertebra.config import Config
+from vertebra.data import find_prepared_cases
+from vertebra.store import store_cases
 
 
 def calibrate(
@@ -31,20 +41,10 @@ def calibrate(
         DataError: a case cannot be used.
         RunError: the run has no network.
     """
-    import tempfile
-    from dataclasses import replace
-
-    from tqdm import tqdm
-
-    from common.errors import OptionError
     from common.network.trained import save_network
-    from common.runs.folder import load_config, write_json
-    from common.runtime import configure_runtime
     from vertebra.calibration import calibrate_sites
-    from vertebra.data import find_prepared_cases
     from vertebra.inference import load_network
     from vertebra.learning import calibration_patches
-    from vertebra.store import store_cases
 
     config = replace(load_config(run, Config), inference_statistics="batch")
     if patches is not None:

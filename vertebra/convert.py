@@ -2,20 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from common.errors import DataError
+from common.runs.folder import open_run
 from vertebra.config import Config, Preset
-
-STEP = "num_batches_tracked"
-BLOCKS = ("conv_initial", "conv_final", "conv_rest", "conv_up")
-"""In the order of the original's file."""
-NORMS = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
-}
 
 
 def convert(
@@ -40,8 +29,8 @@ def convert(
         overwrite: discard what an earlier run left in the folder.
     """
     from common.network.trained import save_network
-    from common.runs.folder import open_run
     from vertebra.model import build_model
+    from vertebra.original_weights import STEP, assign_original, read_original, with_channels_of
 
     tensors = read_original(original)
     config = with_channels_of(tensors, config, source=str(original))
@@ -63,141 +52,3 @@ def convert(
         print("No vertebra is left out as incomplete: the completeness was not trained for this")
         print(f"Next: python -m vertebra calibrate --run {run} --dataset FOLDER")
     print(f"Network: {run / 'model.keras'}")
-
-
-def read_original(path: Path) -> dict[str, Any]:
-    """Every array of a weights file or snapshot of the original.
-
-    Nothing of the file is executed (`vertebra.pth`).
-
-    Args:
-        path: .pth file, legacy or zip format; of a snapshot the network's weights are taken.
-    Returns:
-        {original name: array}, 58 of them.
-    Raises:
-        DataError: nothing there, no such file, truncated, or it holds something else.
-    Source: train.py (weights and latest_checkpoints.pth).
-    """
-    import numpy as np
-
-    from vertebra.pth import read_pth
-
-    found = read_pth(path)
-    if "model_state_dict" in found:
-        found = found["model_state_dict"]
-    wrong = [name for name, value in found.items() if not isinstance(value, np.ndarray)]
-    if wrong or not found:
-        what = f"{wrong[0]!r}" if wrong else "nothing"
-        raise DataError(f"{path}: found {what}; expected a state dict of tensors or a snapshot")
-    return dict(found)
-
-
-def is_snapshot(path: Path) -> bool:
-    """Say whether a file is a training snapshot, latest_checkpoints.pth, rather than weights."""
-    from vertebra.pth import read_pth
-
-    return "optimizer_state_dict" in read_pth(path)
-
-
-def assign_original(model, tensors, *, source: str = "the weights file") -> list[str]:
-    """Give a model the original's weights; all fit, or none is assigned.
-
-    Args:
-        model: of `build_model`.
-        tensors: of `read_original`.
-        source: what an error message calls the file.
-    Returns:
-        Names that are not the network's: the counters of the normalisations.
-    Raises:
-        DataError: the weights are of another width or architecture.
-    """
-    from common.network.original_weights import assign_by_name
-
-    targets = variables_by_name(model)
-    return assign_by_name(tensors, targets, ignored=(f"*.{STEP}",), source=source)
-
-
-def assign_optimizer(optimizer, model, snapshot: Path) -> None:
-    """Give Adam the original's moments and step, so that training can go on.
-
-    Args:
-        optimizer: of `make_optimizer`.
-        model: the model it trains, of `build_model`.
-        snapshot: latest_checkpoints.pth.
-    Raises:
-        DataError: the file is no snapshot, or its moments are of another architecture.
-    """
-    from common.network.original_weights import assign_by_name
-    from vertebra.pth import read_pth
-
-    found = read_pth(snapshot)
-    try:
-        states = found["optimizer_state_dict"]["state"]
-        moments = {
-            f"{index}.{kind}": states[index][kind]
-            for index in states
-            for kind in ("exp_avg", "exp_avg_sq")
-        }
-        step = int(states[0]["step"])
-    except (KeyError, TypeError, AttributeError):
-        raise DataError(
-            f"{snapshot}: no optimiser state; expected latest_checkpoints.pth"
-        ) from None
-    if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    slots = {
-        id(variable): pair
-        for variable, *pair in zip(
-            model.trainable_variables, optimizer._momentums, optimizer._velocities, strict=True
-        )
-    }
-    targets = {}
-    for index, (variable, transform) in enumerate(trained_in_order(model)):
-        for kind, slot in zip(("exp_avg", "exp_avg_sq"), slots[id(variable)], strict=True):
-            targets[f"{index}.{kind}"] = (slot, transform)
-    assign_by_name(moments, targets, source=str(snapshot))
-    optimizer.iterations.assign(step)
-
-
-def trained_in_order(model) -> list:
-    """Return (variable, transform) of the trained tensors in the order of the original's file."""
-    moving = ("running_mean", "running_var")
-    return [
-        target for name, target in variables_by_name(model).items() if not name.endswith(moving)
-    ]
-
-
-def with_channels_of(tensors, config: Config, *, source: str) -> Config:
-    """Return the configuration with the width of the tensors [V5]."""
-    first = tensors.get("conv_initial.0.weight")
-    if first is None or first.ndim != 5:
-        raise DataError(f"{source} holds no conv_initial.0.weight; expected an iterative FCN")
-    return replace(config, channels=first.shape[0])
-
-
-def variables_by_name(model) -> dict[str, tuple]:
-    """A model's variables under the original's names, with what makes one out of the other.
-
-    Args:
-        model: of `build_model`.
-    Returns:
-        {`conv_rest.0.weight`: (Keras variable, transform or None)}, in the original's order.
-    """
-    targets = {}
-    for block in BLOCKS:
-        layer = model.get_layer(block)
-        for position in (0, 3):
-            conv, norm = getattr(layer, f"conv_{position}"), getattr(layer, f"norm_{position + 2}")
-            targets[f"{block}.{position}.weight"] = (conv.kernel, kernel_from_original)
-            targets[f"{block}.{position}.bias"] = (conv.bias, None)
-            for theirs, ours in NORMS.items():
-                targets[f"{block}.{position + 2}.{theirs}"] = (getattr(norm, ours), None)
-    dense = model.get_layer("dense")
-    targets["dense.weight"] = (dense.kernel, lambda array: array.T)
-    targets["dense.bias"] = (dense.bias, None)
-    return targets
-
-
-def kernel_from_original(array):
-    """Turn a kernel (out, in, z, y, x) into (z, y, x, in, out)."""
-    return array.transpose(2, 3, 4, 1, 0)

@@ -10,7 +10,7 @@ Prepared layout: <root>/{train,test}/{img,seg,weight}/, with `case1.mhd`, `case1
 import glob
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ import numpy as np
 from common.data.geometry import Volume, check_same_grid
 from common.data.labels import integer_labels
 from common.data.names import check_id
+from common.data.phantoms import read_marker
 from common.data.volumes import check_scan, explain_unread, is_volume, read_volume, stem_of
-from common.errors import DataError
+from common.errors import DataError, OptionError
+from common.runs.folder import load_run
 from vertebra.config import Config
 from vertebra.preparation import to_raw_scale
 
@@ -233,16 +235,12 @@ def check_labelled(labels: np.ndarray, path: Path) -> None:
 
 def is_phantom(folder: Path) -> bool:
     """Say whether a folder, or one above it, was marked as synthetic by the phantom writer."""
-    from common.data.phantoms import read_marker
-
     folder = Path(folder).absolute()
     return any(read_marker(place) is not None for place in (folder, *folder.parents[:3]))
 
 
 def describe_cases(cases: Sequence[Case]) -> list[dict]:
     """Return cases as a run's split.json holds them."""
-    from dataclasses import asdict
-
     return [asdict(case) for case in cases]
 
 
@@ -257,3 +255,47 @@ def files_of(cases: Sequence[Case]) -> list[Path]:
         if volume is not None
         for file in sorted(volume.parent.glob(f"{glob.escape(stem_of(volume))}.*"))
     ]
+
+
+def choose_scans(
+    run: Path, elsewhere: Path | None, *, test_dir: Path | None, image: Path | None
+) -> list[Path]:
+    """Return the scans that the options name; files with `_label` in their name are none.
+
+    Raises:
+        DataError: the folder holds no scans.
+        OptionError: two sources are given, or none where there is no run.
+    """
+    if image is not None and test_dir is not None:
+        raise OptionError("--image and --test_dir were both given; expected one of them")
+    if image is not None:
+        return [image]
+    if test_dir is not None:
+        scans = [path for name, path in find_volumes(test_dir).items()
+                 if not name.endswith(LABEL_MARK)]  # fmt: skip
+        if not scans:
+            raise DataError(f"{test_dir}: no scans; expected case1.mhd, ...")
+        return scans
+    if elsewhere is not None:
+        raise OptionError(
+            "--weights and --model need --test_dir or --image; expected scans to segment"
+        )
+    scans = [Path(entry["image_path"]) for entry in load_run(run).read_split()["test"]]
+    if not scans:
+        raise OptionError(f"{run} has no test cases; expected --test_dir or --image")
+    return scans
+
+
+def cases_of_labels(label_dir: Path, test_dir: Path | None) -> list[Case]:
+    """Return the cases of a folder of references, matched by name, not by position [V20]."""
+    images = find_volumes(test_dir) if test_dir else {}
+    return [
+        Case(name.removesuffix(LABEL_MARK), images.get(name.removesuffix(LABEL_MARK), Path()), path)
+        for name, path in find_volumes(label_dir).items()
+        if name.endswith(LABEL_MARK)
+    ]
+
+
+def prediction_path(folder: Path, case_id: str) -> Path:
+    """Return where the mask of a scan lies: <folder>/<scan>_pred.nrrd, as in the original."""
+    return folder / f"{case_id}_pred.nrrd"

@@ -12,7 +12,7 @@ from common.data.rng import rng_for
 from common.study.effects import Outcome, Probe
 from vertebra.augmentation import blur, displacement_fields
 from vertebra.calibration import calibrate_sites
-from vertebra.config import QUICK, Config
+from vertebra.config import PORT, QUICK, Config
 from vertebra.inference import build_for_any_size, make_ask
 from vertebra.instances import match_instances
 from vertebra.learning import choose_begin, compile_model, fixed_share
@@ -25,10 +25,10 @@ from vertebra.preparation import (
     middle_slice,
     split_ids,
     to_raw_scale,
-    weight_map,
 )
 from vertebra.sampling import TrainingSampler, without_empty
 from vertebra.search import Oracle, run_search
+from vertebra.weighting import weight_map
 
 SHAPE = (64, 48, 48)
 SPACING_MM = 3.0
@@ -50,8 +50,6 @@ class Bench:
     """
 
     def __init__(self, network: tuple[keras.Model, Config] | None = None, seed: int = 5):
-        from vertebra.config import PORT
-
         self.base = BASE
         if network is not None and network[1].patch_size == BASE.patch_size:
             self.base = replace(BASE, channels=network[1].channels)

@@ -1,17 +1,13 @@
 """Measure found vertebrae against the reference and write the run's report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from common.errors import OptionError
+from common.files import write_json
+from common.runs.folder import load_run
 from vertebra.config import RUN
+from vertebra.data import Case, cases_of_labels, is_phantom
 
-if TYPE_CHECKING:
-    from common.data.geometry import Volume
-    from common.report.page import Figure
-    from common.report.viewer.embed import ViewedCase
-    from vertebra.data import Case
-
-WHOLE, CUT_OFF = "vertebra", "vertebra cut off by the scan"
 PICTURES = 4
 """Cases that are drawn on the page."""
 
@@ -40,8 +36,7 @@ def evaluate(
             outcome compared with the published number.
     """
     from common.evaluation.run_report import worst_first, write_evaluation
-    from common.runs.folder import load_run, write_json
-    from vertebra.data import Case, is_phantom
+    from vertebra.scoring import draw_case, score, view_case
 
     record = load_run(run)
     cases = cases_of_labels(label_dir, test_dir) if label_dir else [
@@ -79,116 +74,8 @@ def evaluate(
 
 def refuse_nothing(cases, run: Path) -> None:
     """Raise `OptionError` where there is nothing to measure."""
-    from common.errors import OptionError
-
     if not cases:
         raise OptionError(f"{run} has no test cases; expected --label_dir with the reference")
-
-
-def cases_of_labels(label_dir: Path, test_dir: Path | None) -> list["Case"]:
-    """Return the cases of a folder of references, matched by name, not by position [V20]."""
-    from vertebra.data import LABEL_MARK, Case, find_volumes
-
-    images = find_volumes(test_dir) if test_dir else {}
-    return [
-        Case(name.removesuffix(LABEL_MARK), images.get(name.removesuffix(LABEL_MARK), Path()), path)
-        for name, path in find_volumes(label_dir).items()
-        if name.endswith(LABEL_MARK)
-    ]
-
-
-def prediction_path(folder: Path, case_id: str) -> Path:
-    """Return where the mask of a scan lies: <folder>/<scan>_pred.nrrd, as in the original."""
-    return folder / f"{case_id}_pred.nrrd"
-
-
-def read_pair(case: "Case", folder: Path) -> tuple["Volume", "Volume"]:
-    """Read mask and reference of a case on one grid.
-
-    A mask that the released way wrote has no geometry [V21]; then the shapes must be equal.
-
-    Raises:
-        DataError: a file is missing or unreadable, or their grids differ.
-    """
-    from common.data.geometry import Geometry, Volume, check_same_grid
-    from vertebra.data import load_labels
-
-    path = prediction_path(folder, case.id)
-    prediction, reference = load_labels(path), load_labels(case.label_path)
-    if prediction.geometry == Geometry((1.0, 1.0, 1.0)):
-        prediction = Volume(prediction.array, reference.geometry)
-    check_same_grid(prediction, reference, names=(str(path), str(case.label_path)))
-    return prediction, reference
-
-
-def score(case: "Case", folder: Path, trained_on: set[str]) -> tuple[list[dict], dict]:
-    """Measure one case.
-
-    Returns:
-        A row per vertebra of the reference; counts, released Dice and what else is one per scan.
-
-    Raises:
-        DataError: the mask is missing, unreadable or on another grid than the reference.
-    """
-    import numpy as np
-
-    from vertebra.instances import match_instances, released_dice
-
-    prediction, reference = read_pair(case, folder)
-    matching = match_instances(prediction.array, reference.array)
-    partner = dict(matching.pairs)
-    rows = [
-        {
-            "id": case.id,
-            "in_training_set": case.id in trained_on,
-            **score_vertebra(prediction, reference, label, partner.get(label)),
-        }
-        for label in matching.references
-    ]
-    released = released_dice(prediction.array, reference.array)
-    counts = {
-        "id": case.id,
-        "vertebrae": len(matching.references),
-        "finds": len(matching.predictions),
-        "found": matching.found,
-        "precision": matching.precision,
-        "recall": matching.recall,
-        "f1": matching.f1,
-        "foreground_dice": foreground_dice(prediction.array, reference.array),
-        "released_dice": released,
-        "released_mean": float(np.mean(list(released.values()))),
-    }
-    return rows, counts
-
-
-def score_vertebra(prediction, reference, label: int, found: int | None) -> dict:
-    """Return the measures of one vertebra and the find it is matched with, if any.
-
-    The distances are taken in the box that holds both, which does not change them.
-    """
-    import numpy as np
-
-    from common.evaluation.metrics import score_case
-
-    mask = reference.array == label
-    guess = np.zeros_like(mask) if found is None else prediction.array == found
-    box = tuple(
-        slice(max(int(line.min()) - 1, 0), int(line.max()) + 2) for line in np.nonzero(mask | guess)
-    )
-    # The paper leaves vertebrae out that the scan cuts off; here they are a group of their own.
-    name = CUT_OFF if mask[0].any() or mask[-1].any() else WHOLE
-    row = score_case(
-        guess[box].astype(np.uint8), mask[box].astype(np.uint8),
-        labels={name: 1}, spacing_mm=reference.spacing_zyx_mm,
-    )[0]  # fmt: skip
-    return {**row, "reference_label": label, "predicted_label": found}
-
-
-def foreground_dice(prediction, reference) -> float:
-    """Return the Dice of everything that is vertebra, whichever."""
-    from common.evaluation.overlap import dice
-
-    return float(dice(prediction > 0, reference > 0))
 
 
 def summarise_instances(instances) -> dict:
@@ -226,34 +113,3 @@ def print_instances(instances, summary) -> None:
         f"The released code's average Dice: {summary['released_average_dice']:.3f} (inside the"
         " reference only, background counted as 0)"
     )
-
-
-def draw_case(case: "Case", folder: Path, *, phantom: bool) -> "Figure":
-    """Draw a case from the side, in the plane with the largest reference area."""
-    from common.data.volumes import read_volume
-    from common.report.drawing import draw_overlay
-    from common.report.page import Figure
-
-    prediction, reference = read_pair(case, folder)
-    chosen = int((reference.array > 0).sum(axis=(0, 1)).argmax())
-    title = f"{case.id}, column {chosen} of {reference.array.shape[2]}"
-    side = (slice(None, None, -1), slice(None), chosen)
-    png = draw_overlay(
-        read_volume(case.image_path).array[side],
-        reference.array[side],
-        prediction.array[side],
-        title=title,
-        pixel_mm=reference.spacing_zyx_mm[:2],
-        phantom=phantom,
-    )
-    return Figure(png, f"{title}: scan, reference and prediction, seen from the side.")
-
-
-def view_case(case: "Case", folder: Path) -> "ViewedCase":
-    """Return a case for the viewer in three planes."""
-    from common.data.volumes import read_volume
-    from common.report.viewer.embed import ViewedCase
-
-    prediction, reference = read_pair(case, folder)
-    volumes = (read_volume(case.image_path).array, reference.array, prediction.array)
-    return ViewedCase.from_zyx(case.id, volumes, reference.geometry)

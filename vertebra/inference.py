@@ -10,8 +10,10 @@ import tensorflow as tf
 from common.errors import DataError, OptionError
 from common.network.trained import load_trained
 from common.runs.folder import load_config
+from vertebra.calibration import is_calibrated
 from vertebra.config import Config
 from vertebra.model import MULTIPLE, build_model, set_statistics
+from vertebra.original_weights import assign_original, read_original, with_channels_of
 
 
 def make_ask(model: keras.Model, config: Config) -> Callable:
@@ -70,8 +72,6 @@ def load_network(run: Path, config: Config) -> keras.Model:
         RunError: there is no trained network, it cannot be read, or it is another architecture.
         OptionError: per-site statistics are asked for and were never taken.
     """
-    from vertebra.calibration import is_calibrated
-
     network = load_trained(build_for_any_size(config), run)
     if config.inference_statistics == "per_site" and not is_calibrated(network):
         raise OptionError(
@@ -101,8 +101,6 @@ def load_original(weights: Path, config: Config) -> tuple[keras.Model, Config]:
         DataError: see `vertebra.convert.read_original`.
         OptionError: per-site statistics are asked for, which no .pth file holds.
     """
-    from vertebra.convert import assign_original, read_original, with_channels_of
-
     if config.inference_statistics == "per_site":
         raise OptionError(
             f"--inference_statistics per_site: {weights} holds no statistics of sites; expected"

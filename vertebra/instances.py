@@ -7,6 +7,7 @@ either is called.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 MATCH_IOU = 0.5
 """Overlap from which a find counts as a vertebra found."""
@@ -62,8 +63,6 @@ def match_instances(prediction: np.ndarray, reference: np.ndarray) -> Matching:
     Raises:
         ValueError: the shapes differ.
     """
-    from scipy.optimize import linear_sum_assignment
-
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ")
     found, finds = np.unique(prediction, return_inverse=True)

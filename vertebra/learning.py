@@ -1,6 +1,7 @@
 """How the network learns: its losses and measures, and the patches its statistics come from."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from common.network.losses import stable_sum
 from vertebra.config import Config
 from vertebra.losses import completeness_loss, make_mask_loss
 from vertebra.model import make_optimizer, normalisations
+from vertebra.original_weights import assign_optimizer, assign_original, is_snapshot, read_original
 from vertebra.sampling import CALIBRATION, TrainingSampler
 
 
@@ -122,3 +124,16 @@ def calibration_patches(
     sampler = TrainingSampler(cases, config, seed=seed, augment=False, stream=CALIBRATION)
     for index in range(config.calibration_patches):
         yield sampler(index)[0]
+
+
+def begin_from(original: Path | None, model, config: Config) -> None:
+    """Give the compiled model its first weights: fresh ones, or the original's.
+
+    A snapshot of the original also brings Adam's moments and step.
+    """
+    if original is None:
+        choose_begin(model, config)
+        return
+    assign_original(model, read_original(original), source=str(original))
+    if is_snapshot(original):
+        assign_optimizer(model.optimizer, model, original)

@@ -49,7 +49,7 @@ def compare_live(original: Path | None = None) -> Table:
 
 def prepare(original: Path | None) -> "tuple[Rebuilt, dict[str, np.ndarray]]":
     """Return the port's network with its patch, and the weights by the original's names."""
-    from vertebra.convert import read_original, with_channels_of
+    from vertebra.original_weights import read_original, with_channels_of
     from vertebra.phantom_spine import make_scan
 
     config = replace(CODE, patch_size=EDGE, channels=8)

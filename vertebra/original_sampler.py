@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from vertebra.augmentation import stretch_linear, stretch_nearest
 from vertebra.config import CODE
@@ -105,8 +106,6 @@ def deform_originally(arrays, *, random: np.random.RandomState, alpha: float):
 
     Integer arrays stay integer, halves rounded away from zero.
     """
-    from scipy.ndimage import gaussian_filter, map_coordinates
-
     shape = arrays[0].shape
     first, second, third = (
         gaussian_filter(random.rand(*shape) * 2 - 1, SIGMA, mode="constant", cval=0) * alpha
@@ -120,8 +119,6 @@ def deform_originally(arrays, *, random: np.random.RandomState, alpha: float):
 
 def blur_originally(image: np.ndarray) -> np.ndarray:
     """Blur by one voxel; integers are cut after each axis [V27]."""
-    from scipy.ndimage import gaussian_filter
-
     return gaussian_filter(image, sigma=1)
 
 

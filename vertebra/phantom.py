@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
+from tqdm import tqdm
+
+from common.data.phantoms import phantom_folder
+from common.data.rng import rng_for
+from common.data.volumes import write_volume
+from common.errors import OptionError
 from vertebra.config import PHANTOM_SHAPE
+from vertebra.phantom_spine import make_scan
 
 
 def phantom(
@@ -24,14 +31,6 @@ def phantom(
         shape: slices, rows, columns of each scan.
         spacing_mm: between slices, rows, columns.
     """
-    from tqdm import tqdm
-
-    from common.data.phantoms import phantom_folder
-    from common.data.rng import rng_for
-    from common.data.volumes import write_volume
-    from common.errors import OptionError
-    from vertebra.phantom_spine import make_scan
-
     if not 1 <= cases <= 10_000:
         raise OptionError(f"--cases: found {cases}; expected 1 to 10000")
     if seed < 0:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import SimpleITK
 
 from common.data.geometry import Geometry, Volume
 from common.errors import DataError
@@ -68,8 +69,6 @@ def resample_smoothly(volume: Volume, spacing_mm: float, outside: float, order: 
 
     The grid is that of `resample_nearest`; integer images are rounded and stay within their type.
     """
-    import SimpleITK
-
     size = [
         isotropic_size(n, spacing, spacing_mm)
         for n, spacing in zip(volume.array.shape[::-1], volume.geometry.spacing_mm, strict=True)
@@ -111,8 +110,6 @@ def make_isotropic_mask(volume: Volume, config: Config) -> Volume:
 
 def upright(volume: Volume) -> Volume:
     """Reorder the axes so that x, y, z grow to the left, to the back and cranially [V37]."""
-    import SimpleITK
-
     direction = np.reshape(volume.geometry.direction, (3, 3))
     if (
         np.array_equal(np.abs(direction).argmax(axis=0), (0, 1, 2))
@@ -124,8 +121,6 @@ def upright(volume: Volume) -> Volume:
 
 def back_to_source(mask: Volume, source: tuple[tuple[int, int, int], Geometry]) -> Volume:
     """Resample a mask onto the grid of the scan it was made from, by nearest neighbour."""
-    import SimpleITK
-
     shape, geometry = source
     reference = SimpleITK.Image(list(map(int, shape[::-1])), SimpleITK.sitkUInt8)
     reference.SetSpacing(geometry.spacing_mm)
@@ -139,8 +134,6 @@ def back_to_source(mask: Volume, source: tuple[tuple[int, int, int], Geometry]) 
 
 def to_itk(volume: Volume):
     """Return a volume as a SimpleITK image."""
-    import SimpleITK
-
     image = SimpleITK.GetImageFromArray(volume.array)
     image.SetSpacing(volume.geometry.spacing_mm)
     image.SetOrigin(volume.geometry.origin_mm)
@@ -150,8 +143,6 @@ def to_itk(volume: Volume):
 
 def from_itk(image) -> Volume:
     """Return a SimpleITK image as a volume."""
-    import SimpleITK
-
     geometry = Geometry(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     return Volume(SimpleITK.GetArrayFromImage(image), geometry)
 
@@ -175,36 +166,6 @@ def to_raw_scale(image: np.ndarray, config: Config) -> tuple[np.ndarray, str]:
     if np.issubdtype(image.dtype, np.integer) and shifted.max() <= np.iinfo(np.int16).max:
         shifted = shifted.astype(np.int16)
     return shifted, f"Hounsfield units: {HOUNSFIELD_OFFSET} was added"
-
-
-def weight_of_distance(distance: np.ndarray, config: Config) -> np.ndarray:
-    """Return alpha + beta exp(-d^2 / omega^2) as float32."""
-    decay = np.exp(-np.square(distance, dtype=np.float64) / config.weight_omega**2)
-    return (config.weight_alpha + config.weight_beta * decay).astype(np.float32)
-
-
-def weight_map(mask: np.ndarray, config: Config) -> np.ndarray:
-    """Return the weights of voxels by their distance to the surface of a mask.
-
-    The distance of a voxel is that to the nearest voxel of the other kind, at least 1.
-
-    Args:
-        mask: (Z, Y, X); every non-zero voxel belongs to it [V26].
-        config: uses `weight_alpha`, `weight_beta`, `weight_omega`.
-
-    Returns:
-        float32 of the same shape; all ones where the mask is empty or full, for which the original
-        has arbitrary values.
-
-    Source: data/preprocessing.py.
-    """
-    from scipy.ndimage import distance_transform_edt
-
-    inside = np.asarray(mask) > 0
-    if not inside.any() or inside.all():
-        return np.ones(inside.shape, np.float32)
-    distance = np.where(inside, distance_transform_edt(inside), distance_transform_edt(~inside))
-    return weight_of_distance(distance, config)
 
 
 def crop_range(labels: np.ndarray, *, name: str) -> tuple[int, int]:

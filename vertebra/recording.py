@@ -10,8 +10,8 @@ import numpy as np
 
 from common.study.microscope import Rebuilt, draw_weights
 from vertebra.config import CODE, Config
-from vertebra.convert import assign_original, variables_by_name
 from vertebra.model import build_model, connect
+from vertebra.original_weights import assign_original, variables_by_name
 
 NETWORK = "iterative_fcn"
 SEED = 1021

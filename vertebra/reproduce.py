@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.suite.reproduce import Stage, cohort_options, run_stages
 from vertebra.config import PRESETS, Preset
 
 
@@ -23,8 +24,6 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.suite.reproduce import Stage, cohort_options, run_stages
-
     out = out or Path("runs") / f"vertebra-{preset}"
     own_data = cohort_options("vertebra", cohort, data)
     stages = []

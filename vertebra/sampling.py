@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from common.data.prepared_store import PreparedCase
 from common.data.rng import rng_for
@@ -22,7 +23,7 @@ from vertebra.augmentation import (
     stretch_nearest,
 )
 from vertebra.config import Config
-from vertebra.preparation import weight_map
+from vertebra.weighting import weight_map
 from vertebra.windows import cut
 
 TRAINING, VALIDATION, CALIBRATION = range(3)
@@ -261,8 +262,6 @@ def find_vertebrae(case: PreparedCase) -> dict[int, tuple]:
     Raises:
         DataError: there is no vertebra.
     """
-    from scipy.ndimage import find_objects
-
     labels = np.asarray(case.arrays["label"])
     counts = np.bincount(labels.ravel())
     found = {}

@@ -5,9 +5,8 @@ import numpy as np
 from common.errors import DataError
 from vertebra.config import Config
 from vertebra.model import MULTIPLE
-from vertebra.predict import MOST_VISITS
 from vertebra.sampling import is_complete
-from vertebra.traverse import Traversal, advance, begin
+from vertebra.traverse import MOST_VISITS, Traversal, advance, begin
 
 BOUND = min(MOST_VISITS, 200)
 """Windows after which a search is stopped."""

@@ -11,12 +11,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from common.errors import DataError
+from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import Description, describe_input
 from common.export.write import Endpoint, TestCase, first_case
 from vertebra.config import Config
-from vertebra.inference import load_run_network, make_ask
+from vertebra.data import load_scan
+from vertebra.inference import build_for_any_size, load_run_network, make_ask
 from vertebra.model import MULTIPLE, set_statistics
+from vertebra.segmentation import to_working_grid
+from vertebra.traverse import advance, begin
 
 __all__ = [
     "least_size",
@@ -69,11 +74,6 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
         DataError: the run holds no scans, the file cannot be read, or the released search broke
             down on it.
     """
-    from common.errors import DataError
-    from vertebra.data import load_scan
-    from vertebra.predict import to_working_grid
-    from vertebra.traverse import advance, begin
-
     entry, name = first_case(record)
     working, _ = to_working_grid(load_scan(Path(entry["image_path"])), config)
     ask, asked = make_ask(network, config), []
@@ -173,9 +173,6 @@ def bench_served(config: Config) -> None:
     Args:
         config: of a network with fresh weights.
     """
-    from common.export.bench import bench_export
-    from vertebra.inference import build_for_any_size
-
     network = build_for_any_size(config)
     inputs = {name: array[..., : config.patch_size]
               for name, array in make_up_case(config).arrays.items()}  # fmt: skip

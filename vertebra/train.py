@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+from common.runs.folder import open_run
+from common.runtime import configure_runtime
 from vertebra.config import RUN, Config, Preset
+from vertebra.data import SUBSETS, describe_cases, files_of, find_prepared_cases, is_phantom
+from vertebra.store import store_cases
 
 
 def train(
@@ -36,15 +40,17 @@ def train(
         mixed_precision: bfloat16 arithmetic, float32 weights, statistics and outputs.
     """
     from common.network.trained import save_network
-    from common.runs.folder import open_run
-    from common.runtime import configure_runtime
     from common.training.loop import fit
     from vertebra.batches import make_dataset
     from vertebra.calibration import calibrate_sites
-    from vertebra.data import SUBSETS, describe_cases, files_of, find_prepared_cases, is_phantom
-    from vertebra.learning import FixStatistics, calibration_patches, compile_model, is_fixed
+    from vertebra.learning import (
+        FixStatistics,
+        begin_from,
+        calibration_patches,
+        compile_model,
+        is_fixed,
+    )
     from vertebra.model import build_model
-    from vertebra.store import store_cases
     from vertebra.validation import make_overlay_pictures, make_validation
 
     cases = {subset: find_prepared_cases(dataset, subset) for subset in SUBSETS}
@@ -85,19 +91,3 @@ def train(
             calibrate_sites(model, calibration_patches(training, config, seed))
         save_network(model, record.path / "model.keras")
     print(f"Trained network: {record.path / 'model.keras'}")
-
-
-def begin_from(original: Path | None, model, config: Config) -> None:
-    """Give the compiled model its first weights: fresh ones, or the original's.
-
-    A snapshot of the original also brings Adam's moments and step.
-    """
-    from vertebra.convert import assign_optimizer, assign_original, is_snapshot, read_original
-    from vertebra.learning import choose_begin
-
-    if original is None:
-        choose_begin(model, config)
-        return
-    assign_original(model, read_original(original), source=str(original))
-    if is_snapshot(original):
-        assign_optimizer(model.optimizer, model, original)

@@ -17,6 +17,9 @@ from common.errors import DataError
 from vertebra.config import Config
 from vertebra.windows import centroid, cut, largest_piece, overlap
 
+MOST_VISITS = 2000
+"""Windows after which the released search, which may be endless, is given up."""
+
 Centre = tuple[int, int, int]
 Decision = Literal["slide", "move", "converge", "forced", "lost", "skip", "stop"]
 LABEL_STEP = 100

@@ -6,6 +6,7 @@ Arrays are (Z, Y, X).
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.ndimage import label
 
 Box = tuple[slice, ...]
 
@@ -43,8 +44,6 @@ def centroid(mask: np.ndarray) -> np.ndarray:
 
 def largest_piece(mask: np.ndarray) -> np.ndarray:
     """Return the largest connected piece of a mask (voxels that touch, also at corners) [V41]."""
-    from scipy.ndimage import label
-
     pieces, count = label(mask, np.ones((3, 3, 3)))
     if count < 2:
         return mask

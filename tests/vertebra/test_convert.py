@@ -13,8 +13,8 @@ import pytest
 
 from common.errors import DataError
 from vertebra.config import CODE
-from vertebra.convert import assign_original, read_original, variables_by_name
 from vertebra.model import build_model
+from vertebra.original_weights import assign_original, read_original, variables_by_name
 from vertebra.pth import MAGIC, PROTOCOL, read_pth
 
 SMALL = replace(CODE, channels=4)

@@ -8,7 +8,10 @@ import pytest
 import tensorflow as tf
 
 from vertebra.config import CODE
-from vertebra.convert import (
+from vertebra.learning import compile_model, patch_dice
+from vertebra.losses import completeness_loss, mask_errors, mask_loss
+from vertebra.model import build_model, make_optimizer, round_mask
+from vertebra.original_weights import (
     assign_optimizer,
     assign_original,
     is_snapshot,
@@ -16,9 +19,6 @@ from vertebra.convert import (
     trained_in_order,
     variables_by_name,
 )
-from vertebra.learning import compile_model, patch_dice
-from vertebra.losses import completeness_loss, mask_errors, mask_loss
-from vertebra.model import build_model, make_optimizer, round_mask
 
 SMALL = replace(CODE, channels=4)
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 from common.errors import OptionError
 from vertebra.calibration import calibrate_sites, is_calibrated
 from vertebra.config import CODE, PORT, PRESETS, QUICK
-from vertebra.convert import assign_original, read_original
 from vertebra.layers import FirstMaxPool, exact_moments
 from vertebra.model import build_model, connect, normalisations
+from vertebra.original_weights import assign_original, read_original
 
 SMALL = replace(CODE, channels=4)
 

@@ -19,10 +19,9 @@ from vertebra.preparation import (
     split_ids,
     to_raw_scale,
     upright,
-    weight_map,
-    weight_of_distance,
 )
 from vertebra.prepare import prepare
+from vertebra.weighting import weight_map, weight_of_distance
 
 
 @pytest.mark.parametrize("case", range(5))

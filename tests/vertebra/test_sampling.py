@@ -261,7 +261,7 @@ def test_target_weights(small_case):
     """[V26] Between two touching vertebrae the union has no surface, the target has one."""
     labels = np.zeros((32, 32, 32), np.int32)
     labels[4:16, 8:24, 8:24], labels[16:28, 8:24, 8:24] = 100, 200
-    from vertebra.preparation import weight_map
+    from vertebra.weighting import weight_map
 
     arrays = {"image": labels, "label": labels, "weight": weight_map(labels, PORT)}
     window = place_window((16, 16, 16), labels.shape, SMALL)

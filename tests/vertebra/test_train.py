@@ -15,9 +15,9 @@ from vertebra.config import PORT, QUICK
 from vertebra.learning import FixStatistics, choose_begin, compile_model, fixed_share, is_fixed
 from vertebra.model import build_model, normalisations
 from vertebra.phantom_spine import make_scan
-from vertebra.preparation import weight_map
 from vertebra.sampling import TrainingSampler
 from vertebra.validation import make_overlay_pictures, make_validation
+from vertebra.weighting import weight_map
 
 TINY = replace(QUICK, channels=2)
 

@@ -1,0 +1,69 @@
+"""The network that answers: of a run, of the original's file, or exported, here or on a server."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from common.errors import OptionError
+from common.runs.folder import load_config
+from vertebra.config import INFERENCE_FIELDS, PRESETS, Config, Preset
+from vertebra.inference import load_network, load_original, make_ask
+from vertebra.served import open_served
+
+
+def refuse_two_networks(weights: Path | None, model: Path | None, url: str | None) -> None:
+    """Raise `OptionError` if two networks are named, or a server without its model's folder."""
+    if weights is not None and model is not None:
+        raise OptionError("--weights and --model were both given; expected one of them")
+    if url is not None and model is None:
+        raise OptionError("--url needs --model; expected the exported version that is served there")
+
+
+@contextmanager
+def choose_ask(
+    run: Path,
+    weights: Path | None,
+    model: Path | None,
+    url: str | None,
+    *,
+    preset: Preset | None,
+    chosen: dict,
+) -> Iterator[tuple[Callable, Config]]:
+    """Open the network that the options name, and the configuration of its inference.
+
+    Raises:
+        OptionError: other statistics are asked for than an exported graph has.
+        UserError: see `choose_network` and `vertebra.served.open_served`.
+    """
+    if model is None:
+        network, config = choose_network(run, weights, preset, chosen)
+        yield make_ask(network, config), config
+        return
+    with open_served(model, url) as (ask, exported):
+        config = exported if preset is None else with_inference_of(exported, preset)
+        if preset is not None:
+            chosen = {"inference_statistics": exported.inference_statistics, **chosen}
+        config = replace(config, **chosen)
+        if config.inference_statistics != exported.inference_statistics:
+            raise OptionError(
+                f"--inference_statistics {config.inference_statistics}: the exported graph has "
+                f"{exported.inference_statistics}; expected these, or another export"
+            )
+        yield ask, config
+
+
+def choose_network(run: Path, weights: Path | None, preset: Preset | None, chosen: dict):
+    """Load the network that the options name, and the configuration of its inference."""
+    if weights is not None:
+        return load_original(weights, replace(PRESETS[preset or "code"], **chosen))
+    config = load_config(run, Config)
+    if preset is not None:
+        config = with_inference_of(config, preset)
+    config = replace(config, **chosen)
+    return load_network(run, config), config
+
+
+def with_inference_of(config: Config, preset: Preset) -> Config:
+    """Return a configuration whose inference fields come from a preset."""
+    return replace(config, **{name: getattr(PRESETS[preset], name) for name in INFERENCE_FIELDS})

@@ -1,0 +1,117 @@
+"""One case of an evaluation: mask and reference on one grid, measured and drawn."""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.data.geometry import Geometry, Volume, check_same_grid
+from common.data.volumes import read_volume
+from common.evaluation.metrics import score_case
+from common.evaluation.overlap import dice
+from common.report.drawing import draw_overlay
+from common.report.page import Figure
+from common.report.viewer.embed import ViewedCase
+from vertebra.data import Case, load_labels, prediction_path
+from vertebra.instances import match_instances, released_dice
+
+WHOLE, CUT_OFF = "vertebra", "vertebra cut off by the scan"
+
+
+def read_pair(case: Case, folder: Path) -> tuple[Volume, Volume]:
+    """Read mask and reference of a case on one grid.
+
+    A mask that the released way wrote has no geometry [V21]; then the shapes must be equal.
+
+    Raises:
+        DataError: a file is missing or unreadable, or their grids differ.
+    """
+    path = prediction_path(folder, case.id)
+    prediction, reference = load_labels(path), load_labels(case.label_path)
+    if prediction.geometry == Geometry((1.0, 1.0, 1.0)):
+        prediction = Volume(prediction.array, reference.geometry)
+    check_same_grid(prediction, reference, names=(str(path), str(case.label_path)))
+    return prediction, reference
+
+
+def score(case: Case, folder: Path, trained_on: set[str]) -> tuple[list[dict], dict]:
+    """Measure one case.
+
+    Returns:
+        A row per vertebra of the reference; counts, released Dice and what else is one per scan.
+
+    Raises:
+        DataError: the mask is missing, unreadable or on another grid than the reference.
+    """
+    prediction, reference = read_pair(case, folder)
+    matching = match_instances(prediction.array, reference.array)
+    partner = dict(matching.pairs)
+    rows = [
+        {
+            "id": case.id,
+            "in_training_set": case.id in trained_on,
+            **score_vertebra(prediction, reference, label, partner.get(label)),
+        }
+        for label in matching.references
+    ]
+    released = released_dice(prediction.array, reference.array)
+    counts = {
+        "id": case.id,
+        "vertebrae": len(matching.references),
+        "finds": len(matching.predictions),
+        "found": matching.found,
+        "precision": matching.precision,
+        "recall": matching.recall,
+        "f1": matching.f1,
+        "foreground_dice": foreground_dice(prediction.array, reference.array),
+        "released_dice": released,
+        "released_mean": float(np.mean(list(released.values()))),
+    }
+    return rows, counts
+
+
+def score_vertebra(prediction, reference, label: int, found: int | None) -> dict:
+    """Return the measures of one vertebra and the find it is matched with, if any.
+
+    The distances are taken in the box that holds both, which does not change them.
+    """
+    mask = reference.array == label
+    guess = np.zeros_like(mask) if found is None else prediction.array == found
+    box = tuple(
+        slice(max(int(line.min()) - 1, 0), int(line.max()) + 2) for line in np.nonzero(mask | guess)
+    )
+    # The paper leaves vertebrae out that the scan cuts off; here they are a group of their own.
+    name = CUT_OFF if mask[0].any() or mask[-1].any() else WHOLE
+    row = score_case(
+        guess[box].astype(np.uint8), mask[box].astype(np.uint8),
+        labels={name: 1}, spacing_mm=reference.spacing_zyx_mm,
+    )[0]  # fmt: skip
+    return {**row, "reference_label": label, "predicted_label": found}
+
+
+def foreground_dice(prediction, reference) -> float:
+    """Return the Dice of everything that is vertebra, whichever."""
+    return float(dice(prediction > 0, reference > 0))
+
+
+def draw_case(case: Case, folder: Path, *, phantom: bool) -> Figure:
+    """Draw a case from the side, in the plane with the largest reference area."""
+    prediction, reference = read_pair(case, folder)
+    chosen = int((reference.array > 0).sum(axis=(0, 1)).argmax())
+    title = f"{case.id}, column {chosen} of {reference.array.shape[2]}"
+    side = (slice(None, None, -1), slice(None), chosen)
+    png = draw_overlay(
+        read_volume(case.image_path).array[side],
+        reference.array[side],
+        prediction.array[side],
+        title=title,
+        pixel_mm=reference.spacing_zyx_mm[:2],
+        phantom=phantom,
+    )
+    return Figure(png, f"{title}: scan, reference and prediction, seen from the side.")
+
+
+def view_case(case: Case, folder: Path) -> ViewedCase:
+    """Return a case for the viewer in three planes."""
+    prediction, reference = read_pair(case, folder)
+    volumes = (read_volume(case.image_path).array, reference.array, prediction.array)
+    return ViewedCase.from_zyx(case.id, volumes, reference.geometry)

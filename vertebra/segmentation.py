@@ -1,0 +1,147 @@
+"""One scan: brought to the working grid, searched, its mask and findings written."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from common.cost.first_step import after_first
+from common.data.geometry import Geometry, Volume
+from common.data.volumes import stem_of, write_volume
+from common.errors import DataError
+from common.files import write_json
+from vertebra.config import Config
+from vertebra.data import load_scan, prediction_path
+from vertebra.preparation import back_to_source, make_isotropic, to_raw_scale, upright
+from vertebra.traverse import MOST_VISITS, Traversal, advance, begin
+
+
+def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) -> None:
+    """Search scan after scan; where the released search breaks down the others are finished.
+
+    Raises:
+        DataError: a scan cannot be used, or no mask was written for one.
+    """
+    broken = []
+    for path in after_first(scans, "scan"):
+        try:
+            print(segment_scan(path, ask, config, out=out))
+        except DataError as problem:
+            if len(scans) == 1 or "search" not in str(problem):
+                raise
+            broken.append(path.name)
+            print(f"{problem}", file=sys.stderr)
+    if broken:
+        raise DataError(f"no mask was written for {', '.join(broken)}")
+
+
+def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str:
+    """Search one scan, write mask and findings, and return a line about it.
+
+    Raises:
+        DataError: the scan cannot be used, or the released search broke down.
+    """
+    source = load_scan(path)
+    start = time.monotonic()
+    working, notes = to_working_grid(source, config)
+    if notes:
+        print(f"{path.name}: {'; '.join(notes)}")
+    search = run_search(path, working.array, ask, config)
+    mask = Volume(search.mask, working.geometry)
+    if config.keep_geometry and working is not source:
+        mask = back_to_source(mask, (source.array.shape, source.geometry))
+    target = prediction_path(out, stem_of(path))
+    write_volume(target, compact(mask.array, config), mask.geometry, compress=True)
+    write_json(target.with_suffix(".json"), findings(search, working, path))
+    return (
+        f"{path.name}: {count_labels(search)} vertebrae, {len(search.visits)} windows,"
+        f" {time.monotonic() - start:.1f} s, ended: {search.ended}; {target}"
+    )
+
+
+def to_working_grid(source: Volume, config: Config) -> tuple[Volume, list[str]]:
+    """Bring a scan to the scale, orientation and voxels that the network knows [V34] [V37].
+
+    Returns:
+        The scan, and what was done, in words. The released way takes the voxels as they are and
+        drops the geometry [V21].
+    """
+    if not config.keep_geometry:
+        return Volume(source.array, Geometry((1.0, 1.0, 1.0))), []
+    array, note = to_raw_scale(source.array, config)
+    notes = [note] if note else []
+    volume = source if array is source.array else Volume(array, source.geometry)
+    turned = upright(volume)
+    if turned is not volume:
+        notes.append("turned upright and back")
+    spacing = turned.geometry.spacing_mm
+    if max(abs(s - config.spacing_mm) for s in spacing) > 1e-3:
+        shown = " x ".join(f"{s:.3g}" for s in spacing)
+        notes.append(f"voxels of {shown} mm were resampled to {config.spacing_mm:g} mm and back")
+        turned = make_isotropic(turned, config)
+    return turned, notes
+
+
+def run_search(path: Path, image: np.ndarray, ask: Callable, config: Config) -> Traversal:
+    """Search a scan to the end, with a line of progress on a terminal.
+
+    Raises:
+        DataError: the released search broke down or was given up.
+    """
+    search = begin(image, config)
+    most = MOST_VISITS if config.traversal == "code" else None
+    try:
+        for state in advance(search, ask, max_visits=most):
+            show(path, state)
+    except (DataError, IndexError, ValueError, OverflowError) as failure:
+        if config.traversal != "code":
+            raise
+        raise DataError(
+            f"{path}: the released search broke down after {len(search.visits)} windows at"
+            f" (z, y, x) {search.centre}: {failure}"
+        ) from failure
+    if "would not end" in search.ended:
+        raise DataError(f"{path}: the released search was {search.ended}")
+    return search
+
+
+def show(path: Path, search: Traversal) -> None:
+    """Show the last step on a terminal; nothing where there is none."""
+    if sys.stderr.isatty() and search.visits:
+        visit = search.visits[-1]
+        print(
+            f"\r{path.name}: window {len(search.visits)} at {visit.centre}: {visit.decision},"
+            f" {len(search.vertebrae)} found ",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def compact(mask: np.ndarray, config: Config) -> np.ndarray:
+    """Return the mask in the type that is written: the scan's own in the released way [V16]."""
+    return mask if config.traversal == "code" else mask.astype(np.uint8)
+
+
+def count_labels(search: Traversal) -> int:
+    """Return how many finds are in the mask."""
+    return len({vertebra.label for vertebra in search.vertebrae if vertebra.label})
+
+
+def findings(search: Traversal, working: Volume, path: Path) -> dict:
+    """Return the findings of a search for the JSON file beside the mask."""
+    direction = np.reshape(working.geometry.direction, (3, 3)) * working.geometry.spacing_mm
+    return {
+        "scan": path.name,
+        "ended": search.ended,
+        "vertebrae": [
+            {
+                **vars(vertebra),
+                "centre_mm": (working.geometry.origin_mm + direction @ vertebra.centre[::-1]),
+            }
+            for vertebra in search.vertebrae
+        ],
+        "visits": [visit._asdict() for visit in search.visits],
+    }

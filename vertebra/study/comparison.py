@@ -1,0 +1,171 @@
+"""The parts of the comparison of original and port, as `compare` offers them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from common.runs.folder import load_run
+from common.runtime import configure_runtime
+from common.study.compare import (
+    Table,
+    compare_arrays,
+    describe_variable,
+    inference_table,
+    layers_table,
+    presets_table,
+    require_run,
+)
+from common.study.dice_definitions import Case as Scored
+from common.study.dice_definitions import formulas_table, metrics_table
+from common.study.effects import compare_effects as measure_effects
+from common.study.microscope import compare_recorded, recorded_shapes
+from vertebra.config import CODE, PRESETS, Config, Preset
+from vertebra.data import Case, load_case, prediction_path
+from vertebra.effects import Bench
+from vertebra.inference import build_for_any_size, load_run_network, make_ask
+from vertebra.instances import match_instances
+from vertebra.model import build_model
+from vertebra.original_weights import assign_original, read_original, variables_by_name
+from vertebra.recording import NETWORK, rebuild
+from vertebra.scoring import read_pair
+from vertebra.search import run_search
+
+STATISTICS = ("batch", "moving", "per_site")
+
+
+def list_parts(
+    preset: Preset, *, run: Path | None, original: Path | None
+) -> dict[str, Callable[[], Table]]:
+    """Return what makes each part that is possible, by its name; arguments as for `compare`."""
+    makers: dict[str, Callable[[], Table]] = {
+        "presets": lambda: presets_table(PRESETS),
+        "layers": lambda: compare_layers(preset),
+        "activations": compare_activations,
+        "live": lambda: compare_live(original),
+        "effects": lambda: compare_effects(run),
+        "metrics": lambda: compare_metrics(run),
+        "formulas": formulas_table,
+    }
+    if run is not None:
+        makers["inference"] = lambda: inference_table(compare_inference(run), run)
+    if original is not None and run is not None:
+        makers["weights"] = lambda: Table("weights", compare_weights(run, original))
+    return makers
+
+
+def compare_layers(preset: Preset) -> Table:
+    """Lay the original's tensors beside those of a preset's network."""
+    return layers_table(list_layers(preset), recorded_shapes("vertebra", NETWORK))
+
+
+def list_layers(preset: Preset) -> list[dict]:
+    """Return a row per tensor of the network: the original's name, the port's, shape, sites."""
+    model = build_model(PRESETS[preset])
+    return [
+        {
+            **describe_variable(name, variable),
+            "sites": getattr(model.get_layer(name.partition(".")[0]), "sites", 1),
+        }
+        for name, (variable, _) in variables_by_name(model).items()
+    ]
+
+
+def compare_activations() -> Table:
+    """Hold every application of a block to what the original computed."""
+    return compare_recorded("vertebra", NETWORK, rebuild)
+
+
+def compare_live(original: Path | None = None) -> Table:
+    """Hold every application of a block to PyTorch's, where that is installed.
+
+    Args:
+        original: .pth file whose weights both sides take; None: weights drawn from a seed.
+    """
+    from vertebra import live  # PyTorch may not be installed
+
+    return live.compare_live(original)
+
+
+def compare_effects(run: Path | None = None) -> Table:
+    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
+
+    Args:
+        run: whose trained network is used, if its patches are as small as the quick preset's; None:
+            one trained here for some seconds.
+    """
+    configure_runtime(seed=0)
+    return measure_effects(Bench(run and load_run_network(run)), code=CODE, run=run)
+
+
+def compare_metrics(run: Path | None = None) -> Table:
+    """Score telling predictions, and the first of a run's, with every historical Dice."""
+    return metrics_table(*([] if run is None else [read_prediction(run)]))
+
+
+def read_prediction(run: Path):
+    """Return the first test case that has a mask, for `metrics_table`; else None."""
+    folder = Path(run) / "predictions"
+    for case in map(Case.from_dict, load_run(run).read_split()["test"]):
+        if prediction_path(folder, case.id).is_file():
+            found, reference = read_pair(case, folder)
+            return {f"run: {case.id}": Scored(found.array, reference.array)}
+    return None
+
+
+def compare_inference(run: Path) -> list[dict]:
+    """Search the test cases of a run in several ways.
+
+    Args:
+        run: run folder with a trained network.
+
+    Returns:
+        A row per case and way: statistics, search, windows, finds, vertebrae found at IoU 0.5, and
+        how it ended.
+    """
+    network, config = load_run_network(run)
+    configure_runtime(seed=0)
+    weights = network.get_weights()
+    rows = []
+    for entry in load_run(run).read_split()["test"]:
+        case = Case.from_dict(entry)
+        image, labels = load_case(case, config)
+        for statistics in STATISTICS:
+            for traversal in ("port", "code"):
+                model = build_for_any_size(config)  # statistics are chosen when it is traced
+                model.set_weights(weights)
+                found = search_one_way(model, image.array, labels.array, config,
+                                       statistics=statistics, traversal=traversal)  # fmt: skip
+                rows.append({"case": case.id, "statistics": statistics, "search": traversal,
+                             **found})  # fmt: skip
+    return rows
+
+
+def search_one_way(model, image, labels, config: Config, *, statistics, traversal) -> dict:
+    """Return what one search of one scan comes to, also where it breaks down."""
+    config = replace(config, inference_statistics=statistics, traversal=traversal)
+    search, ended = run_search(image, make_ask(model, config), config)
+    matching = match_instances(search.mask, labels)
+    return {
+        "windows": len(search.visits),
+        "finds": len(matching.predictions),
+        "found": f"{matching.found} of {len(matching.references)}",
+        "ended": ended,
+    }
+
+
+def compare_weights(run: Path | None, original: Path) -> list[dict]:
+    """Return a row per tensor: its largest difference between a .pth file and a run.
+
+    Raises:
+        OptionError: no run is given.
+        DataError: the file cannot be read or is of another architecture.
+    """
+    require_run(run, original, what="file")
+    trained, config = load_run_network(run)
+    converted = build_for_any_size(replace(config, inference_statistics="batch"))
+    assign_original(converted, read_original(original), source=str(original))
+    first, second = (
+        {name: variable for name, (variable, _) in variables_by_name(model).items()}
+        for model in (converted, trained)
+    )
+    return compare_arrays(first, second)

@@ -1,0 +1,99 @@
+"""The prepared trees: resampled and cropped volumes under the original's names."""
+
+from pathlib import Path
+
+from common.data.geometry import Geometry, Volume
+from common.data.phantoms import MARKER, read_marker
+from common.data.volumes import write_volume
+from common.errors import DataError
+from common.files import write_json
+from vertebra.config import Config, Layout
+from vertebra.data import Case, load_case
+from vertebra.preparation import crop_range, crop_z, make_isotropic, make_isotropic_mask, upright
+from vertebra.verse import label_upwards
+from vertebra.weighting import weight_map
+
+TREE_ENTRIES = {"train", "test", "split.json", "phantom.json"}
+
+
+def refuse_foreign_tree(folder: Path) -> None:
+    """Raise `DataError` unless a folder is absent, empty or an earlier tree of ours."""
+    if folder.is_dir():
+        foreign = sorted(path.name for path in folder.iterdir() if path.name not in TREE_ENTRIES)
+        if foreign:
+            raise DataError(
+                f"{folder} holds {foreign[0]}, which `prepare` does not write; expected a new"
+                " folder or an earlier prepared one"
+            )
+
+
+def begin_tree(tree: Path, dataset: Path, *, cases, subset_of, config: Config) -> None:
+    """Make the folders of a tree, its split.json and, for phantoms, their marker."""
+    for subset in ("train", "test"):
+        for kind in ("img", "seg", "weight"):
+            (tree / subset / kind).mkdir(parents=True)
+    split = {
+        subset: [case.id for case in cases if subset_of[case.number] == subset]
+        for subset in ("train", "test")
+    }
+    write_json(tree / "split.json", {**split, "spacing_mm": config.spacing_mm})
+    marker = read_marker(dataset)
+    if marker is not None:
+        write_json(tree / MARKER, {**marker, "files": []})
+
+
+def prepare_case(
+    case: Case,
+    grids: tuple[Volume, Volume],
+    trees: tuple[Path, Path],
+    *,
+    subset: str,
+    config: Config,
+) -> None:
+    """Write one case into both trees.
+
+    Args:
+        case: a source case.
+        grids: scan and labels of `on_working_grid`.
+        trees: of the resampled volumes and of the cropped ones.
+        subset: train or test.
+        config: uses the fields under "Preparation".
+
+    Raises:
+        DataError: the case cannot be cropped.
+
+    Source: data/preprocessing.py.
+    """
+    (image, labels), (whole, cropped) = grids, trees
+    geometry = labels.geometry if config.keep_geometry else Geometry((1.0, 1.0, 1.0))
+    weight = Volume(weight_map(labels.array, config), geometry)
+    parts = {"img": image, "seg": labels, "weight": weight}
+    low, high = crop_range(labels.array, name=str(case.label_path))
+    for kind, volume in parts.items():
+        write_part(whole / subset, case, kind, volume)
+        cut = crop_z(volume, low, high, keep_geometry=config.keep_geometry)
+        write_part(cropped / subset, case, kind, cut)
+
+
+def on_working_grid(case: Case, config: Config, layout: Layout = "csi") -> tuple[Volume, Volume]:
+    """Return scan and labels of a source case on the isotropic grid, upright [V37].
+
+    Raises:
+        DataError: the case cannot be used (see `load_case`).
+    """
+    image, labels = load_case(case, config)
+    if layout == "verse":
+        labels = label_upwards(labels, case.label_path)
+    if config.keep_geometry:
+        image, labels = upright(image), upright(labels)
+    return make_isotropic(image, config), make_isotropic_mask(labels, config)
+
+
+def write_part(folder: Path, case: Case, kind: str, volume: Volume) -> None:
+    """Write one volume of a case under the original's name."""
+    name = {
+        "img": f"{case.id}.mhd",
+        "seg": f"{case.id}_label.mhd",
+        "weight": f"{case.id}_weight.nrrd",
+    }[kind]
+    write_volume(folder / kind / name, volume.array, volume.geometry, compress=True)
