@@ -19,8 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     # A worker, and what it starts, computes with its share of the cores.
     SHARE = str(max(1, usable_cores() // WORKERS))
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", SHARE)
-    os.environ.setdefault("OMP_NUM_THREADS", SHARE)
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, SHARE)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -6,57 +6,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from vertebra_network import moments, run_all, run_all_apart
 
 from common.errors import OptionError
 from vertebra.calibration import calibrate_sites, is_calibrated
 from vertebra.config import CODE, PORT, PRESETS, QUICK
 from vertebra.layers import FirstMaxPool, exact_moments
-from vertebra.model import build_model, connect, normalisations
+from vertebra.model import build_model, normalisations
 from vertebra.original_weights import assign_original, read_original
 
 SMALL = replace(CODE, channels=4)
-
-
-def run_all(config, weights, patch):
-    """All named tensors of the network for a patch (1, 2, z, y, x), the original's layout.
-
-    Of blocks with several channels the mean and deviation of each, since at full width a block's
-    activation is half a gigabyte.
-    """
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    patch = np.moveaxis(patch, 1, -1).astype(np.float32)
-    inputs = keras.Input(patch.shape[1:])
-    model = keras.Model(inputs, connect(inputs, config))
-    assign_original(model, weights)
-
-    @tf.function
-    def run(patch):
-        tensors = model(patch, training=False)
-        return {name: moments(tensor) if "@" in name and tensor.shape[-1] > 1 else tensor
-                for name, tensor in tensors.items()}  # fmt: skip
-
-    return {name: tensor.numpy() for name, tensor in run(tf.constant(patch)).items()}
-
-
-def moments(tensor):
-    """Mean and population deviation of the channels of (1, z, y, x, channels): (2, channels).
-
-    In float64, plane by plane: float32 sums over a volume are wrong in the third digit.
-    """
-    planes = tensor[0]
-
-    def average(function):
-        return tf.reduce_mean(
-            tf.map_fn(
-                lambda plane: tf.reduce_mean(function(tf.cast(plane, tf.float64)), (0, 1)),
-                planes,
-                fn_output_signature=tf.float64,
-            ),
-            axis=0,
-        )
-
-    mean = average(lambda plane: plane)
-    return tf.stack([mean, tf.sqrt(average(lambda plane: (plane - mean) ** 2))])
 
 
 def check(found, recorded, prefix, *, blocks, tolerance):
@@ -105,7 +64,7 @@ def test_released_weights(shared, recipe):
         recorded = dict(file)
     weights = read_original(shared / "data" / "vertebra" / "IterativeFCN_pretrained.pth")
     image, labels = recipe.spine((128, 128, 128), 5, 1011, 16, 24)
-    found = run_all(CODE, weights, np.stack([image, labels > 300])[None])
+    found = run_all_apart(CODE, weights, np.stack([image, labels > 300])[None])
     check(found, recorded, "batch_", blocks=recorded["block_names"], tolerance=5e-4)
     mask = found["mask"][0, ..., 0] > 0.5
     expected = np.unpackbits(recorded["batch_mask_bits"]).reshape(mask.shape)
