@@ -12,7 +12,8 @@ from common.errors import OptionError, RunError
 from common.export.passport import PASSPORT, describe_input, hash_files, without_tensors
 from common.files import write_json
 from vertebra.config import QUICK
-from vertebra.predict import predict, refuse_two_networks
+from vertebra.networks import refuse_two_networks
+from vertebra.predict import predict
 from vertebra.served import config_of, open_served
 from vertebra.traverse import traverse
 
