@@ -55,7 +55,7 @@ def run_part(shape: tuple[int, int, int], part: str) -> None:
 
     from common.runtime import configure_runtime
     from raseg.config import CODE, PORT
-    from raseg.inference import build_for_any_size, make_plain_pass, make_streamed_pass
+    from raseg.inference import build_for_any_size, on_volumes, segment
     from raseg.serving import bench_served
 
     configure_runtime(seed=0)
@@ -67,7 +67,8 @@ def run_part(shape: tuple[int, int, int], part: str) -> None:
     if part == "export":
         return bench_served(PORT, shape)
     network = build_for_any_size(CODE)
-    whole = make_plain_pass(network) if part == "original" else make_streamed_pass(network, CODE)
+    streamed_voxels = None if part == "original" else 0
+    whole = on_volumes(segment, network, CODE, streamed_voxels=streamed_voxels)
     whole(image[:32, :32])  # compile
     wall, cpu, peak = measure(lambda: whole(image))
     print(f"{part}: prediction of {shape}: {wall:.2f} s, {cpu:.2f} CPU s, {peak:.2f} GiB beyond "

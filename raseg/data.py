@@ -237,10 +237,25 @@ def prepare_volume(image: np.ndarray, config: Config, *, name: str) -> np.ndarra
     Returns:
         float32 of the same shape.
     """
-    if config.predict_from_stored:
-        image = encode(image, wrap=config.wrap_intensities, what=name)
-        image = image.view("<i2") if config.read_as_signed else image
+    image = read_words(image, config, name=name)
+    if config.predict_from_stored and config.read_as_signed:
+        image = image.view("<i2")
     return normalise(image)
+
+
+def read_words(image: np.ndarray, config: Config, *, name: str) -> np.ndarray:
+    """Return a volume as the binaries would hold it, where it is predicted from them [R6].
+
+    Args:
+        image: (rows, columns, slices, channels), raw.
+        config: uses predict_from_stored and wrap_intensities.
+        name: what an error message calls the volume.
+    Raises:
+        DataError: 16 bits cannot hold it.
+    """
+    if not config.predict_from_stored:
+        return image
+    return encode(image, wrap=config.wrap_intensities, what=name)
 
 
 def read_split(record) -> Mapping[str, list[int]]:

@@ -15,7 +15,7 @@ from raseg.binaries import find_binaries
 from raseg.binary_writer import write_binaries
 from raseg.config import PORT, Config, count_steps, steps_per_epoch
 from raseg.data import Volumes, prepare_volume, split_volumes
-from raseg.inference import build_for_any_size, make_plain_pass
+from raseg.inference import build_for_any_size, on_volumes, segment
 from raseg.masks import to_mask
 from raseg.model import DiceLoss, build_model, make_schedule
 from raseg.phantom_wrist import make_wrist
@@ -81,7 +81,7 @@ class Bench:
     @cached_property
     def logits(self) -> Callable[[np.ndarray], np.ndarray]:
         """The pass from a normalised volume to logits."""
-        return make_plain_pass(self.network)
+        return on_volumes(segment, self.network, self.base)
 
     def probes(self) -> list[Probe]:
         """Return a probe for every switch of the preset `code`."""

@@ -1,28 +1,186 @@
-"""Whole volumes through the network in bounded memory; every verb that predicts comes through here.
+"""Whole volumes through the network; every verb that predicts comes through here.
 
-Axis order (row, column, slice, channel). At full resolution a layer's output is 0.67 GB, so these
-layers run slab by slab along the rows, each slab with as many rows around it as the kernels reach;
-the levels below fit into memory at once. The result is the plain pass's up to rounding.
+Axis order (row, column, slice, channel). `predict`, the validation in `train` and the exported
+model all come through `segment`, so that they cannot differ. It and what is built on it are
+TensorFlow graphs; `on_volumes` makes them functions of arrays.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from common.inference.borders import extend
+from common.inference.compiled import on_arrays
+from common.inference.loops import join_tiles
+from common.inference.windows import window_starts
 from common.network.trained import load_trained
 from common.runs.folder import load_config
 from raseg.config import CHANNELS, Config
-from raseg.data import normalise, prepare_volume
 from raseg.model import build_model
-from raseg.patches import predict_tiles
+from raseg.sampling import normalise_in_graph
+from raseg.streaming import stream
 
 STREAMED_VOXELS = 2**20
 """Volumes from this size on are streamed on a CPU; smaller ones are faster in one piece."""
-SLAB_ROWS = 128
-"""More rows repeat fewer of them at the slabs' borders and take more memory."""
+LARGEST_WORD = 65535
+
+
+def segment(
+    network: keras.Model,
+    image: tf.Tensor,
+    config: Config,
+    *,
+    streamed_voxels: int | None = STREAMED_VOXELS,
+) -> tf.Tensor:
+    """Return the logits of a normalised volume in the pass that suits its size.
+
+    With batch statistics [R22] every layer needs the moments of the whole volume: one plain pass.
+
+    Args:
+        network: of `build_for_any_size(config)`.
+        image: (rows, columns, slices, channels) float32.
+        config: uses batch_statistics, filters and top_kernels.
+        streamed_voxels: volumes from this size on are streamed; None: none.
+
+    Returns:
+        (rows, columns, slices, 2) float32.
+
+    Source: raseg_predict.py.
+    """
+
+    def plain():
+        return network(image[tf.newaxis], training=False)[0]
+
+    if streamed_voxels is None or config.batch_statistics:
+        return plain()
+    is_large = tf.reduce_prod(tf.shape(image)[:3]) >= streamed_voxels
+    return tf.cond(is_large, lambda: stream(network, image, config), plain)
+
+
+def segment_scan(
+    network: keras.Model, scan: tf.Tensor, config: Config, **options
+) -> dict[str, tf.Tensor]:
+    """Prepare and segment a volume: what `predict` runs and `export` saves.
+
+    Args:
+        network: see `logits_of_scan`, as all others.
+        scan: see there.
+        config: see there.
+        options: see there.
+
+    Returns:
+        `labels`: (rows, columns, slices) uint8, a tie, such as two zeros, is background;
+        `probabilities`: of the foreground, (rows, columns, slices) float32.
+    """
+    logits = logits_of_scan(network, scan, config, **options)
+    background, foreground = logits[..., 0], logits[..., 1]
+    return {
+        "labels": tf.cast(foreground > background, tf.uint8),
+        "probabilities": tf.sigmoid(foreground - background),
+    }
+
+
+def logits_of_scan(network: keras.Model, scan: tf.Tensor, config: Config, **options) -> tf.Tensor:
+    """Return the logits (rows, columns, slices, 2) of a volume in scanner units.
+
+    Args:
+        network: of `build_for_any_size(config)`.
+        scan: (rows, columns, slices, channels) float32.
+        config: uses patch_shape, predict_from_stored and what `as_stored` and `segment` use.
+        options: of `segment`.
+    """
+
+    def of_part(part):
+        return segment(network, normalise_in_graph(part), config, **options)
+
+    if config.predict_from_stored:
+        scan = as_stored(scan, config)  # [R6] As the binaries do.
+    if config.patch_shape is None:
+        return of_part(scan)
+    return predict_tiles(scan, config.patch_shape, of_part)
+
+
+def as_stored(scan: tf.Tensor, config: Config) -> tf.Tensor:
+    """Do as `raseg.data.encode`, and read the words as the configuration says [R4].
+
+    A value that 16 bits cannot hold fails the request, unless values wrap.
+    """
+    words = truncate(scan)
+    if config.wrap_intensities:
+        words = tf.math.floormod(words, LARGEST_WORD + 1.0)
+    else:
+        told = "image: found a value below 0 or above 65535, which 16 bits cannot hold"
+        fits = [
+            tf.debugging.assert_non_negative(words, told),
+            tf.debugging.assert_less_equal(words, float(LARGEST_WORD), told),
+        ]
+        with tf.control_dependencies(fits):
+            words = tf.identity(words)
+    if config.read_as_signed:
+        words = tf.where(words > LARGEST_WORD // 2, words - (LARGEST_WORD + 1.0), words)
+    return words
+
+
+def truncate(values: tf.Tensor) -> tf.Tensor:
+    """Cut fractions off towards zero."""
+    return tf.sign(values) * tf.floor(tf.abs(values))
+
+
+def predict_tiles(
+    scan: tf.Tensor,
+    patch: tuple[int, int, int],
+    apply: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """Predict a volume in patches side by side, each normalised on its own [R26].
+
+    Along an axis the last patch is pushed back to end with the volume, and only its new part is
+    kept: nothing is averaged.
+
+    Args:
+        scan: (rows, columns, slices, channels), raw. Axes shorter than the patch are continued
+            with zeros.
+        patch: rows, columns, slices.
+        apply: raw patch (*patch, channels) -> (*patch, 2).
+
+    Returns:
+        (rows, columns, slices, 2) float32.
+
+    Source: branch full_image, fullconv.
+    """
+    rows, columns, slices, channels = *tf.unstack(tf.shape(scan)[:3]), scan.shape[-1]
+    volume = extend(scan, patch)
+    sizes = tf.unstack(tf.shape(volume)[:3])
+    starts = [window_starts(size, edge, edge) for size, edge in zip(sizes, patch, strict=True)]
+
+    def predict_tile(*numbers):
+        low = [start[number] for start, number in zip(starts, numbers, strict=True)]
+        piece = tf.ensure_shape(tf.slice(volume, [*low, 0], [*patch, channels]), (*patch, channels))
+        # Where the last patch is pushed back, its first voxels are another's.
+        known = [number * edge - first
+                 for number, edge, first in zip(numbers, patch, low, strict=True)]  # fmt: skip
+        return apply(piece)[known[0] :, known[1] :, known[2] :]
+
+    counts = [tf.size(start) for start in starts]
+    return join_tiles(predict_tile, counts, channels=2)[:rows, :columns, :slices]
+
+
+def on_volumes(function: Callable, network: keras.Model, config: Config, **options) -> Callable:
+    """Return one of the functions above as one from an array (rows, columns, slices, channels).
+
+    Compiled once for all sizes; later changes of the network's weights are seen. A GPU streams
+    nothing.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        options = {"streamed_voxels": None, **options}
+    return on_arrays(lambda array: function(network, array, config, **options), volume_spec(config))
+
+
+def volume_spec(config: Config) -> tf.TensorSpec:
+    """Return the signature of a volume; with channels unknown Keras convolves with XLA, which on a
+    CPU is ten times slower."""
+    return tf.TensorSpec((None, None, None, len(CHANNELS[config.task])), tf.float32, name="image")
 
 
 def build_for_any_size(config: Config) -> keras.Model:
@@ -47,183 +205,3 @@ def load_run_network(run: Path) -> tuple[keras.Model, Config]:
     """Load the trained network of a run and its configuration; see `load_network`."""
     config = load_config(run, Config)
     return load_network(run, config), config
-
-
-def make_predict(network: keras.Model, config: Config) -> Callable[..., np.ndarray]:
-    """Return the function that turns a raw volume into logits.
-
-    Args:
-        network: of `build_for_any_size(config)`; later changes of its weights are seen.
-        config: uses patch_shape, batch_statistics and what `prepare_volume` uses.
-
-    Returns:
-        Function of a raw image (rows, columns, slices, channels), and optionally the `name` an
-        error calls it, to logits (rows, columns, slices, 2) float32.
-
-    Source: raseg_predict.py; for patches branch full_image, fullconv (each normalised on its own).
-    """
-    whole = make_whole_pass(network, config)
-
-    def predict(image: np.ndarray, name: str = "the volume") -> np.ndarray:
-        if config.patch_shape is None:
-            return whole(prepare_volume(image, config, name=name))
-        if config.predict_from_stored:
-            prepare_volume(image, config, name=name)  # refuses what binaries could not hold
-            image = np.trunc(image)
-        return predict_tiles(image, config.patch_shape, lambda patch: whole(normalise(patch)))
-
-    return predict
-
-
-def make_whole_pass(network: keras.Model, config: Config) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from a normalised volume to logits that suits its size.
-
-    With batch statistics [R22] every layer needs the moments of the whole volume: one plain pass.
-    """
-    gpu = bool(tf.config.list_physical_devices("GPU"))
-    plain = make_plain_pass(network)
-    streamed = None if gpu or config.batch_statistics else make_streamed_pass(network, config)
-
-    def whole(image: np.ndarray) -> np.ndarray:
-        large = image.shape[0] * image.shape[1] * image.shape[2] >= STREAMED_VOXELS
-        return streamed(image) if streamed and large else plain(image)
-
-    return whole
-
-
-def make_plain_pass(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the pass that keeps whole layers, compiled once for all sizes."""
-
-    @tf.function(reduce_retracing=True, jit_compile=False, autograph=False)
-    def run(images):
-        return network(images, training=False)
-
-    return lambda image: run(tf.constant(image[None])).numpy()[0]
-
-
-def make_streamed_pass(
-    network: keras.Model, config: Config, *, slab_rows: int = SLAB_ROWS
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the pass that runs the full-resolution layers slab by slab.
-
-    Args:
-        network: of `build_model(config)`, without batch statistics.
-        config: uses filters and top_kernels.
-        slab_rows: rows per slab, even.
-
-    Returns:
-        Function of a normalised image (rows, columns, slices, channels) float32 to logits.
-    """
-    layers = {layer.name: layer for layer in network.layers}
-    bottom = len(config.filters) - 1
-    channels, top = len(CHANNELS[config.task]), config.filters[0]
-
-    @tf.function(input_signature=[any_size(channels)], autograph=False)
-    def descend(slab):
-        return layers["h0_conv2"](layers["h0_conv1"](slab))
-
-    @tf.function(input_signature=[any_size(top)], autograph=False)
-    def halve(slab):
-        return layers["down1"](slab)
-
-    @tf.function(input_signature=[any_size(top)], autograph=False)
-    def middle(x):
-        # With slices first, the innermost axis of the deep levels is long enough for the
-        # convolution kernels: 64 columns instead of 3 slices.
-        x = tf.transpose(x, (0, 3, 1, 2, 4))
-        x = run_level(layers, x, level=1, bottom=bottom)
-        return tf.transpose(x, (0, 2, 3, 1, 4))
-
-    @tf.function(input_signature=[any_size(config.filters[1]), any_size(top)], autograph=False)
-    def ascend(below, skip):
-        size = tf.shape(skip)
-        up = layers[f"up{bottom}"](below)[:, : size[1], : size[2], : size[3]]
-        x = tf.concat([skip, up], axis=-1)
-        return layers["logits"](layers["h0_conv4"](layers["h0_conv3"](x)))
-
-    def run(image: np.ndarray) -> np.ndarray:
-        rows = len(image)
-        spans = [(low, min(low + slab_rows, rows)) for low in range(0, rows, slab_rows)]
-        skip = np.empty((*image.shape[:3], config.filters[0]), np.float32)
-        halved = []
-        for low, high in spans:
-            start, stop, core = widen(low, high, rows, config.top_kernels[0])
-            slab = descend(tf.constant(image[None, start:stop]))[:, core]
-            skip[low:high] = slab[0].numpy()
-            halved.append(halve(slab))
-        below = middle(tf.concat(halved, axis=1))
-        del halved, slab
-        logits = np.empty((*image.shape[:3], 2), np.float32)
-        for low, high in spans:
-            start, stop, core = widen(low, high, rows, config.top_kernels[1])
-            part = ascend(below[:, start // 2 : -(-stop // 2)], tf.constant(skip[None, start:stop]))
-            logits[low:high] = part[0, core].numpy()
-        return logits
-
-    return run
-
-
-def any_size(channels: int) -> tf.TensorSpec:
-    """Return the signature of one volume; with channels unknown Keras convolves with XLA, which on
-    a CPU is ten times slower."""
-    return tf.TensorSpec((1, None, None, None, channels), tf.float32)
-
-
-def widen(low: int, high: int, rows: int, kernel: int) -> tuple[int, int, slice]:
-    """Add to a slab the rows that two convolutions reach beyond it.
-
-    Args:
-        low, high: first row of the slab (even) and the row after its last.
-        rows: of the volume.
-        kernel: edge of both kernels.
-
-    Returns:
-        First row and the row after the last of the wider slab, and where the slab lies in it. The
-        first row is even, so that halves of rows fit.
-    """
-    reach = 2 * (kernel // 2)
-    start, stop = max(low - reach, 0), min(high + reach, rows)
-    return start, stop, slice(low - start, high - start)
-
-
-def run_level(layers: dict, x: tf.Tensor, *, level: int, bottom: int) -> tf.Tensor:
-    """Run one level and all below it, slices first.
-
-    Args:
-        layers: of the network by name.
-        x: (1, slices, rows, columns, channels), the level's input.
-        level: number of the level.
-        bottom: number of the lowest.
-
-    Returns:
-        The level's output.
-    """
-    for number in (1, 2):
-        x = convolve_slices_first(layers[f"h{level}_conv{number}"], x)
-    if level == bottom:
-        return x
-    below = convolve_slices_first(layers[f"down{level + 1}"], x)
-    below = run_level(layers, below, level=level + 1, bottom=bottom)
-    below = enlarge_slices_first(layers[f"up{bottom - level}"], below, tf.shape(x))
-    x = tf.concat([x, below], axis=-1)
-    for number in (3, 4):
-        x = convolve_slices_first(layers[f"h{level}_conv{number}"], x)
-    return x
-
-
-def convolve_slices_first(layer: keras.layers.Conv3D, x: tf.Tensor) -> tf.Tensor:
-    """Apply a convolution and its ReLU to a tensor whose slices are the first spatial axis."""
-    kernel = tf.transpose(layer.kernel, (2, 0, 1, 3, 4))
-    strides = (1, *layer.strides, 1)
-    return tf.nn.relu(tf.nn.conv3d(x, kernel, strides, "SAME") + layer.bias)
-
-
-def enlarge_slices_first(layer, x: tf.Tensor, skip_shape: tf.Tensor) -> tf.Tensor:
-    """Apply a transposed convolution and its ReLU, cut at the end to the skip's size [R16]."""
-    kernel = tf.transpose(layer.kernel, (2, 0, 1, 3, 4))
-    shape = tf.concat([2 * tf.shape(x)[:-1], [layer.filters]], axis=0)
-    shape = tf.concat([[1], shape[1:]], axis=0)
-    x = tf.nn.conv3d_transpose(x, kernel, shape, (1, 2, 2, 2, 1), "SAME")
-    x = tf.ensure_shape(x, (1, None, None, None, layer.filters))
-    x = x[:, : skip_shape[1], : skip_shape[2], : skip_shape[3]]
-    return tf.nn.relu(x + layer.bias)

@@ -16,12 +16,6 @@ def to_mask(logits: np.ndarray) -> np.ndarray:
     return (logits[..., 1] > logits[..., 0]).astype(np.uint8)
 
 
-def to_probability(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax probability of the foreground, float32."""
-    difference = logits[..., 0].astype(np.float64) - logits[..., 1]
-    return (1 / (1 + np.exp(np.clip(difference, -700, 700)))).astype(np.float32)
-
-
 def mask_path(out: Path, tag: str, number: int) -> Path:
     """Return where the mask of a volume lies."""
     return out / "preds" / tag / f"img{number}_{tag}.npy"

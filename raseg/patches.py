@@ -1,13 +1,11 @@
-"""Patches of the draft: cut around balanced centres to train on, laid side by side to predict.
+"""Patches of the draft, cut around balanced centres to train on.
 
 Axis order (row, column, slice). Source: commits at 128 x 128 x 16 of branch full_image; ledger R26.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-
-from common.inference.windows_in_numpy import window_starts
 
 
 def draw_centres(label: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -54,57 +52,3 @@ def cut_patch(array: np.ndarray, centre: Sequence[int], shape: Sequence[int]) ->
         target.append(slice(low - start, high - start))
     patch[tuple(target)] = array[tuple(source)]
     return patch
-
-
-def tile(shape: Sequence[int], patch: Sequence[int]) -> Iterator[tuple[tuple, tuple]]:
-    """Yield where patches lie side by side, and which part of each is kept.
-
-    Along an axis the last patch is pushed back to end with the volume, and only its new part is
-    kept: nothing is averaged. Slices vary slowest, columns fastest.
-
-    Args:
-        shape: of the volume, at least the patch.
-        patch: rows, columns, slices.
-    Yields:
-        Slices into the volume, and into the patch, of the part that is kept; their difference is
-        the patch's low corner.
-    """
-    axes = []
-    for size, edge in zip(shape, patch, strict=True):
-        done, parts = 0, []
-        for start in window_starts(size, edge, edge):
-            parts.append((slice(done, start + edge), slice(done - start, edge)))
-            done = start + edge
-        axes.append(parts)
-    for depth in axes[2]:
-        for row in axes[0]:
-            for column in axes[1]:
-                chosen = (row, column, depth)
-                yield tuple(part[0] for part in chosen), tuple(part[1] for part in chosen)
-
-
-def predict_tiles(
-    image: np.ndarray, patch: Sequence[int], apply: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """Predict a volume patch by patch.
-
-    Args:
-        image: (rows, columns, slices, channels), raw. Axes shorter than the patch are continued
-            with zeros.
-        patch: rows, columns, slices.
-        apply: raw patch (*patch, channels) -> (*patch, classes); it normalises each on its own.
-    Returns:
-        (rows, columns, slices, classes) float32.
-    """
-    shape = image.shape[:3]
-    extra = [(0, max(edge - size, 0)) for size, edge in zip(shape, patch, strict=True)]
-    image = np.pad(image, [*extra, (0, 0)])
-    whole = None
-    for kept, inside in tile(image.shape[:3], patch):
-        corner = [place.start - part.start for place, part in zip(kept, inside, strict=True)]
-        window = tuple(slice(low, low + edge) for low, edge in zip(corner, patch, strict=True))
-        output = apply(image[window])
-        if whole is None:
-            whole = np.empty((*image.shape[:3], output.shape[-1]), np.float32)
-        whole[kept] = output[inside]
-    return whole[: shape[0], : shape[1], : shape[2]]

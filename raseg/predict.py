@@ -1,6 +1,7 @@
 """Segment volumes of the arrays with a trained network: masks, pictures, and NIfTI."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from common.files import atomic_file
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from raseg.config import Config
-from raseg.data import Volumes, check_tag, choose_volumes, open_volumes
-from raseg.masks import mask_path, to_mask, to_probability
+from raseg.data import Volumes, check_tag, choose_volumes, open_volumes, read_words
+from raseg.masks import mask_path
 from raseg.pictures import write_slices
 
 
@@ -46,7 +47,7 @@ def predict(
         reference: scan whose geometry the NIfTI files take; default: geometry.json in the data.
     """
     from common.cost.first_step import after_first
-    from raseg.inference import load_network, make_predict
+    from raseg.inference import load_network, on_volumes, segment_scan
 
     check_tag(tag)
     run = run or Path("models") / f"raseg_train_{tag}"
@@ -57,12 +58,12 @@ def predict(
     geometry = find_geometry(volumes, reference)
     configure_runtime(seed=0)
     network = load_network(run, config)
-    segment = make_predict(network, config)
+    segment = on_volumes(segment_scan, network, config)
     out = out or run / "predictions"
     for number in after_first(numbers, "volume"):
         print(
             write_volume_files(
-                number, volumes, segment, out=out, tag=tag, geometry=geometry,
+                number, volumes, segment, config, out=out, tag=tag, geometry=geometry,
                 pictures=pictures, with_probabilities=probabilities,
             )
         )  # fmt: skip
@@ -92,7 +93,8 @@ def find_geometry(volumes: Volumes, reference: Path | None) -> Geometry | None:
 def write_volume_files(
     number: int,
     volumes: Volumes,
-    segment,
+    segment: Callable,
+    config: Config,
     *,
     out: Path,
     tag: str,
@@ -102,19 +104,33 @@ def write_volume_files(
 ) -> str:
     """Segment one volume, write its files, and return a line that says so.
 
+    Args:
+        number: of the volume.
+        volumes: to segment.
+        segment: volume -> `labels` and `probabilities`, as `raseg.inference.segment_scan`.
+        config: uses predict_from_stored and wrap_intensities.
+        out: see `predict`, as the others.
+        tag: see there.
+        geometry: of the NIfTI file; None: none is written.
+        pictures: see there.
+        with_probabilities: see there.
+
+    Raises:
+        DataError: 16 bits cannot hold the volume, or a file cannot be written.
+
     Source: raseg_predict.py.
     """
     image = volumes.image(number)
     # The normalised images and two logits per voxel, float32.
     warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
     begin = time.monotonic()
-    logits = segment(image, name=f"volume {number}")
-    mask = to_mask(logits)
+    found = segment(read_words(image, config, name=f"volume {number}"))
+    mask = found["labels"]
     path = mask_path(out, tag, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {path: mask.astype(np.float64)}  # the original's dtype
     if with_probabilities:
-        arrays[path.with_name(f"img{number}_{tag}_probability.npy")] = to_probability(logits)
+        arrays[path.with_name(f"img{number}_{tag}_probability.npy")] = found["probabilities"]
     for target, array in arrays.items():
         with atomic_file(target, error=DataError) as file:
             np.save(file, array)

@@ -8,6 +8,7 @@ wrapped, since its way back begins the moment it ends.
 import keras
 import tensorflow as tf
 
+from raseg.blocks import layers_by_name, run_block
 from raseg.config import Config
 
 
@@ -23,7 +24,7 @@ class Rematerialised(keras.Model):
         super().__init__(name="rematerialised")
         self.network = network
         self.bottom = len(config.filters) - 1
-        self._steps = {layer.name: layer for layer in network.layers}
+        self._steps = layers_by_name(network)
         self.built = True
 
     def call(self, images, training=None):
@@ -37,28 +38,13 @@ class Rematerialised(keras.Model):
             names = [f"h{level}_conv3", f"h{level}_conv4"]
             if level:
                 x = self.block(names, enlarged_by=f"up{self.bottom - level}")(x, skips[level])
-        return self.run([*names, "logits"], x, skips[0], enlarged_by=f"up{self.bottom}")
+        names = [*names, "logits"]
+        return run_block(self._steps, names, x, skips[0], enlarged_by=f"up{self.bottom}")
 
     def block(self, names: list[str], enlarged_by: str | None = None):
         """Return the function of a block that keeps nothing but its result."""
 
         def run(*tensors):
-            return self.run(names, *tensors, enlarged_by=enlarged_by)
+            return run_block(self._steps, names, *tensors, enlarged_by=enlarged_by)
 
         return tf.recompute_grad(run)
-
-    def run(self, names: list[str], x, skip=None, *, enlarged_by: str | None = None):
-        """Apply layers by name, after joining an enlarged tensor to its skip."""
-        if enlarged_by:
-            x = self._steps[enlarged_by](x)
-            size = tf.shape(skip)
-            x = tf.concat([skip, x[:, : size[1], : size[2], : size[3]]], axis=-1)  # [R16]
-            x = self.normalise(x, enlarged_by)
-        for name in names:
-            x = self.normalise(self._steps[name](x), name)
-        return x
-
-    def normalise(self, x, name: str):
-        """Apply a scope's batch statistics where the network has them."""
-        layer = self._steps.get(f"{name}_norm")
-        return x if layer is None else layer(x)

@@ -1,8 +1,6 @@
-"""The signatures of the exported network: raw volumes in, labels and probabilities out.
+"""The signatures of the exported network: volumes as `predict` segments them, and logits.
 
-Axis order (row, column, slice, channel). Truncation, normalisation and tiles are part of the graph,
-so that a server needs neither Python nor this package. Large volumes are streamed slab by slab as
-in `raseg.inference`.
+Axis order (row, column, slice, channel).
 """
 
 from pathlib import Path
@@ -15,19 +13,16 @@ from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import FOREGROUND, Description, describe_input
 from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
-from common.inference.windows_in_graph import join_tiles
 from raseg.binaries import find_binaries
 from raseg.config import CHANNELS, Config
 from raseg.data import open_volumes
 from raseg.inference import (
-    SLAB_ROWS,
-    STREAMED_VOXELS,
     build_for_any_size,
     load_run_network,
-    make_predict,
-    run_level,
+    on_volumes,
+    segment_scan,
+    volume_spec,
 )
-from raseg.masks import to_mask, to_probability
 from raseg.sampling import normalise_in_graph
 
 __all__ = [
@@ -41,7 +36,6 @@ __all__ = [
 ]
 """What `export` asks for (`common.export.write.ServingModule`)."""
 
-LARGEST_WORD = 65535
 MODALITIES = {
     "synovitis": "T1-weighted wrist MRI after and before gadolinium",
     "bme": "T2-weighted wrist MRI",
@@ -61,17 +55,10 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         config: its configuration; patch_shape and what `prepare_volume` uses become part of the
             graph.
     """
-    channels = len(CHANNELS[config.task])
-    image = tf.TensorSpec((None, None, None, channels), tf.float32, name="image")
-    images = tf.TensorSpec((None, None, None, None, channels), tf.float32, name="images")
-
-    def serve_volume(image):
-        logits = logits_in_graph(network, image, config)
-        labels = tf.cast(logits[..., 1] > logits[..., 0], tf.uint8)
-        return {"labels": labels, "probabilities": tf.sigmoid(logits[..., 1] - logits[..., 0])}
-
+    volume = volume_spec(config)
+    images = tf.TensorSpec((None, *volume.shape), tf.float32, name="images")
     return [
-        *scan_endpoints(serve_volume, image),
+        *scan_endpoints(lambda image: segment_scan(network, image, config), volume),
         Endpoint("logits", lambda images: {"logits": network(images, training=False)}, [images]),
     ]
 
@@ -112,16 +99,16 @@ def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
 def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
     """Return what every signature is compared on.
 
-    Expected are the results of the Python path that `predict` takes, and of Keras.
+    Expected are the results of `predict`, and of Keras.
     """
     image = case.arrays["image"]
-    logits = make_predict(network, config)(image)
-    labels, probabilities = to_mask(logits), to_probability(logits)
+    both = on_volumes(segment_scan, network, config)(image)
+    labels, probabilities = both["labels"], both["probabilities"]
     batch = normalise_in_graph(image[:16, :24, :8])[None].numpy()
     return {
         "serving_default": Example({"image": image}, {"labels": labels}),
         "probabilities": Example({"image": image}, {"probabilities": probabilities}),
-        "volume": Example({"image": image}, {"labels": labels, "probabilities": probabilities}),
+        "volume": Example({"image": image}, both),
         "logits": Example({"images": batch}, {"logits": network.predict_on_batch(batch)}),
     }
 
@@ -163,177 +150,8 @@ def passport_entry(config: Config, case: TestCase) -> Description:
     )
 
 
-def logits_in_graph(network: keras.Model, image: tf.Tensor, config: Config) -> tf.Tensor:
-    """Return the logits of a raw volume as a graph of TensorFlow operations.
-
-    Args:
-        network: of `build_for_any_size(config)`.
-        image: (rows, columns, slices, channels) float32, scanner units.
-        config: see `make_endpoints`.
-    """
-    if config.predict_from_stored:
-        image = store_in_graph(image, config)  # [R6] As the binaries do.
-    if config.patch_shape is not None:
-        return tiles_in_graph(network, image, config)
-    return whole_in_graph(network, normalise_in_graph(image), config)
-
-
-def store_in_graph(image: tf.Tensor, config: Config) -> tf.Tensor:
-    """Do as `raseg.binaries.encode`, and read the words as the configuration says [R4].
-
-    A value that 16 bits cannot hold fails the request, unless values wrap.
-    """
-    image = truncate(image)
-    if config.wrap_intensities:
-        image = tf.math.floormod(image, LARGEST_WORD + 1.0)
-    else:
-        told = "image: found a value below 0 or above 65535, which 16 bits cannot hold"
-        fits = [
-            tf.debugging.assert_non_negative(image, told),
-            tf.debugging.assert_less_equal(image, float(LARGEST_WORD), told),
-        ]
-        with tf.control_dependencies(fits):
-            image = tf.identity(image)
-    if config.read_as_signed:
-        image = tf.where(image > LARGEST_WORD // 2, image - (LARGEST_WORD + 1.0), image)
-    return image
-
-
-def truncate(image: tf.Tensor) -> tf.Tensor:
-    """Cut fractions off towards zero."""
-    return tf.sign(image) * tf.floor(tf.abs(image))
-
-
-def tiles_in_graph(network: keras.Model, image: tf.Tensor, config: Config) -> tf.Tensor:
-    """Return the logits of a volume patch by patch; see `raseg.patches.predict_tiles`.
-
-    A later patch overwrites nothing: along each axis only what is new of it is kept.
-    """
-    patch, shape = config.patch_shape, tf.shape(image)
-    extra = [[0, tf.maximum(edge - shape[axis], 0)] for axis, edge in enumerate(patch)]
-    image = tf.pad(image, [*extra, [0, 0]])
-    size = tf.shape(image)
-    starts = [tile_starts(size[axis], patch[axis]) for axis in range(3)]
-
-    def predict_tile(*numbers):
-        low = [start[number] for start, number in zip(starts, numbers, strict=True)]
-        piece = image[tuple(slice(first, first + edge)
-                            for first, edge in zip(low, patch, strict=True))]  # fmt: skip
-        piece = tf.ensure_shape(piece, (*patch, image.shape[-1]))
-        found = whole_in_graph(network, normalise_in_graph(piece), config)
-        # Where the last one is pushed back, its first voxels are another's.
-        done = [number * edge - first for number, edge, first in zip(numbers, patch, low,
-                                                                    strict=True)]  # fmt: skip
-        return found[done[0] :, done[1] :, done[2] :]
-
-    counts = [tf.shape(start)[0] for start in starts]
-    return join_tiles(predict_tile, counts, channels=2)[: shape[0], : shape[1], : shape[2]]
-
-
-def tile_starts(size, edge: int) -> tf.Tensor:
-    """Return 0, edge, 2 edge, ...; the last is moved back to end at `size`."""
-    count = -(-size // edge)
-    return tf.minimum(tf.range(count) * edge, size - edge)
-
-
-def whole_in_graph(network: keras.Model, image: tf.Tensor, config: Config) -> tf.Tensor:
-    """Return the logits (rows, columns, slices, 2) of a normalised volume or patch.
-
-    Large ones are streamed, as `raseg.inference.make_whole_pass` does on a CPU.
-    """
-
-    def plain():
-        return network(image[None], training=False)[0]
-
-    if config.batch_statistics:
-        return plain()
-    large = tf.reduce_prod(tf.shape(image)[:3]) >= STREAMED_VOXELS
-    return tf.cond(large, lambda: stream_in_graph(network, image, config), plain)
-
-
-def stream_in_graph(
-    network: keras.Model, image: tf.Tensor, config: Config, *, slab_rows: int = SLAB_ROWS
-) -> tf.Tensor:
-    """Return the logits of a normalised volume, the layers at full resolution slab by slab.
-
-    Args:
-        network: of `build_for_any_size(config)`, without batch statistics.
-        image: (rows, columns, slices, channels) float32.
-        config: uses filters and top_kernels.
-        slab_rows: rows per slab, even.
-    """
-    layers = {layer.name: layer for layer in network.layers}
-    bottom, top = len(config.filters) - 1, config.filters[0]
-    rows = tf.shape(image)[0]
-    count = -(-rows // slab_rows)
-
-    def grow(number, kernel):
-        """Return first row and the row after the last of a slab and of what its kernels reach."""
-        low = number * slab_rows
-        high, reach = tf.minimum(low + slab_rows, rows), 2 * (kernel // 2)
-        return low, high, tf.maximum(low - reach, 0), tf.minimum(high + reach, rows)
-
-    def descend(number, skips, halves):
-        low, high, start, stop = grow(number, config.top_kernels[0])
-        found = layers["h0_conv2"](layers["h0_conv1"](image[None, start:stop]))
-        found = found[:, low - start : high - start]
-        halved = layers["down1"](found)
-        return number + 1, skips.write(number, found[0]), halves.write(number, halved[0])
-
-    skips, halves = (
-        tf.TensorArray(
-            tf.float32, size=count, infer_shape=False, clear_after_read=False,
-            element_shape=(None, None, None, top),
-        )
-        for _ in range(2)
-    )  # fmt: skip
-    _, skips, halves = over(count, descend, skips, halves)
-    # Slices first, for the kernels' sake: see `raseg.inference.make_streamed_pass`.
-    below = tf.transpose(halves.concat()[None], (0, 3, 1, 2, 4))
-    below = run_level(layers, below, level=1, bottom=bottom)
-    below = tf.transpose(below, (0, 2, 3, 1, 4))
-
-    def ascend(number, logits):
-        low, high, start, stop = grow(number, config.top_kernels[1])
-        skip = tf.ensure_shape(
-            read_with_neighbours(skips, number, count, before=low - start, after=stop - high),
-            (None, None, None, top),
-        )
-        size = tf.shape(skip)
-        up = layers[f"up{bottom}"](below[:, start // 2 : -(-stop // 2)])
-        up = up[:, : size[0], : size[1], : size[2]]
-        x = tf.concat([skip[None], up], axis=-1)
-        found = layers["logits"](layers["h0_conv4"](layers["h0_conv3"](x)))
-        return number + 1, logits.write(number, found[0, low - start : high - start])
-
-    logits = tf.TensorArray(
-        tf.float32, size=count, infer_shape=False, element_shape=(None, None, None, 2)
-    )
-    _, logits = over(count, ascend, logits)
-    return tf.ensure_shape(logits.concat(), (None, None, None, 2))
-
-
-def over(count: tf.Tensor, body, *arrays) -> tuple:
-    """Run a loop body for the numbers below `count`, one after the other."""
-    return tf.while_loop(
-        lambda number, *_: number < count, body, (0, *arrays), parallel_iterations=1
-    )
-
-
-def read_with_neighbours(slabs: tf.TensorArray, number, count, *, before, after) -> tf.Tensor:
-    """Return a slab with some rows of the one before and of the one after."""
-    slab = slabs.read(number)
-    above = tf.cond(
-        before > 0, lambda: slabs.read(tf.maximum(number - 1, 0))[-before:], lambda: slab[:0]
-    )
-    below = tf.cond(
-        after > 0, lambda: slabs.read(tf.minimum(number + 1, count - 1))[:after], lambda: slab[:0]
-    )
-    return tf.concat([above, slab, below], axis=0)
-
-
 def bench_served(config: Config, shape: tuple[int, int, int]) -> None:
-    """Time the exported graph on a made-up volume beside the Python path of `predict`.
+    """Time the exported graph on a made-up volume beside `predict`.
 
     Args:
         config: of a network with fresh weights.
@@ -342,12 +160,8 @@ def bench_served(config: Config, shape: tuple[int, int, int]) -> None:
     channels = len(CHANNELS[config.task])
     scan = np.random.default_rng(0).uniform(0, 900, (*shape, channels)).astype(np.float32)
     network = build_for_any_size(config)
-    predict = make_predict(network, config)
-
-    def in_python():
-        logits = predict(scan)
-        return {"labels": to_mask(logits), "probabilities": to_probability(logits)}
-
+    predict = on_volumes(segment_scan, network, config)
     bench_export(
-        network, make_endpoints(network, config), inputs={"image": scan}, in_python=in_python
-    )
+        network, make_endpoints(network, config), inputs={"image": scan},
+        in_python=lambda: predict(scan),
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from raseg.averages import WeightAverages
 from raseg.binaries import Binaries, read_record
 from raseg.config import Config
 from raseg.data import normalise
-from raseg.inference import make_whole_pass
+from raseg.inference import on_volumes, segment
 from raseg.masks import to_mask
 
 
@@ -26,16 +26,16 @@ def make_segmenter(
         binaries: with validation records.
         config: of the run.
     """
-    whole = make_whole_pass(network, config)
+    logits_of = on_volumes(segment, network, config)
 
-    def segment(number: int):
+    def segment_record(number: int):
         record = binaries.validation[number]
         image, label = read_record(record, binaries.layout, signed=config.read_as_signed)
         with averages.in_place():
-            mask = to_mask(whole(normalise(image)))
+            mask = to_mask(logits_of(normalise(image)))
         return image, label, mask
 
-    return segment
+    return segment_record
 
 
 def make_validation(segment: Callable, binaries: Binaries) -> Callable[[], Mapping[str, float]]:

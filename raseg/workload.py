@@ -60,10 +60,10 @@ def draw_targets(config: Config, outputs, rng):
 
 def make_call(network, config: Config):
     """Return how a volume is predicted; a large one is streamed."""
-    from raseg.inference import make_whole_pass
+    from raseg.inference import on_volumes, segment
 
-    whole = make_whole_pass(network, config)
-    return lambda images: whole(images[0])
+    logits_of = on_volumes(segment, network, config)
+    return lambda images: logits_of(images[0])
 
 
 def scan_work(shape: tuple[int, int, int], config: Config) -> ScanWork:

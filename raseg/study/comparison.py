@@ -25,7 +25,7 @@ from common.study.microscope import compare_recorded, recorded_shapes
 from raseg.config import CODE, PRESETS, Config, Preset
 from raseg.data import choose_volumes, normalise, open_volumes, prepare_volume, read_split
 from raseg.effects import Bench
-from raseg.inference import build_for_any_size, load_run_network, make_whole_pass
+from raseg.inference import build_for_any_size, load_run_network, on_volumes, segment
 from raseg.masks import mask_path, read_mask, to_mask
 from raseg.original_weights import assign_original, read_original, variables_by_name
 from raseg.recording import NETWORK, rebuild
@@ -107,20 +107,20 @@ def compare_inference(run: Path, data: Path) -> list[dict]:
     network, config = load_run_network(run)
     volumes = open_volumes(data, config)
     configure_runtime(seed=0)
-    whole = make_whole_pass(network, config)
+    logits_of = on_volumes(segment, network, config)
     rows = []
     for number in choose_volumes(load_run(run), volumes, None):
         inputs = prepare_ways(volumes.image(number), config, number)
-        ways = {way: partial(mask_of, whole, normalised) for way, normalised in inputs.items()}
+        ways = {way: partial(mask_of, logits_of, normalised) for way, normalised in inputs.items()}
         # [R2] A clip at zero turns low logits into ties, hence background.
-        ways["R2: ReLU on the logits"] = partial(mask_of, whole, inputs["own"], clip=True)
+        ways["R2: ReLU on the logits"] = partial(mask_of, logits_of, inputs["own"], clip=True)
         rows += compare_ways(f"img{number}", ways, volumes.label(number))
     return rows
 
 
-def mask_of(whole, image, *, clip: bool = False):
+def mask_of(logits_of, image, *, clip: bool = False):
     """Return the mask of a normalised volume, its logits perhaps clipped at zero."""
-    logits = whole(image)
+    logits = logits_of(image)
     return to_mask(np.maximum(logits, 0) if clip else logits)
 
 

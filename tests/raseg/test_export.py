@@ -1,6 +1,7 @@
-"""The exported graph against the Python path, for whole volumes and for patches."""
+"""What is exported: the function of `predict`, prepared as the binaries are."""
 
 from dataclasses import replace
+from itertools import product
 
 import keras
 import numpy as np
@@ -8,9 +9,18 @@ import pytest
 import tensorflow as tf
 
 from raseg.config import CODE, DRAFT, PORT
-from raseg.inference import build_for_any_size, make_predict
+from raseg.data import prepare_volume
+from raseg.inference import (
+    as_stored,
+    build_for_any_size,
+    logits_of_scan,
+    on_volumes,
+    segment,
+    segment_scan,
+    truncate,
+)
 from raseg.sampling import normalise_in_graph
-from raseg.serving import logits_in_graph, store_in_graph, stream_in_graph, tile_starts, truncate
+from raseg.serving import make_endpoints
 
 WHOLE = replace(PORT, filters=(2, 3))
 PATCHES = replace(DRAFT, filters=(2, 3), patch_shape=(8, 8, 4))
@@ -30,47 +40,69 @@ def randomised(config):
     [
         (WHOLE, (13, 10, 7)),
         (replace(CODE, filters=(2, 3)), (8, 9, 5)),
-        (PATCHES, (20, 13, 7)),
-        (PATCHES, (8, 16, 4)),
-        (PATCHES, (5, 9, 3)),
         (replace(WHOLE, wrap_intensities=True, read_as_signed=True), (9, 10, 7)),
         (replace(WHOLE, batch_statistics=True), (9, 10, 7)),
     ],
 )
-def test_graph_equals_the_python_path(config, shape):
-    """Raw intensities with fractions in, normalisation and tiles in the graph."""
-    network = randomised(config)
+def test_scans_are_prepared_as_in_preparation(config, shape):
+    """Raw intensities with fractions in, what binaries do and normalisation in the graph."""
+    network, image = randomised(config), make_image(config, shape)
+    found = on_volumes(logits_of_scan, network, config)(image)
+    prepared = prepare_volume(image, config, name="volume")
+    expected = on_volumes(segment, network, config)(prepared)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(20, 13, 7), (8, 16, 4), (5, 9, 3)])
+def test_patches_are_prepared_one_by_one(shape):
+    """Continued with zeros where the volume is smaller; the last patch of an axis is pushed back,
+    and what of it was predicted before is left as it was."""
+    network, image = randomised(PATCHES), make_image(PATCHES, shape)
+    found = on_volumes(logits_of_scan, network, PATCHES)(image)
+    np.testing.assert_allclose(found, predict_naively(network, image, PATCHES), atol=1e-5)
+
+
+def predict_naively(network, image, config):
+    """Return the logits patch by patch, later ones first, in numpy."""
+    shape, patch = image.shape[:3], config.patch_shape
+    whole = replace(config, patch_shape=None)
+    extra = [(0, max(edge - size, 0)) for size, edge in zip(shape, patch, strict=True)]
+    image = np.pad(np.trunc(image), [*extra, (0, 0)])
+    logits = np.full((*image.shape[:3], 2), np.nan, np.float32)
+    axes = [
+        [*range(0, size - edge, edge), size - edge]
+        for size, edge in zip(image.shape, patch, strict=False)
+    ]
+    for corner in reversed(list(product(*axes))):
+        box = tuple(slice(low, low + edge) for low, edge in zip(corner, patch, strict=True))
+        prepared = prepare_volume(image[box], whole, name="patch")
+        logits[box] = network(prepared[None], training=False)[0]
+    return logits[tuple(map(slice, shape))]
+
+
+def make_image(config, shape):
+    """Return raw intensities with fractions."""
     image = np.random.default_rng(0).uniform(0, 900, (*shape, 2)).astype(np.float32)
-    if config.wrap_intensities:
-        image = image * 100 - 20_000
-    graph = tf.function(lambda volume: logits_in_graph(network, volume, config))
-    spec = tf.TensorSpec((None, None, None, 2), tf.float32)
-    found = graph.get_concrete_function(spec)(tf.constant(image)).numpy()
-    np.testing.assert_allclose(found, make_predict(network, config)(image), atol=1e-5)
+    return image * 100 - 20_000 if config.wrap_intensities else image
 
 
-@pytest.mark.parametrize(("rows", "slab"), [(14, 4), (13, 4), (9, 8), (3, 4)])
-def test_streamed_graph_equals_the_plain_pass(rows, slab):
-    """Slabs that divide the rows, that do not, one of a single row, and one that is the volume."""
-    config = replace(PORT, filters=(2, 3, 4))
-    network = randomised(config)
-    image = np.random.default_rng(0).normal(size=(rows, 11, 6, 2)).astype(np.float32)
-    graph = tf.function(lambda volume: stream_in_graph(network, volume, config, slab_rows=slab))
-    spec = tf.TensorSpec((None, None, None, 2), tf.float32)
-    found = graph.get_concrete_function(spec)(tf.constant(image))
-    np.testing.assert_allclose(found, network.predict_on_batch(image[None])[0], atol=1e-5)
+def test_serving_is_what_predict_runs():
+    """The same function of the volume as it was read: to the bit."""
+    network, image = randomised(PATCHES), make_image(PATCHES, (20, 13, 7))
+    volume = make_endpoints(network, PATCHES)[2]
+    served = tf.function(volume.function, input_signature=volume.signature)(image)
+    predicted = on_volumes(segment_scan, network, PATCHES)(image)
+    np.testing.assert_array_equal(served["labels"], predicted["labels"])
+    np.testing.assert_array_equal(served["probabilities"], predicted["probabilities"])
 
 
-def test_large_volumes_are_streamed(monkeypatch):
-    """The threshold decides, in the graph."""
-    network = randomised(WHOLE)
-    image = np.random.default_rng(0).uniform(0, 900, (12, 10, 7, 2)).astype(np.float32)
-    plain = make_predict(network, WHOLE)(image)
-    monkeypatch.setattr("raseg.serving.STREAMED_VOXELS", 12 * 10 * 7)
-    graph = tf.function(lambda volume: logits_in_graph(network, volume, WHOLE))
-    spec = tf.TensorSpec((None, None, None, 2), tf.float32)
-    function = graph.get_concrete_function(spec)
-    np.testing.assert_allclose(function(tf.constant(image)), plain, atol=1e-5)
+def test_large_volumes_are_streamed():
+    """The threshold decides, in the graph: a limit at the volume's size, and one above."""
+    network, image = randomised(WHOLE), make_image(WHOLE, (12, 10, 7))
+    limit = 12 * 10 * 7
+    streamed = on_volumes(logits_of_scan, network, WHOLE, streamed_voxels=limit)
+    plain = on_volumes(logits_of_scan, network, WHOLE, streamed_voxels=limit + 1)
+    np.testing.assert_allclose(streamed(image), plain(image), atol=1e-5)
 
 
 class TestStoredIntensities:
@@ -78,14 +110,14 @@ class TestStoredIntensities:
         """[R4] 65537 is 1, -1 is 65535; as signed words 40000 is -25536."""
         values = tf.constant([65537.9, -1.0, 40000.0, 12.7])
         wrapping = replace(PORT, wrap_intensities=True)
-        assert store_in_graph(values, wrapping).numpy().tolist() == [1, 65535, 40000, 12]
+        assert as_stored(values, wrapping).numpy().tolist() == [1, 65535, 40000, 12]
         signed = replace(wrapping, read_as_signed=True)
-        assert store_in_graph(values, signed).numpy().tolist() == [1, -1, -25536, 12]
+        assert as_stored(values, signed).numpy().tolist() == [1, -1, -25536, 12]
 
     @pytest.mark.parametrize("value", [-1.0, 65536.0])
     def test_what_16_bits_cannot_hold_is_refused(self, value):
         with pytest.raises(tf.errors.InvalidArgumentError, match="below 0 or above 65535"):
-            store_in_graph(tf.constant([5.0, value]), PORT)
+            as_stored(tf.constant([5.0, value]), PORT)
 
 
 def test_normalisation_is_that_of_the_python_path():
@@ -98,8 +130,3 @@ def test_normalisation_is_that_of_the_python_path():
 def test_truncation_is_towards_zero():
     values = tf.constant([12.7, -3.9, 0.2, -0.2])
     assert truncate(values).numpy().tolist() == [12, -3, 0, 0]
-
-
-@pytest.mark.parametrize(("size", "expected"), [(20, [0, 4]), (16, [0]), (33, [0, 16, 17])])
-def test_starts_of_tiles(size, expected):
-    assert tile_starts(tf.constant(size), 16).numpy().tolist() == expected

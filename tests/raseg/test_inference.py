@@ -11,20 +11,22 @@ import tensorflow as tf
 from common.errors import DataError, RunError
 from common.network.trained import save_network
 from raseg.config import CODE, DRAFT, PAPER, PORT
+from raseg.data import read_words
 from raseg.inference import (
     build_for_any_size,
     load_network,
-    make_plain_pass,
-    make_predict,
-    make_streamed_pass,
-    make_whole_pass,
-    widen,
+    logits_of_scan,
+    on_volumes,
+    predict_tiles,
+    segment,
+    segment_scan,
 )
-from raseg.masks import to_mask, to_probability
+from raseg.masks import to_mask
 from raseg.model import DiceLoss, build_model
 from raseg.original_weights import assign_original, variables_by_name
-from raseg.patches import cut_patch, predict_tiles, tile
+from raseg.patches import cut_patch
 from raseg.rematerialise import Rematerialised
+from raseg.streaming import stream, widen
 
 SMALL = replace(CODE, filters=(3, 4, 5, 6))
 
@@ -45,8 +47,9 @@ def test_streamed_pass_equals_the_plain_one(rows, shape, kernels):
     config = replace(SMALL, top_kernels=kernels)
     network = network_of(config)
     image = np.random.default_rng(1).normal(size=(*shape, 2)).astype(np.float32)
-    streamed = make_streamed_pass(network, config, slab_rows=rows)(image)
-    np.testing.assert_allclose(streamed, make_plain_pass(network)(image), atol=5e-6)
+    streamed = on_volumes(stream, network, config, slab_rows=rows)(image)
+    plain = on_volumes(segment, network, config, streamed_voxels=None)(image)
+    np.testing.assert_allclose(streamed, plain, atol=5e-6)
 
 
 def test_streamed_pass_of_the_recorded_network(rebuild):
@@ -54,15 +57,15 @@ def test_streamed_pass_of_the_recorded_network(rebuild):
     config = replace(CODE, filters=(2, 4, 8, 16, 32))
     network = build_for_any_size(config)
     network.set_weights(model.get_weights())
-    streamed = make_streamed_pass(network, config, slab_rows=12)(image[0])
+    streamed = on_volumes(stream, network, config, slab_rows=12)(image[0])
     assert np.abs(streamed - recorded["logits"]).max() < 1e-4
 
 
 def test_rows_around_a_slab():
     """Two kernels of 5 reach four rows further, but never outside the volume."""
-    assert widen(128, 256, 512, 5) == (124, 260, slice(4, 132))
-    assert widen(0, 128, 130, 5) == (0, 130, slice(0, 128))
-    assert widen(128, 130, 130, 3) == (126, 130, slice(2, 4))
+    assert tuple(map(int, widen(128, 256, 512, 5))) == (124, 260)
+    assert tuple(map(int, widen(0, 128, 130, 5))) == (0, 130)
+    assert tuple(map(int, widen(128, 130, 130, 3))) == (126, 130)
 
 
 @pytest.mark.shared
@@ -74,7 +77,7 @@ def test_full_size(recipe, golden):
     shapes = {key: v.shape for key, v in variables_by_name(network).items()}
     assign_original(network, recipe.make_weights(shapes, int(recorded["seed"])))
     image, _ = recipe.make_volume((512, 512, 20), int(recorded["seed"]) + 1)
-    logits = make_streamed_pass(network, CODE)(recipe.whiten(image))
+    logits = on_volumes(stream, network, CODE)(recipe.whiten(image))
     i, j, k = recorded["logits/idx"].T
     assert np.abs(logits[i, j, k] - recorded["logits/val"]).max() < 1e-4
     mask = np.unpackbits(recorded["pred"])[: image[..., 0].size].reshape(image.shape[:3])
@@ -86,7 +89,7 @@ def test_batch_statistics_take_the_plain_pass():
     config = replace(PAPER, filters=(2, 3))
     network = network_of(config)
     image = np.random.default_rng(1).normal(size=(9, 8, 5, 2)).astype(np.float32)
-    whole = make_whole_pass(network, config)(image)
+    whole = on_volumes(segment, network, config, streamed_voxels=0)(image)
     np.testing.assert_allclose(whole, np.asarray(network(image[None]))[0], atol=1e-6)
 
 
@@ -122,9 +125,17 @@ def test_rematerialised_model_owns_the_networks_variables():
 
 
 def test_tie_is_background():
-    logits = np.array([[[[0.0, 0.0], [1.0, 1.0], [0.0, 0.1], [0.1, 0.0]]]])
+    logits = np.array([[[[0.0, 0.0], [1.0, 1.0], [0.0, 0.1], [0.1, 0.0]]]], np.float32)
     assert to_mask(logits).ravel().tolist() == [0, 0, 1, 0]
-    np.testing.assert_allclose(to_probability(logits).ravel()[:2], 0.5)
+    config = replace(PORT, predict_from_stored=False)
+    scan = np.zeros((1, 1, 4, 2), np.float32)
+    segment = on_volumes(
+        segment_scan, lambda images, training: logits[None], config, streamed_voxels=None
+    )
+    found = segment(scan)
+    assert found["labels"].ravel().tolist() == [0, 0, 1, 0]
+    expected = 1 / (1 + np.exp(-np.array([0.0, 0.0, 0.1, -0.1])))
+    np.testing.assert_allclose(found["probabilities"].ravel(), expected, atol=1e-7)
 
 
 def test_patch_borders(golden):
@@ -137,23 +148,34 @@ def test_patch_borders(golden):
 
 def test_tiles_of_the_draft():
     """32 patches: 16 for slices 0-15, then 16 of which only slices 16-19 are kept."""
-    parts = list(tile((512, 512, 20), (128, 128, 16)))
-    assert len(parts) == 32
-    corners = [tuple(a.start - b.start for a, b in zip(*part, strict=True)) for part in parts]
-    assert corners[:3] == [(0, 0, 0), (0, 128, 0), (0, 256, 0)]
-    assert corners[16:18] == [(0, 0, 4), (0, 128, 4)]
-    assert parts[16][0][2] == slice(16, 20)
-    assert parts[16][1][2] == slice(12, 16)
-    covered = np.zeros((512, 512, 20), np.uint8)
-    for place, _ in parts:
-        covered[place] += 1
-    assert (covered == 1).all()
+    shape, corners = (512, 512, 20), []
+    places = np.stack(np.indices(shape), axis=-1).astype(np.float32)
+
+    def apply(patch):
+        tf.numpy_function(
+            lambda corner: corners.append(tuple(map(int, corner))), [patch[0, 0, 0]], []
+        )
+        return tf.stack([patch[..., 2], tf.fill(patch.shape[:3], patch[0, 0, 0, 2])], axis=-1)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3))], autograph=False)
+    def run(scan):
+        return predict_tiles(scan, (128, 128, 16), apply)
+
+    slices, first = np.moveaxis(run(tf.constant(places)).numpy(), -1, 0)
+    assert len(corners) == 32
+    assert sorted(set(corners)) == sorted(corners)
+    assert corners.count((0, 0, 0)) == corners.count((0, 128, 4)) == corners.count((0, 256, 0)) == 1
+    assert {corner[2] for corner in corners} == {0, 4}
+    np.testing.assert_array_equal(slices, places[..., 2])
+    assert (first[..., :16] == 0).all()
+    assert (first[..., 16:] == 4).all()
 
 
 @pytest.mark.parametrize("shape", [(9, 8, 5), (4, 4, 3), (3, 9, 2)])
 def test_tiles_put_everything_in_its_place(shape):
     image = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
-    np.testing.assert_array_equal(predict_tiles(image, (4, 4, 3), lambda patch: patch), image)
+    found = predict_tiles(tf.constant(image), (4, 4, 3), lambda patch: patch)
+    np.testing.assert_array_equal(found, image)
 
 
 def test_patches_are_normalised_on_their_own():
@@ -161,16 +183,15 @@ def test_patches_are_normalised_on_their_own():
     network = network_of(config)
     image = np.random.default_rng(0).uniform(0, 500, (8, 16, 4, 2))
     image[:, 8:] *= 3
-    found = make_predict(network, config)(image)
-    first = make_predict(network, replace(config, patch_shape=None))(image[:, :8])
+    found = on_volumes(logits_of_scan, network, config)(image)
+    first = on_volumes(logits_of_scan, network, replace(config, patch_shape=None))(image[:, :8])
     np.testing.assert_allclose(found[:, :8], first, atol=1e-5)
 
 
 def test_intensities_that_binaries_cannot_hold():
-    config = replace(PORT, filters=(2, 3))
     image = np.full((8, 8, 4, 2), -5.0)
     with pytest.raises(DataError, match=r"volume 7: found the value -5\.0, which 16 bits"):
-        make_predict(network_of(config), config)(image, name="volume 7")
+        read_words(image, PORT, name="volume 7")
 
 
 def test_network_of_another_architecture_is_refused(tmp_path):
