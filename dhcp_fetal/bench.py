@@ -127,8 +127,9 @@ def time_naive(model, files, batches: int, probabilities):
     from dhcp_fetal import geometry
     from dhcp_fetal.config import CODE
     from dhcp_fetal.data import load_case, prepare_case
+    from dhcp_fetal.piece_network import make_apply
     from dhcp_fetal.pieces import plan_pieces
-    from dhcp_fetal.tiles import cut_segment, make_apply, pad_case, predicted_shift, tile_corners
+    from dhcp_fetal.tiles import cut_segment, pad_case, predicted_shift, tile_corners
 
     case, segment = load_case(files, CODE), CODE.inference_segment
     padded = pad_case(prepare_case(case, CODE), CODE, segment=segment, mask=case.mask)

@@ -1,27 +1,30 @@
 """One scan through one network or through both: first the brain, then the cortex within it."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
 
+from common.cost.first_step import after_first
 from common.cost.memory import warn_of_memory
-from common.errors import DataError
-from dhcp_fetal.config import Config
-from dhcp_fetal.data import Case, load_case, prepare_case
+from common.data.names import check_outputs
+from common.errors import DataError, OptionError
+from dhcp_fetal.cfg.fields import resolve_config
+from dhcp_fetal.config import INFERENCE_FIELDS, PRESETS, Config, Preset
+from dhcp_fetal.data import Case, load_case, name_of, paths_of, prepare_case
 from dhcp_fetal.features import write_features
-from dhcp_fetal.inference import segment_volume
+from dhcp_fetal.inference import PieceNetwork, segment_volume
 from dhcp_fetal.measures import engine_dice
+from dhcp_fetal.model import build_model
+from dhcp_fetal.networks import load_run_network, load_weights
 from dhcp_fetal.outputs import paths_written, write_results
 from dhcp_fetal.session import CaseFiles, Saved
 from dhcp_fetal.tiles import Apply, Prediction
-
-if TYPE_CHECKING:
-    import keras
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Stage:
     """brain, cortex, or labels for a network on its own."""
     apply: Apply
     config: Config
-    model: "keras.Model | None" = None
+    model: keras.Model | None = None
     """Needed for feature maps only."""
 
 
@@ -123,3 +126,92 @@ def describe(case: Case, found: Prediction, config: Config, *, seconds: float) -
     scores = engine_dice(found.labels, case.labels, case.mask, config.classes)
     shown = [f"{name} {' '.join(f'{d:.4f}' for d in dice)}" for name, dice in scores.items()]
     return f"{text}; DICE1-3 of {'; '.join(shown)}"
+
+
+def segment_all(scans: Sequence[CaseFiles], stages: list[Stage], folder: Path, *, saved):
+    """Segment scans one after the other; go on where one fails, and name those at the end.
+
+    Raises:
+        DataError: some scans have no usable result.
+    """
+    failures = []
+    for files in after_first(scans, "scan"):
+        try:
+            print(segment_case(files, stages, folder, saved=saved, progress=show_tiles(files)))
+        except DataError as failure:
+            failures.append(name_of(files))
+            print(f"{name_of(files)}: {failure}", file=sys.stderr)
+    if failures:  # [G17] A run that is not whole ends with a status that says so.
+        raise DataError(
+            f"{len(failures)} of {len(scans)} scans have no usable result: {', '.join(failures)}"
+        )
+
+
+def load_stages(
+    *, run, brain, cortex, model_cfg, test_cfg, load, preset, normalisation
+) -> list[Stage]:
+    """Return the networks to run, in order.
+
+    Raises:
+        OptionError: no network is named, or a single one beside the two of the chain.
+    """
+    folders = [("brain", brain), ("cortex", cortex), ("labels", run)]
+    named = [(what, folder) for what, folder in folders if folder is not None]
+    if model_cfg is not None:
+        if named:
+            raise OptionError("-model names a network of its own; expected no run folder beside it")
+        network, config = load_original(model_cfg, test_cfg, load, preset)
+        config = _adapted(config, None, normalisation)
+        return [Stage("labels", PieceNetwork(network, config), config, network)]
+    if not named or (run is not None and len(named) > 1):
+        raise OptionError("expected --run, or --brain and --cortex or one of them, or -model")
+    stages = []
+    for what, folder in named:
+        network, config = load_run_network(folder)
+        config = _adapted(config, preset, normalisation)
+        stages.append(Stage(what, PieceNetwork(network, config), config, network))
+    return stages
+
+
+def load_original(model_cfg: Path, test_cfg: Path | None, load: Path | None, preset: Preset | None):
+    """Build the network of the original's files and give it a checkpoint.
+
+    Raises:
+        OptionError: no checkpoint is named. The original asks whether to go on with random weights.
+    """
+    preset = preset or "code"
+    if load is None:
+        raise OptionError("-load is missing; expected the checkpoint of the network")
+    config = resolve_config(PRESETS[preset], preset, model=model_cfg, test=test_cfg)
+    network = build_model(config)
+    load_weights(network, load)
+    return network, config
+
+
+def _adapted(config: Config, preset: Preset | None, normalisation: str | None) -> Config:
+    """Return a configuration with another way of inference or of normalising."""
+    if preset is not None:
+        taken = {name: getattr(PRESETS[preset], name) for name in INFERENCE_FIELDS}
+        config = replace(config, **taken)
+    return config if normalisation is None else replace(config, normalisation=normalisation)
+
+
+def refuse_to_replace_inputs(
+    scans: Sequence[CaseFiles], stages: Sequence[Stage], folder: Path, *, saved
+) -> None:
+    """Raise `OptionError` if a result would take the place of a file that is read or of another."""
+    outputs = [
+        (name_of(files), paths_of_results(name_of(files), stages, folder, saved=saved))
+        for files in scans
+    ]
+    check_outputs(outputs, paths_of(scans), option=f"--out {folder}")
+
+
+def show_tiles(files: CaseFiles):
+    """Return the function that shows tiles done on a terminal; None where there is none."""
+    if not sys.stderr.isatty():
+        return None
+    return lambda done, total: print(
+        f"\r{name_of(files)}: {done} of {total} tiles", end="\n" if done == total else "",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip

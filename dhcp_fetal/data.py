@@ -16,7 +16,8 @@ from common.data.labels import check_classes, inside, integer_labels
 from common.data.names import check_id, check_new, normal_id
 from common.data.phantoms import read_marker
 from common.data.volumes import check_finite, explain_unread, is_volume, read_volume, stem_of
-from common.errors import DataError
+from common.errors import DataError, OptionError
+from common.runs.folder import load_run
 from dhcp_fetal.cfg.files import read_path_list
 from dhcp_fetal.config import Config
 from dhcp_fetal.session import CaseFiles, read_dataframe
@@ -335,3 +336,30 @@ def check_weights(array: np.ndarray, path: Path) -> None:
     check_finite(array, path)
     if array.min() < 0:
         raise DataError(f"{path}: found {array.min()}, expected weights of 0 or more")
+
+
+def choose_cases(*, image, cases, mask, session, home) -> tuple[CaseFiles, ...]:
+    """Return the scans that the options name.
+
+    Raises:
+        OptionError: several kinds of them are given, or none and the run has no held-out cases.
+        DataError: see `data.find_cases`.
+    """
+    given = [name for name, value in (("--image", image), ("--cases", cases), ("-test", session))
+             if value is not None]  # fmt: skip
+    if len(given) > 1:
+        raise OptionError(f"{' and '.join(given)} were given; expected one of them")
+    if mask is not None and image is None:
+        raise OptionError("--mask belongs to --image; a table has a column roi_mask")
+    if image is not None:
+        return (CaseFiles((Path(image).absolute(),), mask=mask),)
+    if cases is not None:
+        return find_cases(cases)
+    if session is not None:
+        return check_names(session.cases, "the lists of -test")
+    if home is None:
+        raise OptionError("expected --image, --cases or -test: scans to segment")
+    held_out = tuple(map(files_from, load_run(home).read_split()["test"]))
+    if not held_out:
+        raise OptionError(f"{home} has no held-out cases; expected --image or --cases")
+    return held_out

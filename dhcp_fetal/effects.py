@@ -18,9 +18,9 @@ from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.data import normalise
 from dhcp_fetal.inference import make_apply, segment_volume
 from dhcp_fetal.model import build_model
+from dhcp_fetal.normalised_files import normalise_file
 from dhcp_fetal.outputs import write_result
 from dhcp_fetal.phantom_head import Head, make_head
-from dhcp_fetal.prepare import normalise_file
 from dhcp_fetal.schedules import momentum_at
 from dhcp_fetal.tiles import cut_segment, pad_case
 

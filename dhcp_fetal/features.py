@@ -15,8 +15,9 @@ from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import Case, prepare_case
 from dhcp_fetal.outputs import write_result
+from dhcp_fetal.piece_network import make_apply
 from dhcp_fetal.session import Range
-from dhcp_fetal.tiles import make_apply, predict_volume
+from dhcp_fetal.tiles import predict_volume
 
 Ranges = tuple[tuple[Range | None, ...], ...]
 

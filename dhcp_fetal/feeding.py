@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import tensorflow as tf
 
 from common.data.batches import make_batches
 from common.data.rng import rng_for
@@ -231,8 +232,6 @@ def make_dataset(source: SegmentSource, config: Config, *, first_step: int = 0):
         config: uses network, `batch_size`, `epochs`, `subepochs`.
         first_step: where to begin; the batches of a resumed run are those of an unbroken one.
     """
-    import tensorflow as tf
-
     sizes = [config.train_segment, *geometry.context_sizes(config, config.train_segment)]
     inputs = tuple(tf.TensorSpec((*s, config.input_channels), tf.float32) for s in sizes)
     labels = tf.TensorSpec(geometry.output_size(config, config.train_segment), tf.int32)

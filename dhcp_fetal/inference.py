@@ -17,7 +17,7 @@ from common.errors import OptionError
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple
-from dhcp_fetal.piece_network import PieceNetwork
+from dhcp_fetal.piece_network import PieceNetwork, make_apply
 from dhcp_fetal.pieces import (
     TILES_PER_BLOCK,
     Piece,
@@ -32,7 +32,6 @@ from dhcp_fetal.tiles import (
     PaddedCase,
     Prediction,
     border_means,
-    make_apply,
     mask_outputs,
     pad_case,
     predict_volume,

@@ -1,13 +1,16 @@
 """Where a network comes from: a run folder, or the original's cfg files and checkpoint."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import keras
+import tensorflow as tf
 
 from common.errors import OptionError, RunError
+from common.network.trained import load_trained
+from common.runs.folder import load_config
 from dhcp_fetal.config import Config
-
-if TYPE_CHECKING:
-    import keras
+from dhcp_fetal.model import build_model
+from dhcp_fetal.original_weights import assign_original, read_original
 
 
 def choose_device(name: str | None) -> None:
@@ -16,8 +19,6 @@ def choose_device(name: str | None) -> None:
     Raises:
         OptionError: another word, or no such GPU.
     """
-    import tensorflow as tf
-
     if name is None:
         return
     gpus = tf.config.list_physical_devices("GPU")
@@ -37,22 +38,17 @@ def choose_device(name: str | None) -> None:
         raise OptionError(f"-dev {name}: TensorFlow has started with other devices") from None
 
 
-def load_run_network(run: Path) -> "tuple[keras.Model, Config]":
+def load_run_network(run: Path) -> tuple[keras.Model, Config]:
     """Load the trained network of a run and its configuration.
 
     Raises:
         RunError: there is no trained network, it cannot be read, or it is another architecture.
     """
-    from common.network.trained import load_trained
-    from common.runs.folder import load_config
-    from dhcp_fetal import layers  # noqa: F401  (Keras must know the layers to read them)
-    from dhcp_fetal.model import build_model
-
     config = load_config(Path(run), Config)
     return load_trained(build_model(config), run), config
 
 
-def load_weights(model: "keras.Model", source: Path) -> dict | None:
+def load_weights(model: keras.Model, source: Path) -> dict | None:
     """Give a model the weights of a run folder, a .keras file or a checkpoint of the original.
 
     Returns:
@@ -61,8 +57,6 @@ def load_weights(model: "keras.Model", source: Path) -> dict | None:
         DataError: the checkpoint cannot be read or is of another architecture.
         RunError: the run has no network, or another one.
     """
-    from dhcp_fetal.convert import assign_original, read_original
-
     source = Path(source)
     if (source / "manifest.json").is_file():
         stored, _ = load_run_network(source)

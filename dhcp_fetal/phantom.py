@@ -2,6 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
+from tqdm import tqdm
+
+from common.data.phantoms import phantom_folder
+from common.data.rng import rng_for
+from common.errors import OptionError
 from dhcp_fetal.config import PHANTOM_SHAPE
 
 SHORTEST = 24
@@ -29,13 +35,7 @@ def phantom(
         shape: voxels (x, y, z).
         spacing_mm: edge of a voxel; the default field of view holds a head of 38 weeks.
     """
-    import numpy as np
-    from tqdm import tqdm
-
-    from common.data.phantoms import phantom_folder
-    from common.data.rng import rng_for
-    from common.errors import OptionError
-    from dhcp_fetal.phantom_head import OLDEST_WEEKS, YOUNGEST_WEEKS, make_head
+    from dhcp_fetal.phantom_head import OLDEST_WEEKS, YOUNGEST_WEEKS, make_head, write_head
 
     if not 1 <= cases <= 10_000:
         raise OptionError(f"--cases: found {cases}; expected 1 to 10000")
@@ -71,19 +71,3 @@ def phantom(
         for name, rows in tables.items():
             (folder / f"{name}.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     print(f"Synthetic cases: {Path(out) / 'brain.csv'} and {Path(out) / 'cortex.csv'}")
-
-
-def write_head(folder: Path, name: str, head, affine) -> None:
-    """Write scan, brain mask and cortex of one head under its name."""
-    import nibabel
-    import numpy as np
-
-    arrays = {
-        "t2w": np.rint(head.image).astype(np.int16),
-        "brain": head.brain,
-        "cortex": head.cortex,
-    }
-    for subfolder, array in arrays.items():
-        image = nibabel.Nifti1Image(array, affine)
-        image.header.set_xyzt_units("mm")
-        nibabel.save(image, folder / subfolder / f"{name}.nii.gz")

@@ -4,7 +4,9 @@ Size and folding follow the age. Axis order (x, y, z) = (left-right, back-front,
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import nibabel
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
@@ -141,3 +143,16 @@ def _inner_structures(points, radii, rng):
         ),
         CEREBELLUM,
     )  # fmt: skip
+
+
+def write_head(folder: Path, name: str, head, affine) -> None:
+    """Write scan, brain mask and cortex of one head under its name."""
+    arrays = {
+        "t2w": np.rint(head.image).astype(np.int16),
+        "brain": head.brain,
+        "cortex": head.cortex,
+    }
+    for subfolder, array in arrays.items():
+        image = nibabel.Nifti1Image(array, affine)
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, folder / subfolder / f"{name}.nii.gz")

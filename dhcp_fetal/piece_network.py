@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dhcp_fetal.config import Config
 from dhcp_fetal.model import Block, plan_fc
-from dhcp_fetal.tiles import Apply, make_apply
+from dhcp_fetal.tiles import Apply
 
 
 class PieceNetwork:
@@ -127,3 +127,17 @@ def _crop(x, start, size) -> tf.Tensor:
     begin, length = tf.concat([[0], start, [0]], 0), tf.concat([[1], size, [-1]], 0)
     cropped = tf.slice(x, begin, length)
     return tf.ensure_shape(cropped, (1, None, None, None, x.shape[-1]))
+
+
+def make_apply(model: keras.Model) -> Apply:
+    """Return a function that runs a model on batches of one shape, compiled at its first call."""
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def run(inputs):
+        return model(inputs if len(inputs) > 1 else inputs[0], training=False)
+
+    def apply(batch):
+        found = run([tf.convert_to_tensor(part) for part in batch])
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), found)
+
+    return apply

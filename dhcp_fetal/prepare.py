@@ -3,7 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
+from common.data.names import check_outputs
+from common.errors import DataError, OptionError
 from dhcp_fetal.config import Config, Preset
+from dhcp_fetal.data import find_cases
+from dhcp_fetal.inspection import inspect_cases
+from dhcp_fetal.normalised_files import nifti_name, normalise_file
 
 
 def prepare(
@@ -34,14 +39,8 @@ def prepare(
             being used; classes and input_channels matter here.
     """
     if check:
-        from dhcp_fetal.inspection import inspect_cases
-
         inspect_cases(images, config, out).conclude()
         return
-    from common.data.names import check_outputs
-    from common.errors import DataError, OptionError
-    from dhcp_fetal.data import find_cases
-
     cases = find_cases(images)
     for files in cases:
         if len(files.channels) != 1 or files.channels[0] is None:
@@ -63,55 +62,3 @@ def prepare(
     for scan, target, mask in zip(scans, targets, regions, strict=True):
         normalise_file(scan, target, config, mask=mask)
     print(f"Normalised scans: {len(cases)} in {out}")
-
-
-def nifti_name(scan: Path) -> str:
-    """Return the name of a normalised scan: its own, as .nii.gz where it is no NIfTI."""
-    from common.data.nifti import ENDINGS
-    from common.data.volumes import ending_of, stem_of
-
-    return scan.name if ending_of(scan) in ENDINGS else f"{stem_of(scan)}.nii.gz"
-
-
-def normalise_file(source: Path, target: Path, config: Config, *, mask: Path | None = None) -> None:
-    """Normalise one scan; of a 4-D file the first volume.
-
-    Args:
-        source: NIfTI.
-        target: NIfTI.
-        config: uses `normalise_to_float` [G25] and `copy_header`.
-        mask: over whose voxels other than 0 mean and deviation are taken; None: all.
-    Raises:
-        DataError: a file cannot be read or written, or they lie on different grids.
-    Source: normalise_t2w_images.py; specification 3.1.
-    """
-    from dataclasses import replace
-
-    import numpy as np
-
-    from common.data.geometry import check_same_grid
-    from common.data.labels import inside
-    from common.data.volumes import read_volume
-    from dhcp_fetal.outputs import write_result
-
-    scan = read_volume(source, frames="first", flat=True)
-    values = scan.array.T.astype(np.float64)
-    counted = values
-    if mask is not None:
-        region = read_volume(mask, flat=True, finite=False)
-        check_same_grid(scan, region, names=(str(source), str(mask)))
-        brain = inside(region.array.T, str(mask))
-        counted = values[brain] if brain.any() else values
-    deviation = counted.std()
-    constant = counted.min() == counted.max()
-    # A constant image is divided by 0 in the original.
-    result = np.zeros_like(values) if constant else (values - counted.mean()) / deviation
-    header = scan.geometry.nifti
-    kept = scan.array.dtype if header is None else header.get_data_dtype()
-    write_result(
-        target,
-        result.astype(np.float32) if config.normalise_to_float else result,
-        scan.geometry,
-        replace(config, copy_header=True),
-        stored=None if config.normalise_to_float else kept,
-    )

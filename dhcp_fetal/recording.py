@@ -7,8 +7,8 @@ import numpy as np
 
 from common.study.microscope import Rebuilt, draw_weights
 from dhcp_fetal.config import CODE
-from dhcp_fetal.convert import assign_original, name_variables, original_shape
 from dhcp_fetal.model import build_model
+from dhcp_fetal.original_weights import assign_original, name_variables, original_shape
 from dhcp_fetal.tiles import PaddedCase, border_means, cut_segment
 
 NETWORK = "fetal"

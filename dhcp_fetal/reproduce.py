@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from common.errors import DataError
+from common.suite.reproduce import Stage, cohort_options, run_stages
 from dhcp_fetal.config import PRESETS, Preset
 
 QUICK_CASES = 11
@@ -24,8 +26,6 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.suite.reproduce import Stage, cohort_options, run_stages
-
     out = out or Path("runs") / f"dhcp_fetal-{preset}"
     own_data = cohort_options("dhcp_fetal", cohort, data)
     stages = []
@@ -61,8 +61,6 @@ def check_tables(data: Path) -> None:
     Raises:
         DataError: names the one that is missing.
     """
-    from common.errors import DataError
-
     for name in ("brain.csv", "cortex.csv"):
         if not (data / name).is_file():
             raise DataError(f"--data {data}: {name} is missing; expected brain.csv and cortex.csv")

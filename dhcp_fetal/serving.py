@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import OptionError
+from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import PER_CLASS, Description, describe_input
 from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
@@ -16,6 +17,7 @@ from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import files_from, load_case, normalise
 from dhcp_fetal.inference import PieceNetwork, lattice_step, segment_volume
+from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network
 from dhcp_fetal.tiles import cut_segment, pad_case
 from dhcp_fetal.volume_graph import segment_in_graph
@@ -235,9 +237,6 @@ def bench_served(config: Config, shape: tuple[int, int, int] = (92, 90, 70)) -> 
         config: of a network with fresh weights.
         shape: x, y, z.
     """
-    from common.export.bench import bench_export
-    from dhcp_fetal.model import build_model
-
     rng = np.random.default_rng(0)
     scan = rng.normal(300, 60, (*shape, config.input_channels)).astype(np.float32)
     network = build_model(config)

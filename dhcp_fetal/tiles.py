@@ -7,7 +7,6 @@ and masks are (x, y, z). Corners and sizes are in voxels.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +15,6 @@ from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple
 from dhcp_fetal.normalisation import zscore
-
-if TYPE_CHECKING:
-    import keras
 
 Pads = tuple[tuple[int, int], ...]
 Apply = Callable[[list[np.ndarray]], np.ndarray]
@@ -245,21 +241,6 @@ def _context_span(start, size, *, limit, field, factor, centred, aligned, trunca
         first, place = 0, -low // factor  # [G4] the grid starts anew at voxel 0
     count = max(0, -(-(high - first) // factor))
     return slice(first, max(first, high), factor), slice(place, place + count)
-
-
-def make_apply(model: "keras.Model") -> Apply:
-    """Return a function that runs a model on batches of one shape, compiled at its first call."""
-    import tensorflow as tf
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def run(inputs):
-        return model(inputs if len(inputs) > 1 else inputs[0], training=False)
-
-    def apply(batch):
-        found = run([tf.convert_to_tensor(part) for part in batch])
-        return tf.nest.map_structure(lambda tensor: tensor.numpy(), found)
-
-    return apply
 
 
 def predict_volume(

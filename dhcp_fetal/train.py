@@ -2,12 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from common.errors import OptionError
+from common.runs.folder import open_run
+from common.runtime import configure_runtime
+from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import Config, Preset
-
-if TYPE_CHECKING:
-    from dhcp_fetal.session import Session
+from dhcp_fetal.data import describe_files, find_cases, is_phantom, paths_of, split_cases
+from dhcp_fetal.session import Session, read_train_session
 
 
 def train(
@@ -47,12 +49,10 @@ def train(
         deterministic: same bits at every repetition on the same machine; default: on a CPU.
         mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
     """
-    from common.runs.folder import open_run
-    from common.runtime import configure_runtime
-    from dhcp_fetal.cfg.fields import resolve_config
     from dhcp_fetal.networks import choose_device
+    from dhcp_fetal.training import carry_out
 
-    session = read_session(train_cfg)
+    session = None if train_cfg is None else read_train_session(train_cfg)
     config = resolve_config(config, preset, model=model_cfg, train=train_cfg)
     split, options = find_split(cases, session, config), {
         "preset": preset,
@@ -79,56 +79,12 @@ def train(
     print(f"Trained network: {folder / 'model.keras'}")
 
 
-def carry_out(record, split: dict, session, *, seed: int, start, reset_optimiser: bool) -> None:
-    """Train within an open run and save the network.
-
-    Args:
-        record: the run; its configuration says everything.
-        split: cases by subset.
-        session: of a training cfg, or None.
-        seed: of sampling.
-        start: where first weights come from, or None.
-        reset_optimiser: leave a checkpoint's optimiser state.
-    """
-    from common.training.loop import fit
-    from dhcp_fetal.feeding import make_dataset, steps_per_epoch
-    from dhcp_fetal.training import build_training
-
-    config = record.config
-    xla = record.manifest["runtime"]["xla"]
-    work = build_training(record, split, config, session, seed=seed, xla=xla)
-    work.begin_with(start, reset_optimiser=reset_optimiser)
-    steps = config.epochs * steps_per_epoch(config)
-    fit(
-        work.model,
-        lambda first_step: make_dataset(work.source, config, first_step=first_step),
-        run=record,
-        max_steps=steps,
-        steps_per_epoch=steps_per_epoch(config),
-        evaluate=work.evaluate,
-        pictures=work.pictures,
-        callbacks=work.callbacks,
-    )
-    record.record(sampling={"waited_s": round(work.source.waited_s, 3)})
-    # [D17] One network and one checkpoint to go on from are kept, not one per epoch.
-    work.finish(record.path / "model.keras")
-
-
-def read_session(train_cfg: Path | None) -> "Session | None":
-    """Return what a training cfg says of files, or None without one."""
-    from dhcp_fetal.session import read_train_session
-
-    return None if train_cfg is None else read_train_session(train_cfg)
-
-
-def choose_run(run: Path | None, session: "Session | None") -> Path:
+def choose_run(run: Path | None, session: Session | None) -> Path:
     """Return the run folder that the options mean.
 
     Raises:
         OptionError: neither a folder nor a training cfg is given.
     """
-    from common.errors import OptionError
-
     if run is not None:
         return run
     if session is None:
@@ -136,16 +92,13 @@ def choose_run(run: Path | None, session: "Session | None") -> Path:
     return session.output_folder / session.name
 
 
-def find_split(cases: Path | None, session: "Session | None", config: Config) -> dict:
+def find_split(cases: Path | None, session: Session | None, config: Config) -> dict:
     """Return the cases by subset: from the training cfg, or from a table.
 
     Raises:
         OptionError: none or both are given.
         DataError: see `data.find_cases`; the table leaves no case to train with.
     """
-    from common.errors import OptionError
-    from dhcp_fetal.data import find_cases, split_cases
-
     if (cases is None) == (session is None):
         raise OptionError("expected either --cases, a table, or -model and -train, cfg files")
     if session is None:
@@ -155,8 +108,6 @@ def find_split(cases: Path | None, session: "Session | None", config: Config) ->
 
 def write_split(record, split: dict) -> None:
     """Write split.json and what the files hold, and warn of cases that are in two subsets."""
-    from dhcp_fetal.data import describe_files, is_phantom, paths_of
-
     everyone = [files for subset in split.values() for files in subset]
     record.record(phantom=is_phantom(everyone))
     record.write_split({name: list(map(describe_files, part)) for name, part in split.items()})

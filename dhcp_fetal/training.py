@@ -9,17 +9,22 @@ import keras
 from common.data.names import check_outputs
 from common.network.trained import save_network
 from common.runs.folder import Run
+from common.training.loop import fit
 from dhcp_fetal.config import Config
 from dhcp_fetal.feeding import (
     CaseCache,
     SegmentSource,
+    make_dataset,
+    steps_per_epoch,
     training_way,
     validation_way,
 )
 from dhcp_fetal.inference import PieceNetwork
 from dhcp_fetal.losses import EngineCost
 from dhcp_fetal.model import build_model
+from dhcp_fetal.networks import load_weights
 from dhcp_fetal.optimisers import freeze_layers, make_optimiser
+from dhcp_fetal.original_weights import assign_slots
 from dhcp_fetal.outputs import paths_written
 from dhcp_fetal.schedules import warn_of_rising_rate
 from dhcp_fetal.session import CaseFiles, Session
@@ -49,9 +54,6 @@ class Training:
 
     def begin_with(self, source: Path | None, *, reset_optimiser: bool) -> None:
         """Take weights, and a checkpoint's optimiser state, from elsewhere; None: fresh ones."""
-        from dhcp_fetal.convert import assign_slots
-        from dhcp_fetal.networks import load_weights
-
         if source is None:
             return
         tensors = load_weights(self.model, source)
@@ -141,3 +143,34 @@ def _watch_volumes(work: Training, record: Run, watched, session: Session | None
     if config.select_best_epoch:
         work.best = record.checkpoints / BEST
         work.callbacks.append(KeepBest(work.best))
+
+
+def carry_out(record, split: dict, session, *, seed: int, start, reset_optimiser: bool) -> None:
+    """Train within an open run and save the network.
+
+    Args:
+        record: the run; its configuration says everything.
+        split: cases by subset.
+        session: of a training cfg, or None.
+        seed: of sampling.
+        start: where first weights come from, or None.
+        reset_optimiser: leave a checkpoint's optimiser state.
+    """
+    config = record.config
+    xla = record.manifest["runtime"]["xla"]
+    work = build_training(record, split, config, session, seed=seed, xla=xla)
+    work.begin_with(start, reset_optimiser=reset_optimiser)
+    steps = config.epochs * steps_per_epoch(config)
+    fit(
+        work.model,
+        lambda first_step: make_dataset(work.source, config, first_step=first_step),
+        run=record,
+        max_steps=steps,
+        steps_per_epoch=steps_per_epoch(config),
+        evaluate=work.evaluate,
+        pictures=work.pictures,
+        callbacks=work.callbacks,
+    )
+    record.record(sampling={"waited_s": round(work.source.waited_s, 3)})
+    # [D17] One network and one checkpoint to go on from are kept, not one per epoch.
+    work.finish(record.path / "model.keras")

@@ -25,7 +25,7 @@ from common.study.microscope import (
     load_recorded,
     load_recording,
 )
-from dhcp_fetal.convert import IGNORED, name_variables, original_shape
+from dhcp_fetal.original_weights import IGNORED, name_variables, original_shape
 from vertebra.live import compare_live
 
 

@@ -8,9 +8,9 @@ from common.cli import main
 from common.runs.folder import load_config
 from common.study.compare import compare_presets
 from dhcp_fetal import __main__ as command
-from dhcp_fetal.compare import compare_weights, list_layers
 from dhcp_fetal.config import CODE, PORT, PRESETS, QUICK, Config
 from dhcp_fetal.networks import load_run_network
+from dhcp_fetal.study.comparison import compare_weights, list_layers
 
 
 def test_presets_that_differ_come_first():

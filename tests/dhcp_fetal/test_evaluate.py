@@ -11,7 +11,8 @@ from common.errors import DataError
 from common.runs.folder import open_run
 from dhcp_fetal.config import QUICK
 from dhcp_fetal.data import describe_files
-from dhcp_fetal.evaluate import evaluate, score
+from dhcp_fetal.evaluate import evaluate
+from dhcp_fetal.scoring import score
 from dhcp_fetal.session import CaseFiles
 
 SHAPE = (6, 7, 8)

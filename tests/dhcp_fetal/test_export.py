@@ -12,8 +12,9 @@ from dhcp_fetal.config import QUICK
 from dhcp_fetal.data import normalise
 from dhcp_fetal.inference import predict_on_lattice
 from dhcp_fetal.model import build_model
+from dhcp_fetal.piece_network import make_apply
 from dhcp_fetal.serving import check_servable, cut_segments, results
-from dhcp_fetal.tiles import make_apply, predict_volume
+from dhcp_fetal.tiles import predict_volume
 from dhcp_fetal.volume_graph import LONGEST_TILE, lay_tiles, pad_in_graph, segment_in_graph
 
 SMALL = replace(

@@ -9,7 +9,8 @@ import pytest
 
 from common.errors import OptionError
 from dhcp_fetal.config import CODE, PORT
-from dhcp_fetal.prepare import normalise_file, prepare
+from dhcp_fetal.normalised_files import normalise_file
+from dhcp_fetal.prepare import prepare
 
 KINDS = ("f32", "f64", "four", "i16", "u8")
 
