@@ -15,6 +15,7 @@ from common.data.geometry import Volume, check_same_grid
 from common.data.labels import integer_labels, join_labels
 from common.data.names import check_id, check_new, normal_id
 from common.data.normalisation import whiten
+from common.data.phantoms import read_marker
 from common.data.tables import Row, Table, check_cells, find_file, read_table, rows_by_position
 from common.data.volumes import check_scan, read_volume, stem_of
 from common.errors import DataError, OptionError
@@ -118,8 +119,6 @@ def case_of_image(image_path: Path) -> Case:
 
 def is_phantom(list_path: Path) -> bool:
     """Say whether the list lies in a folder that the phantom writer marked as synthetic."""
-    from common.data.phantoms import read_marker
-
     return read_marker(Path(list_path).parent) is not None
 
 
@@ -303,3 +302,45 @@ def pad_to_patch(
         np.pad(image, [*extra, (0, 0)], constant_values=image.min()),
         np.pad(label, extra),
     )
+
+
+def choose_cases(
+    record, config: Config, *, csv: Path | None, image: Path | None, all_rows: bool, mode: str
+) -> list[Case]:
+    """Return the cases that the options name; without labels in the mode PREDICT.
+
+    Raises:
+        DataError: the list or the scan cannot be used.
+        OptionError: both a list and a scan are given, or no case is left.
+    """
+    if image is not None:
+        if csv is not None:
+            raise OptionError("--image and --csv were both given; expected one of them")
+        return [case_of_image(image)]
+    if csv is None:
+        if all_rows:
+            raise OptionError("--all_rows needs --csv; expected the list whose rows are meant")
+        cases = [Case.from_dict(entry) for entry in record.read_split()["test"]]
+        if mode == "PREDICT":
+            cases = [replace(case, label_path=None) for case in cases]
+    else:
+        cases = find_cases(csv, labels_required=mode == "EVAL")
+        if not all_rows:
+            cases = cases[max(len(cases) - config.held_out_cases, 0) :]  # [F12]
+    if not cases:
+        raise OptionError(f"{record.path} has no held-out cases; expected --csv with --all_rows")
+    return cases
+
+
+def check_fits(shape: tuple[int, int, int], path: Path, config: Config) -> None:
+    """Refuse a volume that is smaller than the window where `pad_small_volumes` is off [F11].
+
+    Raises:
+        DataError: names file, volume and window.
+    """
+    small = any(size < edge for size, edge in zip(shape, config.window, strict=True))
+    if small and not config.pad_small_volumes:
+        raise DataError(
+            f"{path}: volume of {shape} slices, rows, columns is smaller than the window "
+            f"{config.window}; expected at least the window, or --pad_small_volumes true"
+        )

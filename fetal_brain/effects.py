@@ -1,5 +1,6 @@
 """What each quirk of the released fetal-brain code does, measured on small phantoms."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -11,15 +12,16 @@ import numpy as np
 
 from common.data.geometry import Volume
 from common.data.rng import rng_for
+from common.data.volumes import write_volume
 from common.evaluation.overlap import dice
 from common.network.losses import sparse_cross_entropy
 from common.study.effects import Outcome, Probe, describe_labels
 from fetal_brain.config import PORT, Config
 from fetal_brain.data import Case, LoadedCase, load_case, overlapping_ids, prepare_case, split_cases
 from fetal_brain.inference import build_for_any_plane, on_volumes, segment_labels
+from fetal_brain.labels import write_ids
 from fetal_brain.model import build_model
 from fetal_brain.phantom_stack import make_stack
-from fetal_brain.predict import write_ids
 from fetal_brain.sampling import TrainingSampler, count_classes, cut, draw_validation_batch
 from fetal_brain.validation import measure_volumes
 
@@ -137,10 +139,6 @@ class Bench:
 
     def small_scan(self, config: Config) -> Outcome:
         """Read a stack of two slices."""
-        import tempfile
-
-        from common.data.volumes import write_volume
-
         stack, _ = make_stack((3, 80, 80), rng_for(self.seed, 99))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "small.nii.gz"

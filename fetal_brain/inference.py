@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from common.errors import DataError, OptionError
+from common.errors import OptionError
 from common.inference.borders import extend
 from common.inference.compiled import compiled_on_gpu, on_arrays
 from common.inference.whitening import whiten_in_graph
@@ -139,20 +139,6 @@ def on_volumes(function: Callable, network: keras.Model, config: Config, **optio
     network = compiled_on_gpu(network)
     volume = tf.TensorSpec((None, None, None), tf.float32)
     return on_arrays(lambda array: function(network, array, config, **options), volume)
-
-
-def check_fits(shape: tuple[int, int, int], path: Path, config: Config) -> None:
-    """Refuse a volume that is smaller than the window where `pad_small_volumes` is off [F11].
-
-    Raises:
-        DataError: names file, volume and window.
-    """
-    small = any(size < edge for size, edge in zip(shape, config.window, strict=True))
-    if small and not config.pad_small_volumes:
-        raise DataError(
-            f"{path}: volume of {shape} slices, rows, columns is smaller than the window "
-            f"{config.window}; expected at least the window, or --pad_small_volumes true"
-        )
 
 
 def build_for_any_plane(config: Config) -> keras.Model:

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
+from tqdm import tqdm
+
+from common.data.phantoms import phantom_folder
+from common.data.rng import rng_for
+from common.data.volumes import write_volume
+from common.errors import OptionError
 from fetal_brain.config import PHANTOM_SHAPE
+from fetal_brain.phantom_stack import SPACING_ZYX_MM, make_stack
 
 
 def phantom(
@@ -19,14 +26,6 @@ def phantom(
         seed: of everything in them.
         shape: slices, rows, columns of each stack.
     """
-    from tqdm import tqdm
-
-    from common.data.phantoms import phantom_folder
-    from common.data.rng import rng_for
-    from common.data.volumes import write_volume
-    from common.errors import OptionError
-    from fetal_brain.phantom_stack import SPACING_ZYX_MM, make_stack
-
     if not 1 <= cases <= 10_000:
         raise OptionError(f"--cases: found {cases}; expected 1 to 10000")
     if seed < 0:

@@ -4,15 +4,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import numpy as np
+
+from common.cost.memory import warn_of_memory
+from common.data.geometry import Volume, check_same_grid
+from common.data.names import check_outputs
+from common.data.volumes import write_volume
+from common.evaluation.overlap import dice
+from common.inference.command import show_progress, with_inference_of
+from common.runs.folder import load_config, load_run
+from common.runtime import configure_runtime
 from fetal_brain.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from common.data.geometry import Volume
-    from fetal_brain.data import Case
+from fetal_brain.data import Case, check_fits, choose_cases, load_case, read_reference
+from fetal_brain.labels import write_ids
 
 
 def predict(
@@ -42,9 +48,6 @@ def predict(
         preset: whose way of inference to use; default: the run's own.
     """
     from common.cost.first_step import after_first
-    from common.inference.command import show_progress, with_inference_of
-    from common.runs.folder import load_config, load_run
-    from common.runtime import configure_runtime
     from fetal_brain.inference import load_network, on_volumes, segment_scan
 
     record = load_run(run)
@@ -65,43 +68,10 @@ def predict(
         print(segment_case(case, segment, config, out=out))
 
 
-def choose_cases(
-    record, config: Config, *, csv: Path | None, image: Path | None, all_rows: bool, mode: str
-) -> list["Case"]:
-    """Return the cases that the options name; without labels in the mode PREDICT.
-
-    Raises:
-        DataError: the list or the scan cannot be used.
-        OptionError: both a list and a scan are given, or no case is left.
-    """
-    from common.errors import OptionError
-    from fetal_brain.data import Case, case_of_image, find_cases
-
-    if image is not None:
-        if csv is not None:
-            raise OptionError("--image and --csv were both given; expected one of them")
-        return [case_of_image(image)]
-    if csv is None:
-        if all_rows:
-            raise OptionError("--all_rows needs --csv; expected the list whose rows are meant")
-        cases = [Case.from_dict(entry) for entry in record.read_split()["test"]]
-        if mode == "PREDICT":
-            cases = [replace(case, label_path=None) for case in cases]
-    else:
-        cases = find_cases(csv, labels_required=mode == "EVAL")
-        if not all_rows:
-            cases = cases[max(len(cases) - config.held_out_cases, 0) :]  # [F12]
-    if not cases:
-        raise OptionError(f"{record.path} has no held-out cases; expected --csv with --all_rows")
-    return cases
-
-
 def refuse_to_replace_inputs(
-    cases: Sequence["Case"], out: Path, *, with_probabilities: bool = False
+    cases: Sequence[Case], out: Path, *, with_probabilities: bool = False
 ) -> None:
     """Raise `OptionError` if a file to write would replace a scan, a segmentation or another."""
-    from common.data.names import check_outputs
-
     inputs = [path for case in cases for path in (case.image_path, case.label_path) if path]
     count = 2 if with_probabilities else 1
     outputs = [(case.id, [out / name for name in output_names(case.id)[:count]]) for case in cases]
@@ -113,7 +83,7 @@ def output_names(case_id: str) -> tuple[str, str]:
     return f"{case_id}.nii.gz", f"{case_id}_probability.nii.gz"
 
 
-def segment_case(case: "Case", segment: Callable, config: Config, *, out: Path) -> str:
+def segment_case(case: Case, segment: Callable, config: Config, *, out: Path) -> str:
     """Segment one scan, write its files, and return the line that the original prints.
 
     Args:
@@ -128,11 +98,6 @@ def segment_case(case: "Case", segment: Callable, config: Config, *, out: Path) 
 
     Source: deploy.py, predict.
     """
-    from common.cost.memory import warn_of_memory
-    from common.data.volumes import write_volume
-    from fetal_brain.data import load_case
-    from fetal_brain.inference import check_fits
-
     volume, _ = load_case(replace(case, label_path=None), config)
     check_fits(volume.array.shape, case.image_path, config)
     # The scan as it is and whitened, float32, and the labels.
@@ -144,18 +109,15 @@ def segment_case(case: "Case", segment: Callable, config: Config, *, out: Path) 
     write_volume(path, write_ids(found["labels"], config), volume.geometry)
     if "probabilities" in found:
         write_volume(probability_path, 1.0 - found["probabilities"][..., 0], volume.geometry)
-    return describe(path, found["labels"], reference, seconds=time.monotonic() - start)
+    return summary_line(path, found["labels"], reference, seconds=time.monotonic() - start)
 
 
-def read_reference_of(case: "Case", volume: "Volume", config: Config) -> "np.ndarray | None":
+def read_reference_of(case: Case, volume: Volume, config: Config) -> np.ndarray | None:
     """Read the classes (Z, Y, X) that a scan's label map is compared with; None without a label.
 
     Raises:
         DataError: the label file cannot be read or lies on another grid than the scan.
     """
-    from common.data.geometry import check_same_grid
-    from fetal_brain.data import read_reference
-
     if case.label_path is None:
         return None
     reference = read_reference(case, config)
@@ -163,59 +125,8 @@ def read_reference_of(case: "Case", volume: "Volume", config: Config) -> "np.nda
     return reference.array
 
 
-def write_ids(labels: "np.ndarray", config: Config) -> "np.ndarray":
-    """Turn class numbers into the ids that are written.
-
-    Args:
-        labels: (Z, Y, X) class numbers.
-        config: uses `output_label_ids` [F8]; a class that joins several ids is written as the
-            first of them.
-
-    Returns:
-        (Z, Y, X) int32, as the original's files.
-    """
-    import numpy as np
-
-    if not config.output_label_ids:  # [F8]
-        return labels.astype(np.int32)
-    first_ids = [ids if isinstance(ids, int) else ids[0] for ids in config.label_ids]
-    return np.asarray(first_ids, np.int32)[labels]
-
-
-def read_ids(prediction: "Volume", config: Config, *, source: str = "label map") -> "Volume":
-    """Turn a written label map back into class numbers, the reverse of `write_ids`.
-
-    A map that another preset wrote is told by its values: ids where they fit, else class numbers.
-
-    Args:
-        prediction: ids or class numbers.
-        config: uses `label_ids` and `output_label_ids` [F8].
-        source: what an error message calls the map.
-
-    Raises:
-        DataError: a value is neither.
-    """
-    import numpy as np
-
-    from common.errors import DataError
-
-    numbers = np.arange(len(config.label_ids))
-    swapped = replace(config, output_label_ids=not config.output_label_ids)
-    for written in (write_ids(numbers, config), write_ids(numbers, swapped)):
-        if np.isin(prediction.array, written).all():
-            classes = np.zeros(prediction.array.shape, np.uint8)
-            for number, written_id in enumerate(written[1:], start=1):
-                classes[prediction.array == written_id] = number
-            return replace(prediction, array=classes)
-    found = np.setdiff1d(prediction.array, write_ids(numbers, config))[0]
-    expected = ", ".join(map(str, write_ids(numbers, config)))
-    raise DataError(f"{source}: found the label {found}; expected {expected} (--label_ids)")
-
-
-def describe(path: Path, labels, reference, *, seconds: float) -> str:
+def summary_line(path: Path, labels, reference, *, seconds: float) -> str:
     """Return the original's line for one case; Dice is that of the foreground, -1 if unknown."""
-    from common.evaluation.overlap import dice
-
     # [F19] NaN where neither has any foreground.
     score = -1.0 if reference is None else float(dice(labels > 0, reference > 0))
     shape = (1, *labels.shape, 1)

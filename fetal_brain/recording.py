@@ -7,8 +7,8 @@ import numpy as np
 
 from common.study.microscope import Rebuilt, draw_weights
 from fetal_brain.config import CODE
-from fetal_brain.convert import variables_by_name
 from fetal_brain.model import build_model
+from fetal_brain.original_weights import variables_by_name
 
 NETWORK = "fetal_fcn"
 SEED = 1625

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from common.errors import DataError
+from common.suite.reproduce import Stage, cohort_options, run_stages
 from fetal_brain.config import PRESETS, Preset
 
 
@@ -22,8 +24,6 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    from common.suite.reproduce import Stage, cohort_options, run_stages
-
     out = out or Path("runs") / f"fetal_brain-{preset}"
     own_data = cohort_options("fetal_brain", cohort, data)
     stages = []
@@ -58,8 +58,6 @@ def find_list(data: Path) -> Path:
     Raises:
         DataError: it is neither a file nor a folder with exactly one CSV file.
     """
-    from common.errors import DataError
-
     if data.is_file():
         return data
     lists = sorted(data.glob("*.csv"))

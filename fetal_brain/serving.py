@@ -8,12 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from common.data.normalisation import whiten
+from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import PER_CLASS, Description, describe_input
 from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
 from fetal_brain.config import Config
-from fetal_brain.inference import load_run_network, on_volumes, segment_scan
-from fetal_brain.predict import write_ids
+from fetal_brain.data import Case, load_case
+from fetal_brain.inference import build_for_any_plane, load_run_network, on_volumes, segment_scan
+from fetal_brain.labels import write_ids
 from fetal_brain.sampling import patch_shapes
 
 __all__ = [
@@ -70,8 +72,6 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     Raises:
         DataError: the run holds no cases, or the file cannot be read.
     """
-    from fetal_brain.data import Case, load_case
-
     entry, name = first_case(record)
     loaded = load_case(Case.from_dict(entry), config)
     found = [] if loaded.label is None else np.argwhere(loaded.label)
@@ -203,9 +203,6 @@ def bench_served(config: Config, *, slices: int, plane: int) -> None:
         slices: of the scan.
         plane: its rows and columns.
     """
-    from common.export.bench import bench_export
-    from fetal_brain.inference import build_for_any_plane
-
     scan = np.random.default_rng(0).normal(300, 60, (slices, plane, plane)).astype(np.float32)
     network = build_for_any_plane(config)
     run = predict_as_served(network, config)

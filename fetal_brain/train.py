@@ -3,7 +3,11 @@
 import sys
 from pathlib import Path
 
+from common.runs.folder import open_run
+from common.runtime import configure_runtime
 from fetal_brain.config import RUN, Config, Preset
+from fetal_brain.data import find_cases, is_phantom, overlapping_ids, split_cases
+from fetal_brain.prepared import prepare_cases
 
 
 def train(
@@ -39,13 +43,10 @@ def train(
         mixed_precision: bfloat16 arithmetic, float32 weights and logits; on a GPU alone.
     """
     from common.network.trained import save_network
-    from common.runs.folder import open_run
-    from common.runtime import configure_runtime
     from common.training.loop import fit
     from fetal_brain.batches import make_dataset
-    from fetal_brain.data import find_cases, is_phantom, split_cases
     from fetal_brain.inference import build_for_any_plane
-    from fetal_brain.prepare import prepare_cases
+    from fetal_brain.learning import compile_model, go_on_from, refuse_wrong_gradients
     from fetal_brain.validation import make_overlay_pictures, make_validation
 
     if mixed_precision:
@@ -91,28 +92,6 @@ def train(
     print(f"Trained network: {record.path / 'model.keras'}")
 
 
-def refuse_wrong_gradients(config: Config) -> None:
-    """Refuse bfloat16 where TensorFlow's CPU kernels compute another gradient than asked for.
-
-    Measured with TensorFlow 2.21: the gradient of a 5 x 5 x 5 kernel over three slices is off by
-    as much as its own size (it holds uninitialised memory), from five slices on it is right.
-
-    Raises:
-        OptionError: there is no GPU and a kernel is deeper than the patch.
-    """
-    import tensorflow as tf
-
-    from common.errors import OptionError
-
-    too_deep = not config.slices_as_channels and max(config.kernels) > config.patch_shape[0]
-    if too_deep and not tf.config.list_physical_devices("GPU"):
-        raise OptionError(
-            f"--mixed_precision: without a GPU, TensorFlow's bfloat16 gradients are wrong for "
-            f"kernels of {max(config.kernels)} slices in patches of {config.patch_shape[0]}; "
-            "expected a GPU, or float32"
-        )
-
-
 def files_of(split) -> list[Path]:
     """Return every file of a split once, in order."""
     cases = [case for subset in split.values() for case in subset]
@@ -121,33 +100,8 @@ def files_of(split) -> list[Path]:
     )
 
 
-def go_on_from(original: Path, model, config: Config) -> None:
-    """Give the compiled model the original's weights, momentum and step."""
-    from fetal_brain.convert import assign_optimizer, assign_original, read_original
-
-    tensors = read_original(original)
-    assign_original(model, tensors, source=str(original))
-    assign_optimizer(model.optimizer, model, tensors, config.learning_rate)
-
-
 def warn_of_overlap(split) -> None:
     """Say on stderr which cases are trained on and tested on as well [F12]."""
-    from fetal_brain.data import overlapping_ids
-
     both = overlapping_ids(split)
     if both:
         print(f"warning: trained on and tested on as well: {', '.join(both)}", file=sys.stderr)
-
-
-def compile_model(model, config: Config, *, xla: bool) -> None:
-    """Give the network its optimiser, loss and the Dice shown while training."""
-    from common.network.losses import sparse_cross_entropy
-    from common.network.meters import LabelDice
-    from fetal_brain.model import make_optimizer
-
-    model.compile(
-        optimizer=make_optimizer(config),
-        loss=sparse_cross_entropy,
-        metrics=[LabelDice(1, name="dice")],
-        jit_compile=xla,
-    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from dhcp_fetal import convert
+from dhcp_fetal import original_weights
 from dhcp_fetal.cfg.fields import from_cfg
 from dhcp_fetal.config import CODE, PORT
 from dhcp_fetal.model import build_model
@@ -19,7 +19,7 @@ def checkpoint(golden_dir):
 
 @pytest.fixture(scope="module")
 def tensors(checkpoint):
-    return convert.read_original(checkpoint)
+    return original_weights.read_original(checkpoint)
 
 
 @pytest.fixture
@@ -29,16 +29,16 @@ def model(mini):
 
 def test_all_ways_to_name_a_checkpoint(checkpoint, tensors, tmp_path):
     for ending in (".index", ".data-00000-of-00001"):
-        again = convert.read_original(checkpoint.with_name(checkpoint.name + ending))
+        again = original_weights.read_original(checkpoint.with_name(checkpoint.name + ending))
         assert sorted(again) == sorted(tensors)
         source = checkpoint.with_name(checkpoint.name + ending)
         (tmp_path / source.name).write_bytes(source.read_bytes())
-    assert sorted(convert.read_original(tmp_path)) == sorted(tensors)
+    assert sorted(original_weights.read_original(tmp_path)) == sorted(tensors)
 
 
 def test_numbers_lead_to_the_right_layers(model, tensors):
     """W_10 comes after W_9, not after W_1; kernels become channels-last without a flip."""
-    convert.assign_original(model, tensors)
+    original_weights.assign_original(model, tensors)
     places = {
         "W": "normal_1_conv",
         "W_3": "normal_4_conv",
@@ -66,12 +66,12 @@ def test_numbers_lead_to_the_right_layers(model, tensors):
 def test_the_rolling_row_begins_at_0(model, tensors):
     """[G10]"""
     model.get_layer("fc_1_norm").row.assign(3)
-    convert.assign_original(model, tensors)
+    original_weights.assign_original(model, tensors)
     assert int(model.get_layer("fc_1_norm").row) == 0
 
 
 def test_every_variable_of_the_model_is_assigned(model, tensors):
-    named = dict(convert.name_variables(model))
+    named = dict(original_weights.name_variables(model))
     ours = {v.path for v in model.variables if v.name not in ("row", "seed_generator_state")}
     assert {variable.path for variable in named.values()} == ours
     assert set(named) <= set(tensors)
@@ -80,14 +80,14 @@ def test_every_variable_of_the_model_is_assigned(model, tensors):
 @pytest.mark.parametrize("name", ["net/W_15", "net/W_x", "trainer/unheard_of", "net/extra"])
 def test_a_tensor_too_many_is_refused(model, tensors, name):
     with pytest.raises(DataError, match=name):
-        convert.assign_original(model, tensors | {name: np.zeros(3, np.float32)})
+        original_weights.assign_original(model, tensors | {name: np.zeros(3, np.float32)})
 
 
 def test_a_tensor_too_few_is_refused_and_nothing_assigned(model, tensors):
     before = model.get_weights()
     fewer = {name: array for name, array in tensors.items() if name != "net/gBn_7"}
     with pytest.raises(DataError, match="gBn_7"):
-        convert.assign_original(model, fewer)
+        original_weights.assign_original(model, fewer)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -96,7 +96,7 @@ def test_the_classifier_of_another_version_is_refused(mini, tensors):
     """[D1] v0.8.4 builds a 1x1x1 kernel from the same file, and does not fit."""
     config = replace(mini, fc_kernels=((1, 1, 1),) * 3, fc_padding=("valid",) * 3)
     with pytest.raises(DataError, match="W_12"):
-        convert.assign_original(build_model(config), tensors)
+        original_weights.assign_original(build_model(config), tensors)
 
 
 def slot_shapes(shapes, base):
@@ -116,7 +116,7 @@ def test_slots_of_v070_follow_its_order(model, tensors):
     shapes = {name: array.shape for name, array in tensors.items()}
     expected = slot_shapes(shapes, "velocities_for_mom")
     ours = {
-        compat: [original_shape(v) for v in convert.list_trainable(model, compat=compat)]
+        compat: [original_shape(v) for v in original_weights.list_trainable(model, compat=compat)]
         for compat in ("v0.7.0", "v0.8.4")
     }
     assert ours["v0.7.0"] == expected
@@ -135,16 +135,16 @@ def test_the_published_index_maps_completely(fetal_files, network):
     assert len(shapes) == 408
     model = build_model(CODE)
     hollow = {n: np.broadcast_to(np.float32(0.25), shape) for n, shape in shapes.items()}
-    convert.assign_original(model, hollow)
-    for _, variable in convert.name_variables(model):
+    original_weights.assign_original(model, hollow)
+    for _, variable in original_weights.name_variables(model):
         assert float(np.min(variable)) == float(np.max(variable)) == 0.25
     kinds = ("accu_grad_squared", "velocities_for_mom")
     for base in kinds:
-        ordered = convert.list_trainable(model, compat="v0.7.0")
+        ordered = original_weights.list_trainable(model, compat="v0.7.0")
         assert slot_shapes(shapes, base) == [original_shape(v) for v in ordered]
     other = build_model(replace(PORT, fc_kernels=((1, 1, 1),) * 3, fc_padding=("valid",) * 3))
     with pytest.raises(DataError, match="W_24"):
-        convert.assign_original(other, hollow)
+        original_weights.assign_original(other, hollow)
 
 
 @pytest.mark.shared
@@ -155,5 +155,5 @@ def test_slots_of_v084_follow_its_order(shared, example_files):
     path = shared / "golden/dhcp_fetal/tiny/tinyCnn.step400.model.ckpt"
     shapes = dict(tf.train.list_variables(str(path)))
     model = build_model(from_cfg(example_files / "tinyCnn/model/modelConfig.cfg"))
-    ordered = convert.list_trainable(model, compat="v0.8.4")
+    ordered = original_weights.list_trainable(model, compat="v0.8.4")
     assert slot_shapes(shapes, "accu_grad_squared") == [original_shape(v) for v in ordered]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from dhcp_fetal import convert, layers
+from dhcp_fetal import layers, original_weights
 from dhcp_fetal.cfg.fields import from_cfg
 from dhcp_fetal.config import CODE, PORT, PRESETS, QUICK
 from dhcp_fetal.model import build_model
@@ -267,12 +267,12 @@ def test_full_network_equals_the_engine(full, full_inputs, recipe, compat):
     """[D3] [D4] Tolerances of the record: p 5e-5 (7e-6 measured), block samples 1e-3 (5e-5)."""
     version = VERSIONS[compat]
     model = build_model(replace(CODE, compat=compat))
-    shapes = recipe.original_shapes(convert.name_variables(model))
+    shapes = recipe.original_shapes(original_weights.name_variables(model))
     weights = recipe.draw_weights(shapes, int(full["weights_seed"]))
     assert sorted(weights) == full["w_names"].tolist()
     sums = [weights[name].sum(dtype=np.float64) for name in sorted(weights)]
     np.testing.assert_allclose(sums, full["w_sum"], rtol=1e-9)
-    convert.assign_original(model, weights)
+    original_weights.assign_original(model, weights)
     convolutions = []
     for name in full["block_names"]:
         pathway, block = name.removeprefix("path").split("_block")
@@ -307,12 +307,12 @@ def test_training_pass_equals_the_engine(steps, recipe, mini, compat):
     Cost 2e-5 (3e-7 measured); rolling rows 5e-5 (2e-5).
     """
     model = build_model(replace(mini, compat=compat))
-    shapes = recipe.original_shapes(convert.name_variables(model))
+    shapes = recipe.original_shapes(original_weights.name_variables(model))
     weights = recipe.draw_weights(shapes, int(steps["w_seed"]))
     for name in weights:
         if "RollingAverage" in name:
             weights[name][:] = 1.0 if "/var" in name else 0.0
-    convert.assign_original(model, weights)
+    original_weights.assign_original(model, weights)
     inputs = [channels_last(steps[f"batch0_x{part}"]) for part in ("", "_sub_0", "_sub_1")]
     labels = steps["batch0_y"].astype(int)[..., None]
     probabilities = np.asarray(model(inputs, training=True))
@@ -320,7 +320,7 @@ def test_training_pass_equals_the_engine(steps, recipe, mini, compat):
     cost = -np.log(np.take_along_axis(probabilities, labels, -1) + 1e-6).mean()
     cost += sum(1e-6 * np.abs(k).sum() + 1e-4 * np.square(k).sum() for k in kernels)
     assert cost == pytest.approx(float(steps[f"{compat}/cost0"]), abs=2e-5)
-    for name, variable in convert.name_variables(model):
+    for name, variable in original_weights.name_variables(model):
         if "RollingAverage" in name:
             recorded = steps[f"{compat}/row0/{name.removeprefix('net/')}"]
             np.testing.assert_allclose(variable.numpy()[0], recorded, atol=5e-5)
@@ -337,13 +337,13 @@ def test_trained_mini_network_equals_the_engine(steps, golden_dir, mini, compat)
     """After six recorded steps; p 1e-4 (1e-6 measured). [D4] without its factor v0.7.0 is off."""
     model = build_model(replace(mini, compat=compat))
     if compat == "v0.7.0":
-        weights = convert.read_original(golden_dir / "dhcp_fetal" / "mini_v070.model.ckpt")
+        weights = original_weights.read_original(golden_dir / "dhcp_fetal" / "mini_v070.model.ckpt")
     else:
         prefix = "v0.8.4/step6/"
         weights = {
             f"net/{k.removeprefix(prefix)}": v for k, v in steps.items() if k.startswith(prefix)
         }
-    convert.assign_original(model, weights)
+    original_weights.assign_original(model, weights)
     inputs = [channels_last(steps[f"test_x{part}"]) for part in ("", "_sub_0", "_sub_1")]
     recorded = channels_last(steps[f"{compat}/test_prob_step6"])
     np.testing.assert_allclose(model(inputs), recorded, atol=1e-5)

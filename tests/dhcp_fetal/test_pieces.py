@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dhcp_fetal import convert, geometry, pieces, tiles
+from dhcp_fetal import geometry, original_weights, pieces, tiles
 from dhcp_fetal.cfg.fields import from_cfg
 from dhcp_fetal.config import CODE, QUICK
 from dhcp_fetal.model import build_model
@@ -142,8 +142,8 @@ def test_small_network_on_a_real_volume(shared, masked):
     flair, t1c, mask = (nibabel.load(crop / f"{name}.nii.gz").get_fdata() for name in names)
     config = from_cfg(folder / "small_model.cfg")
     model = build_model(config)
-    tensors = convert.read_original(folder / "smallFetal.step96.model.ckpt")
-    convert.assign_original(model, tensors)
+    tensors = original_weights.read_original(folder / "smallFetal.step96.model.ckpt")
+    original_weights.assign_original(model, tensors)
     network, image = PieceNetwork(model, config), np.stack([flair, t1c], axis=-1)
     found = pieces.predict_in_pieces(network, image, config, mask=mask if masked else None)
     key = f"step96_{'roi' if masked else 'noroi'}"

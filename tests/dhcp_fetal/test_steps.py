@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from dhcp_fetal import convert
+from dhcp_fetal import original_weights
 from dhcp_fetal.layers import RollingBatchNormalisation
 from dhcp_fetal.losses import EngineCost
 from dhcp_fetal.model import build_model
@@ -71,12 +71,12 @@ def configure(mini, compat, facts):
 
 def make_trainer(config, data, recipe):
     model = build_model(config)
-    named = convert.name_variables(model)
+    named = original_weights.name_variables(model)
     weights = recipe.draw_weights(recipe.original_shapes(named), int(data["w_seed"]))
     for name in weights:
         if "RollingAverage" in name:
             weights[name][:] = 1.0 if "/var" in name else 0.0
-    convert.assign_original(model, weights)
+    original_weights.assign_original(model, weights)
     freeze_layers(model, config)
     optimiser = make_optimiser(config)
     optimiser.build(model.trainable_variables)
@@ -94,7 +94,7 @@ def original_value(variable):
 
 
 def assert_variables(model, data, prefix, *, atol, skip=()):
-    for name, variable in convert.name_variables(model):
+    for name, variable in original_weights.name_variables(model):
         if name.startswith(skip) if skip else False:
             continue
         np.testing.assert_allclose(
@@ -152,7 +152,7 @@ def test_freezing_keeps_what_is_named_and_moves_statistics(recorded, mini, recip
 
 def test_training_goes_on_from_a_checkpoint(mini, golden_dir):
     """[D14] Slots find their variables; another optimiser's are refused."""
-    tensors = convert.read_original(golden_dir / "dhcp_fetal" / "mini_v070.model.ckpt")
+    tensors = original_weights.read_original(golden_dir / "dhcp_fetal" / "mini_v070.model.ckpt")
     model = build_model(replace(mini, compat="v0.7.0"))
     for config, fits in ((mini, True), (replace(mini, optimiser="sgd"), False)):
         optimiser = make_optimiser(config)
@@ -160,9 +160,9 @@ def test_training_goes_on_from_a_checkpoint(mini, golden_dir):
         model.compile(optimizer=optimiser, loss="mse")
         if not fits:
             with pytest.raises(DataError, match=r"accu_grad_squared.*-resetopt"):
-                convert.assign_slots(model, tensors, compat="v0.7.0")
+                original_weights.assign_slots(model, tensors, compat="v0.7.0")
             continue
-        convert.assign_slots(model, tensors, compat="v0.7.0")
+        original_weights.assign_slots(model, tensors, compat="v0.7.0")
         paths = [v.path for v in model.trainable_variables]
         first = paths.index(model.get_layer("normal_1_conv").kernel.path)
         expected = tensors["trainer/accu_grad_squared"].transpose(2, 3, 4, 1, 0)

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dhcp_fetal import convert, tiles
+from dhcp_fetal import original_weights, tiles
 from dhcp_fetal.cfg.fields import from_cfg
 from dhcp_fetal.config import CODE, PORT, QUICK
 from dhcp_fetal.model import build_model
 from dhcp_fetal.normalisation import zscore
+from dhcp_fetal.piece_network import make_apply
 
 
 def ramp(length):
@@ -201,7 +202,7 @@ def network():
     for variable in model.trainable_variables:
         if "norm" not in variable.path:
             variable.assign(variable + random.normal(0, 0.1, variable.shape))
-    return tiles.make_apply(model)
+    return make_apply(model)
 
 
 @pytest.fixture(scope="module")
@@ -303,8 +304,8 @@ def assert_recorded(result, recorded, key, classes=5):
 
 def predict_recorded(config, checkpoint, image, mask=None):
     model = build_model(config)
-    convert.assign_original(model, convert.read_original(checkpoint))
-    return tiles.predict_volume(tiles.make_apply(model), image, config, mask=mask)
+    original_weights.assign_original(model, original_weights.read_original(checkpoint))
+    return tiles.predict_volume(make_apply(model), image, config, mask=mask)
 
 
 @pytest.mark.shared

@@ -302,8 +302,8 @@ def other_checkpoint(tmp_path_factory) -> Path:
     """A checkpoint in the original's format whose first kernel has other sizes."""
     import tensorflow as tf
 
-    from fetal_brain.convert import variables_by_name
     from fetal_brain.model import build_model
+    from fetal_brain.original_weights import variables_by_name
 
     prefix = tmp_path_factory.mktemp("other") / "model.ckpt-7"
     model = build_model(OTHER)

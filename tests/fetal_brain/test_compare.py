@@ -15,18 +15,18 @@ from common.report.page import read_sections
 from common.report.tables import format_table
 from common.runs.folder import open_run
 from common.study.compare import compare_presets
-from fetal_brain.compare import (
-    compare,
+from fetal_brain.compare import compare
+from fetal_brain.config import PRESETS, QUICK, Config
+from fetal_brain.data import Case
+from fetal_brain.inference import build_for_any_plane
+from fetal_brain.original_weights import variables_by_name
+from fetal_brain.study.comparison import (
     compare_inference,
     compare_metrics,
     compare_weights,
     list_layers,
     read_prediction,
 )
-from fetal_brain.config import PRESETS, QUICK, Config
-from fetal_brain.convert import variables_by_name
-from fetal_brain.data import Case
-from fetal_brain.inference import build_for_any_plane
 
 GRID = Geometry(spacing_mm=(1.0, 1.0, 3.0))
 SMALL = replace(QUICK, filters=(4, 4, 8), kernels=(3, 3, 1), patch_shape=(3, 16, 16))

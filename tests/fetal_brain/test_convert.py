@@ -10,14 +10,14 @@ import pytest
 from common.errors import DataError, RunError
 from common.runs.folder import load_config, load_run
 from fetal_brain.config import CODE, PAPER, PORT, QUICK, Config
-from fetal_brain.convert import (
+from fetal_brain.convert import convert
+from fetal_brain.model import build_model, make_optimizer
+from fetal_brain.original_weights import (
     assign_optimizer,
     assign_original,
-    convert,
     read_original,
     variables_by_name,
 )
-from fetal_brain.model import build_model, make_optimizer
 
 
 @pytest.fixture(scope="module")

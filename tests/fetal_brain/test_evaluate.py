@@ -13,7 +13,8 @@ from common.errors import DataError, OptionError
 from common.runs.folder import open_run
 from fetal_brain.config import CODE, QUICK
 from fetal_brain.data import Case
-from fetal_brain.evaluate import evaluate, label_names
+from fetal_brain.evaluate import evaluate
+from fetal_brain.scoring import label_names
 
 GRID = Geometry(spacing_mm=(1.0, 2.0, 3.0))
 SHAPE = (6, 12, 12)

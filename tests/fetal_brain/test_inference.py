@@ -12,10 +12,9 @@ from common.data.normalisation import whiten
 from common.data.volumes import read_volume
 from common.errors import DataError, RunError
 from fetal_brain.config import CODE, PORT, QUICK
-from fetal_brain.convert import assign_original
+from fetal_brain.data import check_fits
 from fetal_brain.inference import (
     build_for_any_plane,
-    check_fits,
     fit_window,
     load_network,
     on_volumes,
@@ -24,6 +23,7 @@ from fetal_brain.inference import (
     segment_scan,
     window_probabilities,
 )
+from fetal_brain.original_weights import assign_original
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,13 @@ import pytest
 
 from common.network.losses import sparse_cross_entropy
 from fetal_brain.config import CODE
-from fetal_brain.convert import assign_optimizer, assign_original, read_original, variables_by_name
 from fetal_brain.model import build_model, make_optimizer
+from fetal_brain.original_weights import (
+    assign_optimizer,
+    assign_original,
+    read_original,
+    variables_by_name,
+)
 
 DEAD_KERNEL = "upscore_0/conv3d/kernel"
 """[F7] Normalisation removes all but its sign, so what is recorded as its gradient is rounding."""

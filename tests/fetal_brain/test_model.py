@@ -15,7 +15,6 @@ import pytest
 from common.errors import OptionError
 from common.network.losses import sparse_cross_entropy
 from fetal_brain.config import CODE, PAPER, PORT, PRESETS
-from fetal_brain.convert import assign_original, variables_by_name
 from fetal_brain.model import (
     build_model,
     linear_kernel,
@@ -25,6 +24,7 @@ from fetal_brain.model import (
     upsample_linearly,
     upscore,
 )
+from fetal_brain.original_weights import assign_original, variables_by_name
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,10 @@ from common.errors import DataError, OptionError
 from common.inference.command import with_inference_of
 from common.runs.folder import load_run, open_run
 from fetal_brain.config import CODE, INFERENCE_FIELDS, PORT, QUICK, Config
-from fetal_brain.data import Case
+from fetal_brain.data import Case, choose_cases
 from fetal_brain.inference import on_volumes, segment_scan
-from fetal_brain.predict import (
-    choose_cases,
-    describe,
-    read_ids,
-    refuse_to_replace_inputs,
-    segment_case,
-    write_ids,
-)
+from fetal_brain.labels import read_ids, write_ids
+from fetal_brain.predict import refuse_to_replace_inputs, segment_case, summary_line
 
 GRID = Geometry(spacing_mm=(1.25, 1.25, 3.5), origin_mm=(-7.0, 11.0, 2.0))
 SHAPE = (4, 16, 24)
@@ -117,9 +111,9 @@ class TestSegmentCase:
     def test_unknown_dice_and_dice_of_nothing(self):
         labels = np.zeros((2, 3, 4), np.uint8)
         path = Path("x.nii.gz")
-        line = describe(path, labels, None, seconds=1.238)
+        line = summary_line(path, labels, None, seconds=1.238)
         assert line == "Dice=-1.0; input_dim=(1, 2, 3, 4, 1); time=1.24; output_fn=x.nii.gz;"
-        assert describe(path, labels, labels, seconds=0.0).startswith("Dice=nan; ")  # [F19]
+        assert summary_line(path, labels, labels, seconds=0.0).startswith("Dice=nan; ")  # [F19]
 
     def test_probabilities_are_those_of_the_foreground(self, case, out):
         predicted = segment(SMALL, with_probabilities=True)

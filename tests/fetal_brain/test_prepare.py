@@ -12,7 +12,8 @@ from common.data.volumes import write_volume
 from common.errors import DataError
 from fetal_brain.config import PORT
 from fetal_brain.data import find_cases, load_case, prepare_case
-from fetal_brain.prepare import prepare, prepare_cases
+from fetal_brain.prepare import prepare
+from fetal_brain.prepared import prepare_cases
 
 GRID = Geometry(spacing_mm=(1.0, 1.0, 2.0))
 SMALL = replace(PORT, patch_shape=(3, 8, 8))

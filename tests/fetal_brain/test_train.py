@@ -10,17 +10,12 @@ import tensorflow as tf
 
 from common.errors import DataError, OptionError
 from fetal_brain.config import CODE, QUICK
-from fetal_brain.convert import variables_by_name
 from fetal_brain.data import Case, split_cases
 from fetal_brain.inference import build_for_any_plane
+from fetal_brain.learning import compile_model, go_on_from, refuse_wrong_gradients
+from fetal_brain.original_weights import variables_by_name
 from fetal_brain.phantom import phantom
-from fetal_brain.train import (
-    compile_model,
-    go_on_from,
-    refuse_wrong_gradients,
-    train,
-    warn_of_overlap,
-)
+from fetal_brain.train import train, warn_of_overlap
 
 SMALL = replace(
     QUICK, filters=(4, 4, 8), kernels=(3, 3, 1), patch_shape=(3, 16, 16), batch_size=2,
