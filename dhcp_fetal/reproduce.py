@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.errors import DataError
-from common.suite.reproduce import Stage, cohort_options, run_stages
+from common.suite.reproduce import Stage, begin, run_stages
 from dhcp_fetal.config import PRESETS, Preset
 
 QUICK_CASES = 11
@@ -26,8 +26,7 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    out = out or Path("runs") / f"dhcp_fetal-{preset}"
-    own_data = cohort_options("dhcp_fetal", cohort, data)
+    out, own_data = begin("dhcp_fetal", preset, out=out, data=data, cohort=cohort)
     stages = []
     if data is None:
         data = out / "phantom"
@@ -47,7 +46,6 @@ def reproduce(
                          "--run", cortex, "--to", out / "models", "--name", "dhcp_fetal_cortex"]),
     ]  # fmt: skip
     run_stages("dhcp_fetal", stages, preset=preset, out=out, run=cortex)
-    print(f"dhcp_fetal report: {cortex / 'report' / 'index.html'}")
 
 
 def cases_needed(preset: Preset) -> int:

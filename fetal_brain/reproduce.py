@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.errors import DataError
-from common.suite.reproduce import Stage, cohort_options, run_stages
+from common.suite.reproduce import Stage, begin, run_stages
 from fetal_brain.config import PRESETS, Preset
 
 
@@ -24,8 +24,7 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    out = out or Path("runs") / f"fetal_brain-{preset}"
-    own_data = cohort_options("fetal_brain", cohort, data)
+    out, own_data = begin("fetal_brain", preset, out=out, data=data, cohort=cohort)
     stages = []
     if data is None:
         listing = out / "phantom" / "phantom.csv"
@@ -44,7 +43,6 @@ def reproduce(
         Stage("export", ["--run", run, "--to", out / "models"]),
     ]  # fmt: skip
     run_stages("fetal_brain", stages, preset=preset, out=out)
-    print(f"fetal_brain report: {run / 'report' / 'index.html'}")
 
 
 def cases_needed(preset: Preset) -> int:

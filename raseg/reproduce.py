@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.suite.reproduce import Stage, cohort_options, run_stages
+from common.suite.reproduce import Stage, begin, run_stages
 from raseg.config import Preset
 
 HELD_OUT = {"quick": 3}
@@ -32,8 +32,7 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    out = out or Path("runs") / f"raseg-{preset}"
-    own_data = cohort_options("raseg", cohort, data)
+    out, own_data = begin("raseg", preset, out=out, data=data, cohort=cohort)
     held_out = HELD_OUT.get(preset, 10) if val is None else val
     stages = []
     if data is None:
@@ -53,4 +52,3 @@ def reproduce(
         Stage("export", ["--run", run, "--to", out / "models"]),
     ]  # fmt: skip
     run_stages("raseg", stages, preset=preset, out=out)
-    print(f"raseg report: {run / 'report' / 'index.html'}")

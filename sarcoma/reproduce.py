@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.errors import DataError
-from common.suite.reproduce import Stage, cohort_options, run_stages
+from common.suite.reproduce import Stage, begin, run_stages
 from sarcoma.config import DATA, Preset
 
 OTHER_ARCHITECTURES = ("cascade", "dilated")
@@ -30,8 +30,7 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    out = out or Path("runs") / f"sarcoma-{preset}"
-    own_data = cohort_options("sarcoma", cohort, data)
+    out, own_data = begin("sarcoma", preset, out=out, data=data, cohort=cohort)
     stages = []
     if data is None:
         file = out / "phantom" / DATA.name
@@ -57,7 +56,6 @@ def reproduce(
         )
         stages.append(Stage("train", [*cascade, "--", *dilated]))
     run_stages("sarcoma", stages, preset=preset, out=out)
-    print(f"sarcoma report: {run / 'report' / 'index.html'}")
 
 
 def find_file(data: Path) -> Path:

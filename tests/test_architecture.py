@@ -185,3 +185,7 @@ def test_packages_of_common_import_in_one_direction():
 
 def test_nothing_imports_in_a_circle():
     assert census.circles(census.import_graph()) == []
+
+
+def test_no_two_papers_share_a_stretch_of_code():
+    assert census.shared_code() == []

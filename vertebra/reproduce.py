@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.suite.reproduce import Stage, cohort_options, run_stages
+from common.suite.reproduce import Stage, begin, run_stages
 from vertebra.config import PRESETS, Preset
 
 
@@ -24,8 +24,7 @@ def reproduce(
         seed: of phantoms and training.
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
-    out = out or Path("runs") / f"vertebra-{preset}"
-    own_data = cohort_options("vertebra", cohort, data)
+    out, own_data = begin("vertebra", preset, out=out, data=data, cohort=cohort)
     stages = []
     if data is None:
         data = out / "phantom"
@@ -42,7 +41,6 @@ def reproduce(
         Stage("export", ["--run", run, "--to", out / "models"]),
     ]  # fmt: skip
     run_stages("vertebra", stages, preset=preset, out=out)
-    print(f"vertebra report: {run / 'report' / 'index.html'}")
 
 
 def phantom_size(preset: Preset) -> list:

@@ -48,10 +48,21 @@ def cohort_options(paper: str, cohort: str | None, data: Path | None) -> list[st
     return [] if cohort is None else ["--cohort", cohort]
 
 
+def begin(
+    paper: str, preset: str, *, out: Path | None, data: Path | None, cohort: str | None
+) -> tuple[Path, list[str]]:
+    """Return the folder of a paper's main job and the options that name the cohort.
+
+    Raises:
+        OptionError: see `cohort_options`.
+    """
+    return out or RUNS / f"{paper}-{preset}", cohort_options(paper, cohort, data)
+
+
 def run_stages(
     paper: str, stages: Sequence[Stage], *, preset: str, out: Path, run: Path | None = None
 ) -> None:
-    """Run the stages of one paper in order, each in its own process, and time them.
+    """Run the stages of one paper in order, each in its own process, time them, name the report.
 
     Args:
         paper: package name.
@@ -66,7 +77,8 @@ def run_stages(
     """
     done = []
     verbs = [stage.verb for stage in stages]
-    state = {"paper": paper, "preset": preset, "run": str((run or out / "run").relative_to(out))}
+    run = run or out / "run"
+    state = {"paper": paper, "preset": preset, "run": str(run.relative_to(out))}
     _write_state(out, state, "running", verbs, done)
     for number, stage in enumerate(stages, start=1):
         place = f"[{paper} {number}/{len(stages)}]"
@@ -84,6 +96,7 @@ def run_stages(
         _write_state(out, state, "running", verbs, done)
         _say(f"{place} {stage.verb}: {done[-1]:.0f} s (total {sum(done):.0f} s)")
     _write_state(out, state, "finished", verbs, done)
+    print(f"{paper} report: {run / 'report' / 'index.html'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

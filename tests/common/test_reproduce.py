@@ -160,7 +160,7 @@ class TestStages:
         state = self.run(project, Stage("one", ["--to", Path("a b"), 3]), Stage("two", []))
         assert calls(project) == ["alpha one --to a b 3", "alpha two"]
         said = capfd.readouterr()
-        assert said.out == "said by one\nsaid by two\n"
+        assert said.out == "said by one\nsaid by two\nalpha report: out/run/report/index.html\n"
         lines = said.err.splitlines()
         assert lines[0] == "[alpha 1/2] python -m alpha one --to a b 3"
         assert re.fullmatch(r"\[alpha 1/2\] one: \d+ s \(total \d+ s\)", lines[1])
