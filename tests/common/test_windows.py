@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.inference.windows import join_tiles, stitch_windows, window_corners, window_starts
+from common.inference.loops import join_tiles
+from common.inference.windows import stitch_windows, window_corners, window_starts
 
 SHAPES = [
     # shape, window, stride
