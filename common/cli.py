@@ -7,6 +7,8 @@ run's `config.yaml`. Verbs that are the same for every paper are modules of `com
 takes the paper's name first. Nothing here imports TensorFlow, so that help is quick.
 
 `--` begins another set of options: one process then does the verb once more.
+
+The parser is imported where it is used: `bench-gpu` runs where keras and jax alone are installed.
 """
 
 import argparse
@@ -23,9 +25,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
-
-import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
 
 from common.errors import OptionError, UserError
 from common.runtime import forget_networks, limit_threads, load_tensorflow_quietly
@@ -301,6 +300,8 @@ def is_tuple_of_texts(hint: Any) -> bool:
 
 def build_parser(program: str, function: Callable, config_module: Any, words: Sequence[str]):
     """Return the parser of one verb, its defaults taken from the preset that `words` name."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     # Abbreviations would let a misspelt option mean another one.
     parser = ArgumentParser(
@@ -355,6 +356,8 @@ def find_preset(words: Sequence[str], default: str) -> str:
 
 def preset_of_file(path: Path, default: str) -> str:
     """Return the `preset` entry of a config.yaml, or the default where it has none."""
+    import yaml
+
     if not path.is_file():
         raise OptionError(f"--config: {path} is no file; expected the config.yaml of a run")
     try:

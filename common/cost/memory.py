@@ -1,12 +1,13 @@
-"""Memory that this process may still take, and what it took at most."""
+"""Memory that this process may still take, and what it took at most.
+
+psutil is imported where it is used: on Linux `bench-gpu` does without it.
+"""
 
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-
-import psutil
 
 GIB = 2**30
 
@@ -20,6 +21,8 @@ def available_memory(
         membership: the kernel's list of the control groups of this process.
         mount: where their files are.
     """
+    import psutil
+
     return min([psutil.virtual_memory().available, *_left_in_groups(membership, mount)])
 
 
@@ -48,6 +51,8 @@ def _of_status(name: str) -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
+    import psutil
+
     return psutil.Process().memory_info().rss
 
 

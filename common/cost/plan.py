@@ -11,6 +11,7 @@ from common.cost.probe import Kind, Measured, measure
 from common.cost.stopwatch import show_time
 from common.errors import OptionError
 from common.files import write_json
+from common.runtime import usable_cores
 
 Rows = list[tuple[str, str]]
 UNITS = {"training": "step", "prediction": "call"}
@@ -67,8 +68,7 @@ def plan(
         RunError: `out` cannot be written.
     """
     from common.cost.device import leave_gpus_alone
-    from common.cost.workloads import load_workload
-    from common.runtime import usable_cores
+    from common.cost.workloads import load_workload, operations_of
 
     if scan is not None and min(scan) < 1:
         raise OptionError(f"--scan: found {scan}; expected sizes from 1")
@@ -78,7 +78,8 @@ def plan(
     scan, examples = scan or usual.scan, examples or usual.examples
     asked, network = module.scan_work(scan, config), module.build_network(config)
     load = {"processes": os.getloadavg()[0], "cores": usable_cores()}
-    works = list_work(module, network, config, scan=scan, examples=examples)
+    operations = operations_of(module, network, config, scan)
+    works = list_work(module, config, operations, scan=scan, examples=examples)
     if probe:
         works = [measure_work(work, paper, config, scan, mixed_precision) for work in works]
     rows = [("parameters", f"{network.count_params():,}")]
@@ -103,23 +104,25 @@ def plan(
 
 
 def list_work(
-    module: Any, network: Any, config: Any, *, scan: Sequence[int], examples: int | None
+    module: Any,
+    config: Any,
+    operations: tuple[float, float],
+    *,
+    scan: Sequence[int],
+    examples: int | None,
 ) -> list[Work]:
     """Return a training step and a call at prediction, counted and not measured yet.
 
     Args:
         module: the paper's `WorkloadModule`.
-        network: of its `build_network(config)`.
         config: of the run.
+        operations: of a step and of a call, as `operations_of` returns them.
         scan: voxels of a scan.
         examples: that are trained on; None: not known.
     """
-    from common.cost.operations import TRAINING_PASSES, count_operations
-
     work = module.workload_of(config, scan)
     training, prediction = work.training_shapes, work.prediction_shapes
-    step = TRAINING_PASSES * count_operations(network, training)
-    call = count_operations(network, prediction)
+    step, call = operations
     steps, calls = module.count_steps(config, examples), module.scan_work(scan, config).calls
     return [
         Work("training", training, step, steps, work.lower_in_training),

@@ -5,25 +5,22 @@ JSON to its output; `measure` does both ends. The largest memory of a process ne
 every measurement gets a process. Where memory does not suffice, that process is the one to end.
 """
 
-import importlib
 import json
 import signal
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common.cost.stopwatch import time_call
 from common.errors import OptionError
 from common.files import as_yaml, plain, write_text_atomically
 from common.papers import ROOT
+from common.runtime import load_tensorflow_quietly
 
 Kind = Literal["training", "prediction"]
-ENOUGH_SECONDS = 3.0
-MOST_REPEATS = 20
 OUT_OF_MEMORY = ("ResourceExhaustedError", "MemoryError", "OOM when allocating")
 """What TensorFlow and Python end with where the kernel refuses memory instead of ending them."""
 
@@ -86,36 +83,6 @@ def measure(
     raise OptionError(f"the measurement of {kind} failed: {last} (--probe false does without it)")
 
 
-def run_request(request: dict) -> Measured:
-    """Measure what a request asks for, in this process.
-
-    Args:
-        request: paper, folder of config.yaml, kind, scan, mixed.
-    """
-    from common.cost.device import peak_of_device
-    from common.cost.memory import memory_held
-    from common.cost.workloads import load_workload, prepare_call, prepare_step
-    from common.runs.folder import load_config
-    from common.runtime import configure_runtime
-
-    config_class = importlib.import_module(f"{request['paper']}.config").Config
-    config = load_config(Path(request["folder"]), config_class)
-    xla = configure_runtime(seed=0, mixed_precision=request["mixed"])["xla"]
-    module = load_workload(request["paper"])
-    scan = request["scan"] and tuple(request["scan"])
-    if request["kind"] == "training":
-        run = prepare_step(module, config, scan, xla=xla)
-    else:
-        run = prepare_call(module, config, scan)
-    start = memory_held()
-    first, _ = time_call(run)
-    times = [time_call(run)[0]]
-    while sum(times) < ENOUGH_SECONDS and len(times) < MOST_REPEATS:
-        times.append(time_call(run)[0])
-    peak, memory = peak_of_device()
-    return Measured(min(times), first, start, peak, memory)
-
-
 def offer_to_end_first() -> None:
     """Let the kernel end this process before any other when memory runs out."""
     with suppress(OSError):  # not Linux, or not allowed
@@ -123,8 +90,8 @@ def offer_to_end_first() -> None:
 
 
 if __name__ == "__main__":
-    from common.runtime import load_tensorflow_quietly
-
     offer_to_end_first()
     load_tensorflow_quietly()
-    print(json.dumps(asdict(run_request(json.load(sys.stdin)))))
+    from common.cost.probed import run_request
+
+    print(json.dumps(run_request(json.load(sys.stdin))))

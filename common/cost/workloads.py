@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from common.cost.operations import Shape
+from common.cost.operations import TRAINING_PASSES, Shape, count_operations
 
 FLOAT_BYTES = 4
 
@@ -144,6 +144,22 @@ def prepare_call(module: WorkloadModule, config: Any, scan: Shape | None) -> Cal
     call = module.make_call(module.build_network(config), config)
     inputs = draw(module.workload_of(config, scan).prediction_shapes, np.random.default_rng(0))
     return lambda: call(*inputs)
+
+
+def operations_of(
+    module: WorkloadModule, network: keras.Model, config: Any, scan: Shape | None
+) -> tuple[float, float]:
+    """Return the floating-point operations of a training step and of a call.
+
+    Args:
+        module: of the paper.
+        network: of its `build_network(config)`.
+        config: of the run.
+        scan: voxels of a scan; None: as the paper's.
+    """
+    work = module.workload_of(config, scan)
+    step = TRAINING_PASSES * count_operations(network, work.training_shapes)
+    return step, count_operations(network, work.prediction_shapes)
 
 
 def call_whole(network: keras.Model) -> Callable[..., Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from common.cost.bench_gpu import list_requests, measure
+from common.cost.bench_gpu import PRECISIONS
+from common.cost.gpu_timing import list_requests, measure
 from common.cost.workloads import load_workload
 from common.papers import find_papers
 
@@ -53,7 +54,13 @@ def imported(module, seen):
 
 
 @pytest.mark.parametrize(
-    "module", ["common.cost.bench_gpu", *(f"{p}.workload" for p in find_papers("workload.py"))]
+    "module",
+    [
+        "common.__main__",
+        "common.cost.bench_gpu",
+        "common.cost.gpu_timing",
+        *(f"{paper}.workload" for paper in find_papers("workload.py")),
+    ],
 )
 def test_keras_alone_is_imported(module):
     foreign = imported(module, set()) - set(sys.stdlib_module_names)
@@ -61,7 +68,7 @@ def test_keras_alone_is_imported(module):
 
 
 def test_all_papers_in_both_precisions_and_kinds():
-    requests = list_requests(find_papers("workload.py"), small=False, only=None)
+    requests = list_requests(find_papers("workload.py"), small=False, precisions=PRECISIONS)
     networks = {(request["paper"], request["name"]) for request in requests}
     assert {paper for paper, _ in networks} == set(find_papers("workload.py"))
     assert {name for paper, name in networks if paper == "sarcoma"} == {

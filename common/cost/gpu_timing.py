@@ -1,0 +1,169 @@
+"""The timed work of `bench-gpu`: a training step, a forward pass, a matrix product, under XLA."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from common.cost.device import BACKEND, device_name, peak_of_device
+from common.cost.operations import TRAINING_PASSES, count_operations
+from common.cost.workloads import WorkloadModule, draw, draw_batch, load_workload
+
+if BACKEND == "jax":
+    import jax
+else:
+    import tensorflow as tf
+
+KINDS = ("training", "inference")
+MATMUL_SIZES = {False: 8192, True: 256}
+"""Edge of the matrix product by whether the run is a small one."""
+SECONDS = {False: 2.0, True: 0.05}
+"""That the timed calls last at least."""
+
+
+def list_requests(papers: Sequence[str], *, small: bool, precisions: Sequence[str]) -> list[dict]:
+    """Return what is to be measured: networks, kinds and precisions."""
+    requests = []
+    for paper in papers:
+        module = load_workload(paper)
+        names = module.small() if small else module.full_size()
+        requests += [
+            {"paper": paper, "name": name, "kind": kind, "precision": precision, "small": small}
+            for name in names
+            for kind in KINDS
+            for precision in precisions
+        ]
+    return requests
+
+
+def measure(paper: str, name: str, kind: str, precision: str, small: bool) -> dict[str, Any]:
+    """Time one network in this process.
+
+    Args:
+        paper: package name.
+        name: of the configuration in the paper's `full_size()` or `small()`.
+        kind: training or inference.
+        precision: float32 or bfloat16 (with float32 weights).
+        small: which of the two.
+    Returns:
+        ms, peak_gib, memory (whose), operations, tflops, matmul_tflops, share, backend, device,
+        batch.
+    """
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    module = load_workload(paper)
+    config = (module.small() if small else module.full_size())[name]
+    workload = module.workload_of(config)
+    if kind == "training":
+        shapes, time_work = workload.training_shapes, time_training
+    else:
+        shapes, time_work = workload.prediction_shapes, time_inference
+    seconds, operations = time_work(module, config, shapes, small=small)
+    peak, memory = peak_of_device()
+    matmul = matmul_rate(precision, small=small)
+    return {
+        "ms": 1e3 * seconds,
+        "peak_gib": peak / 2**30,
+        "memory": memory,
+        "operations": operations,
+        "tflops": operations / seconds / 1e12,
+        "matmul_tflops": matmul / 1e12,
+        "share": operations / seconds / matmul,
+        "backend": keras.config.backend(),
+        "device": device_name(),
+        "shapes": [list(shape) for shape in shapes],
+    }
+
+
+def time_training(
+    module: WorkloadModule, config: Any, shapes: Sequence[Sequence[int]], *, small: bool
+) -> tuple[float, float]:
+    """Return seconds and floating-point operations of a step of Keras' own `fit`, with XLA."""
+    network = module.build_network(config)
+    model = module.compile_network(network, config, xla=True)
+    batch = draw_batch(module, network, config, shapes, np.random.default_rng(0))
+    # On the device once and for all: what is timed is the step, not the way there.
+    batch = keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
+
+    def take_steps(count: int) -> None:
+        def batches():
+            while True:
+                yield batch
+
+        model.fit(batches(), steps_per_epoch=count, epochs=1, shuffle=False, verbose=0)
+
+    operations = TRAINING_PASSES * count_operations(network, shapes)
+    return time_repeats(take_steps, SECONDS[small]), operations
+
+
+def time_inference(
+    module: WorkloadModule, config: Any, shapes: Sequence[Sequence[int]], *, small: bool
+) -> tuple[float, float]:
+    """Return seconds and floating-point operations of a forward pass, with XLA."""
+    network = module.build_network(config)
+    inputs = list(map(keras.ops.convert_to_tensor, draw(shapes, np.random.default_rng(0))))
+
+    def forward(trained, other, *inputs):
+        found, _ = network.stateless_call(
+            trained, other, list(inputs) if len(inputs) > 1 else inputs[0], training=False
+        )
+        return total(found)
+
+    run = compiled(forward)
+    state = [[v.value for v in variables] for variables in
+             (network.trainable_variables, network.non_trainable_variables)]  # fmt: skip
+
+    def call(count: int) -> None:
+        results = [run(*state, *inputs) for _ in range(count)]
+        float(results[-1])
+
+    return time_repeats(call, SECONDS[small]), count_operations(network, shapes)
+
+
+def matmul_rate(precision: str, *, small: bool) -> float:
+    """Return the floating-point operations per second of a square matrix product, with XLA."""
+    edge = MATMUL_SIZES[small]
+    square = keras.random.normal((edge, edge), seed=0, dtype=precision) / edge**0.5
+    # The whole product must be made: its sum alone would be a vector's work for the compiler.
+    product = compiled(keras.ops.matmul)
+
+    def call(count: int) -> None:
+        x = square
+        for _ in range(count):
+            x = product(x, square)
+        float(keras.ops.sum(x[:1, :1]))
+
+    return 2.0 * edge**3 / time_repeats(call, SECONDS[small])
+
+
+def time_repeats(run: Callable[[int], None], least: float) -> float:
+    """Return the seconds of one of many calls in a row, waited for at the end.
+
+    Args:
+        run: function of the number of calls; the first one compiles and does not count.
+        least: seconds that the timed calls last at least.
+    """
+    run(1)
+    count = 2
+    while True:
+        begin = time.perf_counter()
+        run(count)
+        seconds = time.perf_counter() - begin
+        if seconds >= least:
+            return seconds / count
+        count = max(2 * count, int(1.2 * count * least / seconds))
+
+
+def compiled(function: Callable) -> Callable:
+    """Return the function compiled with XLA by whichever backend there is."""
+    if BACKEND == "jax":
+        return jax.jit(function)
+    return tf.function(function, jit_compile=True)
+
+
+def total(outputs: Any) -> Any:
+    """Return one float32 number that depends on all outputs."""
+    return sum(
+        keras.ops.sum(keras.ops.cast(tensor, "float32")) for tensor in keras.tree.flatten(outputs)
+    )
