@@ -59,7 +59,7 @@ def test_settings_in_the_ledger_are_those_of_the_presets(paper):
 def test_every_row_names_a_test_that_exists(paper):
     tests = {}
     for folder in (f"tests/{paper}", "tests/common"):
-        for path in (ROOT / folder).glob("test_*.py"):
+        for path in (ROOT / folder).rglob("test_*.py"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             found = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
             tests.setdefault(path.name, set()).update(found)

@@ -15,7 +15,7 @@ from common.data.geometry import Geometry, Volume, check_same_grid
 from common.data.volumes import read_geometry, read_volume, write_volume
 from common.errors import DataError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ENDINGS = [".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"]
 SHAPE = (6, 20, 30)
 STORED_TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]

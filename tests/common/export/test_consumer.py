@@ -26,7 +26,7 @@ OUTPUTS = {
 def consumer(tmp_path_factory):
     """The compiled program, linked with the two libraries of the tensorflow package."""
     if shutil.which("gcc") is None:
-        pytest.skip("there is no gcc to compile tests/serving/consumer.c with")
+        pytest.skip("there is no gcc to compile tests/common/export/consumer.c with")
     package = Path(sysconfig.get_path("purelib")) / "tensorflow"
     libraries = [package / f"libtensorflow_{name}.so.2" for name in ("cc", "framework")]
     if not all(path.is_file() for path in libraries):

@@ -384,7 +384,7 @@ print(json.dumps([facts, layer.compute_dtype, layer.variable_dtype]))
 def test_runtime_facts_are_those_in_force(words, expected, dtypes):
     done = subprocess.run(
         [sys.executable, "-c", RUNTIME, *words],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
         capture_output=True,
         text=True,
         timeout=300,

@@ -29,7 +29,7 @@ from common.network.losses import sparse_cross_entropy
 from common.network.meters import LabelDice
 from common.network.trained import save_network
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WITHOUT_KERAS = """
 import sys
 from pathlib import Path

@@ -75,7 +75,7 @@ def test_signatures_are_those_that_are_documented(exported, paper):
 @pytest.mark.parametrize("paper", SIGNATURES)
 def test_the_papers_card_names_them_all(paper):
     """Signatures, inputs and outputs; a word in backticks may stand for the row above."""
-    card = (Path(__file__).parents[2] / paper / "README.md").read_text()
+    card = (Path(__file__).parents[3] / paper / "README.md").read_text()
     (section,) = re.findall(r"^## Served$.*?(?=^## )", card, flags=re.MULTILINE | re.DOTALL)
     rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|$", section, flags=re.MULTILINE)
     assert [name for name, _, _ in rows] == list(SIGNATURES[paper])

@@ -186,7 +186,7 @@ def test_workers_draw_in_parallel_under_determinism_and_one_thread():
     """The single inter-op thread must neither block the workers nor be blocked by them."""
     done = subprocess.run(
         [sys.executable, "-c", PARALLEL],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
         capture_output=True,
         text=True,
         timeout=300,
@@ -224,7 +224,7 @@ def test_a_program_ends_while_workers_draw():
     """A training that stops early leaves its dataset in such a cycle; the exit hung for ever."""
     done = subprocess.run(
         [sys.executable, "-c", ENDING],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
         capture_output=True,
         text=True,
         timeout=300,

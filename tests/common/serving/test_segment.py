@@ -21,7 +21,7 @@ from common.serving.opening import open_client
 from common.serving.protocol import Patience
 from common.serving.segment import check, segment
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GEOMETRY = Geometry((4.0, 4.0, 5.0), (3.0, -20.0, 11.0), (0, 1, 0, -1, 0, 0, 0, 0, 1))
 QUICK = Patience(deadline_s=20, retries=1)
 KIB = 1 / 1024

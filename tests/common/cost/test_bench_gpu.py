@@ -15,7 +15,7 @@ from common.cost.gpu_timing import list_requests, measure
 from common.cost.workloads import load_workload
 from common.papers import find_papers
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ALLOWED = {"keras", "numpy"}
 
 

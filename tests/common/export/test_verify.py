@@ -15,7 +15,7 @@ from common.export.parity import PARITY
 from common.export.passport import PASSPORT, hash_files, read_passport
 from common.files import write_json
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 VARIABLES = "variables/variables.data-00000-of-00001"
 
 

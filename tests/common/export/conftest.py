@@ -62,7 +62,7 @@ def sarcoma_run(folder: Path):
     from sarcoma.inference import build_for_inference
 
     config = replace(QUICK, filters=(4, 4, 8), pad_small_slices=True)
-    source = Path(__file__).parents[1] / "golden" / "sarcoma" / "synthetic_petct.h5"
+    source = Path(__file__).parents[2] / "golden" / "sarcoma" / "synthetic_petct.h5"
     patient = find_patients(source, config)["STS_003"]
     entry = {"id": patient.id, "source": str(patient.source), "shape": list(patient.shape)}
     return config, build_for_inference(config), {}, {"test": [entry]}
