@@ -88,12 +88,13 @@ def _map_case(case: Case, change, orders: Sequence[int]) -> Case:
     """Change every volume of a case; `change` takes a volume and its order of interpolation."""
     image = np.empty_like(case.image)
     for channel in range(image.shape[-1]):
-        image[..., channel] = change(case.image[..., channel], orders[0])
+        # A copy: scipy takes a third longer for voxels that do not lie side by side.
+        image[..., channel] = change(case.image[..., channel].copy(), orders[0])
     labels, mask, maps = case.labels, case.mask, case.weight_maps
     if labels is not None and mask is not None and orders[1] == orders[2] == 0:
         # Nearest neighbours of both in one pass.
         packed = change(mask.astype(np.int32) * 256 + labels, 0)
-        labels, mask = (packed % 256).astype(labels.dtype), (packed // 256).astype(mask.dtype)
+        labels, mask = (packed & 255).astype(labels.dtype), (packed >> 8).astype(mask.dtype)
     else:
         labels = None if labels is None else change(labels, orders[1])
         mask = None if mask is None else change(mask, orders[2])
@@ -139,7 +140,13 @@ def _change_intensity(parts: list[np.ndarray], config: Config, rng) -> list[np.n
     shift = _draw_normal(config.intensity_shift, 0.0, channels, rng)
     scale = _draw_normal(config.intensity_scale, 1.0, channels, rng)
     shift, scale = shift.astype(np.float32), scale.astype(np.float32)
-    return [(part + shift) * scale for part in parts]
+    changed = [np.empty(part.shape, np.result_type(part, np.float32)) for part in parts]
+    for part, target in zip(parts, changed, strict=True):
+        # Channel by channel: numpy's loop over the last axis, of two or so, would cost more.
+        for channel in range(channels):
+            np.add(part[..., channel], shift[channel], out=target[..., channel])
+            target[..., channel] *= scale[channel]
+    return changed
 
 
 def _draw_normal(mean_std, default: float, channels: int, rng) -> np.ndarray:
