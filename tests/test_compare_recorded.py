@@ -26,7 +26,7 @@ from common.study.microscope import (
     load_recording,
 )
 from dhcp_fetal.original_weights import IGNORED, name_variables, original_shape
-from vertebra.live import compare_live
+from vertebra.study.live_torch import compare_live
 
 
 @dataclass(frozen=True)

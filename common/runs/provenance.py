@@ -67,7 +67,7 @@ def environment_facts() -> dict:
         "cores": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "git": git_state(ROOT),
     }
 
@@ -141,7 +141,8 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package, None where it is missing."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -19,6 +19,8 @@ RESULTS = ROOT / "results"
 STAGES = "reproduce.json"
 """Written beside a run by `reproduce`: the stages, how long each took, how it ended."""
 SCHEMA = 1
+BENCHMARKS = "bench-"
+"""What the names of benchmark results begin with; they are files of their own kind."""
 KEPT_OF_A_SUMMARY = ("n", "n_undefined", "mean", "sd", "ci95_low", "ci95_high")
 DIGITS = 6
 """Of the numbers in a result file."""
@@ -278,12 +280,13 @@ def check_origin(origin: Mapping) -> None:
 
 
 def read_results(folder: Path = RESULTS) -> list[Result]:
-    """Read every result file of a folder, by name.
+    """Read every result file of a folder, by name; those of benchmarks are something else.
 
     Raises:
         RunError: one of them is damaged.
     """
-    return [read_result(path) for path in sorted(folder.glob("*.json"))]
+    paths = (path for path in folder.glob("*.json") if not path.name.startswith(BENCHMARKS))
+    return [read_result(path) for path in sorted(paths)]
 
 
 def damaged(path: Path, failure: Exception, expected: str) -> RunError:

@@ -1,4 +1,4 @@
-"""The tables of results in the READMEs, made from claims and from the result files behind them.
+"""The tables of results in READMEs and docs, made from claims and the result files behind them.
 
 `python -m common results record <run folders>` keeps what runs measured as results/*.json;
 `... update` writes the tables between the marks of every README, and with
@@ -16,6 +16,7 @@ from common.evaluation.claims_reader import find_claims
 from common.files import write_text_atomically
 from common.papers import ROOT
 from common.report.page import PHANTOM_NOTICE, format_number
+from common.suite import bench_results
 from common.suite.read_runs import (
     RESULTS,
     Result,
@@ -28,6 +29,7 @@ from common.suite.read_runs import (
 BEGIN = "<!-- results: begin; made by `python -m common results update` -->"
 END = "<!-- results: end -->"
 README = "README.md"
+PERFORMANCE = "docs/performance.md"
 DATA_WORDS = {
     DataKind.PHANTOM: "phantoms",
     DataKind.STAND_IN: "other real data",
@@ -167,15 +169,18 @@ def put_between_marks(text: str, table: str, *, source: str) -> str:
     return f"{before}{BEGIN}\n{table.strip()}\n{END}{rest.partition(END)[2]}"
 
 
-def make_readmes(root: Path = ROOT, results: Path | None = None) -> dict[Path, str]:
-    """Return what every README should be, from the claims and result files of a project.
+def make_pages(root: Path = ROOT, results: Path | None = None) -> dict[Path, str]:
+    """Return what every page with results should be, from the files behind them.
 
     Raises:
-        UserError: a claims or result file is damaged, a README lacks its marks.
+        UserError: a claims or result file is damaged, a page lacks its marks.
     """
-    claims, found = find_claims(root), read_results(results or root / "results")
+    results = results or root / "results"
+    claims, found = find_claims(root), read_results(results)
     tables = {root / README: front_table(claims, found)}
     tables |= {root / paper / README: paper_table(each, found) for paper, each in claims.items()}
+    if (root / PERFORMANCE).is_file():
+        tables[root / PERFORMANCE] = bench_results.make_page(bench_results.read_all(results))
     return {
         path: put_between_marks(path.read_text(encoding="utf-8"), table, source=str(path))
         for path, table in tables.items()
@@ -200,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     stale = [
         (path, text)
-        for path, text in make_readmes().items()
+        for path, text in make_pages().items()
         if path.read_text(encoding="utf-8") != text
     ]
     for path, text in stale:

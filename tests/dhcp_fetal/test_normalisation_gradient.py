@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from dhcp_fetal.bench_engine import EngineNormalisation, EnginePReLU
 from dhcp_fetal.layers import ChannelPReLU, RollingBatchNormalisation, standardise
+from dhcp_fetal.study.engine import EngineNormalisation, EnginePReLU
 
 
 def gradients(layer, x, weights):

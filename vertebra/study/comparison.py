@@ -81,9 +81,9 @@ def compare_live(original: Path | None = None) -> Table:
     Args:
         original: .pth file whose weights both sides take; None: weights drawn from a seed.
     """
-    from vertebra import live  # PyTorch may not be installed
+    from vertebra.study import live_torch  # PyTorch may not be installed
 
-    return live.compare_live(original)
+    return live_torch.compare_live(original)
 
 
 def compare_effects(run: Path | None = None) -> Table:

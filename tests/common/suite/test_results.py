@@ -16,7 +16,7 @@ from common.suite.results import (
     README,
     front_table,
     main,
-    make_readmes,
+    make_pages,
     paper_table,
     put_between_marks,
     record,
@@ -27,7 +27,7 @@ def test_the_readmes_of_this_project_are_what_the_runs_say():
     """A number typed into a table, a claim or a result changed: each makes this fail."""
     stale = [
         str(path.relative_to(ROOT))
-        for path, text in make_readmes().items()
+        for path, text in make_pages().items()
         if path.read_text(encoding="utf-8") != text
     ]
     assert stale == [], "run python -m common results update"
@@ -67,7 +67,7 @@ def test_a_table_holds_what_was_measured_and_nothing_else(project):
 
 
 def test_typing_a_number_in_is_noticed(project, monkeypatch, capsys):
-    monkeypatch.setattr(suite_results, "make_readmes", lambda: make_readmes(project))
+    monkeypatch.setattr(suite_results, "make_pages", lambda: make_pages(project))
     assert main(["update"]) == 0
     assert main(["update", "--check"]) == 0
     path = project / README

@@ -1,12 +1,22 @@
-"""The network in the expressions that the engine writes, for comparison of speed.
+"""The network in the expressions that the engine writes, and the engine's way of inference.
 
 Values and gradients are those of `layers.py`; the number of passes over the data is not.
 """
 
+from pathlib import Path
+
 import keras
 from keras import ops
 
+from common.cost.turns import Contender
+from common.study.contenders import configure, predict, share_weights, train_in_keras
 from dhcp_fetal import layers
+from dhcp_fetal.config import CODE
+from dhcp_fetal.model import build_model
+from dhcp_fetal.piece_network import make_apply
+from dhcp_fetal.study.bench import STEPS, TRAINED, draw_batch, draw_volume
+from dhcp_fetal.tiles import predict_volume
+from dhcp_fetal.workload import compile_network
 
 
 class EngineNormalisation(layers.RollingBatchNormalisation):
@@ -57,3 +67,26 @@ def in_the_engines_expressions(model: keras.Model) -> keras.Model:
     written = keras.models.clone_model(model, clone_function=twin)
     written.set_weights(model.get_weights())
     return written
+
+
+def train(sizes, folder: Path) -> Contender:
+    """Take the training step in the engine's expressions."""
+    runtime = configure(sizes)
+    model = build_model(TRAINED)
+    share_weights(model, folder)
+    model = in_the_engines_expressions(model)
+    compile_network(model, TRAINED, xla=runtime["xla"])
+    return train_in_keras(model, *draw_batch(), steps=STEPS)
+
+
+def segment(sizes, folder: Path) -> Contender:
+    """Compute every tile that has a voxel of the mask in its output, whole.
+
+    The engine also computes the tiles that have one in their input alone, and drops the outcome.
+    """
+    configure(sizes)
+    model = build_model(CODE)
+    share_weights(model, folder)
+    apply = make_apply(in_the_engines_expressions(model))
+    image, mask = draw_volume(sizes)
+    return predict(lambda: predict_volume(apply, image, CODE, mask=mask).probabilities)

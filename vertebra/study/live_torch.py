@@ -9,7 +9,6 @@ import numpy as np
 from common.data.rng import rng_for
 from common.study.compare import Table
 from common.study.microscope import Layer, Recording, activations_table
-from vertebra.bench_torch import build
 from vertebra.config import CODE
 from vertebra.recording import draw_state, network_with
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 EDGE = 32
 """Of the patch: weights do not depend on it, and a small one is quick."""
 TOLERANCE = 2e-4
-PREFIXES = {"initial": "conv_initial", "rest": "conv_rest", "up": "conv_up", "final": "conv_final"}
-"""Blocks of the layout and the original's names."""
 
 
 def compare_live(original: Path | None = None) -> Table:
@@ -63,13 +60,15 @@ def prepare(original: Path | None) -> "tuple[Rebuilt, dict[str, np.ndarray]]":
 
 def record(torch, weights: dict[str, np.ndarray], rebuilt: "Rebuilt") -> list[Layer]:
     """Run the layout in PyTorch and return every value of every block application."""
-    network = build(torch, weights["dense.weight"].shape[1])
-    state = {name.removeprefix("conv_"): torch.from_numpy(np.array(value))
-             for name, value in weights.items()}  # fmt: skip
+    from vertebra.original_weights import BLOCKS
+    from vertebra.study.original_torch import Network
+
+    network = Network(weights["dense.weight"].shape[1]).train()
+    state = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
     network.load_state_dict(state, strict=False)
     kept = []
-    for attribute, block in PREFIXES.items():
-        getattr(network, attribute).register_forward_hook(
+    for block in BLOCKS:
+        getattr(network, block).register_forward_hook(
             lambda module, inputs, output, block=block: kept.append((block, output.numpy()))
         )
     with torch.no_grad():

@@ -1,0 +1,163 @@
+"""What `python -m common bench` keeps: a file per processor in results/, shown in one page.
+
+A file is merged paper by paper, so that one paper can be measured again alone.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.files import read_json, write_json
+from common.suite.read_runs import BENCHMARKS, RESULTS, damaged
+
+SCHEMA = 1
+BESIDE, ONEDNN = "beside", "onednn"
+"""Sections of a file: beside what else could be used; with oneDNN and without it."""
+MIB = 2**20
+MADE_BY = "what `python -m common bench` writes"
+
+
+def path_of(machine: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Return the file of a processor; one that was held to fewer instructions has its own.
+
+    Args:
+        machine: processor, instruction_set, native_instruction_set.
+        folder: of result files.
+    """
+    words = re.sub(r"\([^)]*\)|@.*", " ", machine["processor"])
+    if machine["instruction_set"] != machine["native_instruction_set"]:
+        words += " as " + machine["instruction_set"].removeprefix("Intel ")
+    return folder / f"{BENCHMARKS}{'-'.join(re.findall('[a-z0-9]+', words.lower()))}.json"
+
+
+def keep(section: str, paper: str, measured: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Put what was measured of one paper in the place of what was kept of it before.
+
+    Args:
+        section: `BESIDE` or `ONEDNN`.
+        paper: package name.
+        measured: of `common.suite.contests.run_contests`.
+        folder: of result files; made if missing.
+    Returns:
+        The file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = path_of(measured, folder)
+    content = read(path) if path.is_file() else {"schema": SCHEMA}
+    content.setdefault(section, {})[paper] = measured
+    content[section] = dict(sorted(content[section].items()))
+    write_json(path, content)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a file of a processor.
+
+    Raises:
+        RunError: it is missing, damaged or of another schema.
+    """
+    content = read_json(path)
+    try:
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}, expected {SCHEMA}")
+        make_page({path.name: content})
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as failure:
+        raise damaged(path, failure, MADE_BY) from failure
+    return content
+
+
+def read_all(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Return every processor's content by the name of its file."""
+    return {path.name: read(path) for path in sorted(folder.glob(f"{BENCHMARKS}*.json"))}
+
+
+def make_page(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the tables of all processors in Markdown."""
+    parts = []
+    for name, content in files.items():
+        for section, make_table in ((BESIDE, beside_table), (ONEDNN, onednn_table)):
+            papers = content.get(section, {})
+            if papers:
+                parts += [heading(section, papers), "\n".join(make_table(papers)),
+                          f"([`{name}`](../results/{name}))"]  # fmt: skip
+    return "\n\n".join(parts) or "Nothing was measured yet."
+
+
+def heading(section: str, papers: Mapping[str, Any]) -> str:
+    """Return a title that names processor, instructions and versions.
+
+    They are those of the paper that was measured last.
+    """
+    last = max(papers.values(), key=lambda each: each["date"])
+    words = last["instruction_set"]
+    if words != last["native_instruction_set"]:
+        words += f", which it was held to (it has {last['native_instruction_set']})"
+    versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items()
+                         if version)  # fmt: skip
+    title = {BESIDE: "Beside what else could be used", ONEDNN: "With oneDNN and without"}[section]
+    cores = f"{last['threads']} core{'s' * (last['threads'] > 1)}"
+    onednn = "on" if last["onednn"] else "off"
+    return (
+        f"### {title}: {last['processor']}, {cores}\n\n"
+        f"{words}. oneDNN {onednn}; {versions}. Best of {last['turns']} turns, "
+        f"{last['date'][:10]}."
+    )
+
+
+def beside_table(papers: Mapping[str, Any]) -> list[str]:
+    """Return a row for each paper's work; ratios above 1 mean that the port is faster."""
+    lines = [
+        "| paper | work | port: CPU s (wall), MiB | PyTorch: times the port's CPU (wall), MiB "
+        "| the original's way: the same |",
+        "| --- " * 5 + "|",
+    ]
+    for paper, measured in papers.items():
+        for contest in measured["contests"]:
+            ours, *others = contest["timings"]
+            cells = {"PyTorch": "–", "original": "–"}
+            for timing in others:
+                column = "PyTorch" if timing["options"].get("layout") else "original"
+                cells[column] = relation(timing, ours)
+            own = ours["note"]
+            if ours["cpu_s"] is not None:
+                own = f"{seconds(ours['cpu_s'])} ({seconds(ours['wall_s'])}), {memory(ours)}"
+            work = f"{contest['work']}: {contest['what']}"
+            lines.append(f"| `{paper}` | {work} | {own} | {' | '.join(cells.values())} |")
+    return lines
+
+
+def relation(timing: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """Return how another side compares with the port."""
+    if timing["cpu_s"] is None or ours["cpu_s"] is None:
+        return timing["note"] or "–"
+    name = timing["options"].get("layout") or timing["side"]
+    cpu, wall = timing["cpu_s"] / ours["cpu_s"], timing["wall_s"] / ours["wall_s"]
+    return f"**{cpu:.2f}** ({wall:.2f}), {memory(timing)}; {name}"
+
+
+def onednn_table(papers: Mapping[str, Any]) -> list[str]:
+    """Return a row for each paper's work; ratios above 1 mean that oneDNN is faster."""
+    ways = [timing["side"] for timing in next(iter(papers.values()))["contests"][0]["timings"]]
+    lines = [
+        f"| paper | work | {' | '.join(f'{way}, CPU s' for way in ways)} | without / with |",
+        "| --- " * (3 + len(ways)) + "|",
+    ]
+    for paper, measured in papers.items():
+        for contest in measured["contests"]:
+            times = [timing["cpu_s"] for timing in contest["timings"]]
+            cells = [t["note"] if t["cpu_s"] is None else seconds(t["cpu_s"])
+                     for t in contest["timings"]]  # fmt: skip
+            ratio = "–" if None in times[:2] else f"{times[1] / times[0]:.2f}"
+            lines.append(f"| `{paper}` | {contest['work']} | {' | '.join(cells)} | {ratio} |")
+    return lines
+
+
+def seconds(value: float) -> str:
+    """Return seconds with three digits."""
+    return f"{value:.3g}"
+
+
+def memory(timing: Mapping[str, Any]) -> str:
+    """Return the peak in whole mebibytes."""
+    return f"{timing['peak_bytes'] / MIB:.0f} MiB"

@@ -1,0 +1,148 @@
+"""What a paper's `bench` does: run its contests, print a table of each, keep the numbers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from common.cost.turns import Contest, Side, Timing, run_contest
+from common.errors import OptionError, RunError
+from common.files import write_json
+from common.report.tables import format_table
+from common.runs.provenance import environment_facts, package_version
+from common.runtime import instruction_set, onednn_in_force, threads_wanted
+
+LAYOUTS = ("contiguous", "channels last")
+"""How PyTorch lays tensors out in memory; either may be the faster."""
+MIXED_PRECISION = "mixed_precision"
+"""Option of a side on TensorFlow that computes in bfloat16."""
+MIB = 2**20
+TRAINING, INFERENCE = NETWORK_WORK = ("training step", "inference")
+"""What a network does; a paper may have contests of other work."""
+VERSIONS = ("tensorflow", "keras", "torch", "monai")
+
+
+def torch_sides(function: str, *, name: str = "PyTorch", monai: bool = False) -> tuple[Side, ...]:
+    """Return PyTorch's sides of a contest, one for each memory layout.
+
+    Args:
+        function: "module:function" of a twin; `sizes["layout"]` is one of `LAYOUTS`.
+        name: of both.
+        monai: whether it needs MONAI.
+    """
+    return tuple(
+        Side(
+            name,
+            function,
+            {"layout": layout},
+            packages=("torch", "monai") if monai else ("torch",),
+            # Keras builds the network on PyTorch, so that TensorFlow computes nothing.
+            environment={"KERAS_BACKEND": "torch"},
+        )
+        for layout in LAYOUTS
+    )
+
+
+def run_contests(
+    paper: str,
+    contests: Sequence[Contest],
+    *,
+    turns: int,
+    mixed_precision: bool = False,
+    to: Path | None = None,
+) -> None:
+    """Run contests one after the other and print a table of each.
+
+    Args:
+        paper: package name.
+        contests: to run.
+        turns: timed calls of each side.
+        mixed_precision: let the first side also compute in bfloat16.
+        to: JSON file for the numbers, where they are kept.
+    Raises:
+        OptionError: there are no turns.
+        RunError: a side failed or came to another result; the others were timed.
+    """
+    if turns < 1:
+        raise OptionError(f"--turns: found {turns}; expected 1 or more")
+    # The same number of threads for all, whatever they run on.
+    environment = {"OMP_NUM_THREADS": str(threads_wanted())}
+    found, failures = [], []
+    for contest in contests:
+        if mixed_precision and contest.work in NETWORK_WORK:
+            contest = _with_bfloat16(contest)
+        timings = choose_variants(run_contest(contest, turns=turns, environment=environment))
+        table = format_table(make_rows(timings))
+        print(f"{paper}: {contest.work}, {contest.what}\n{table}\n", flush=True)
+        found.append({"work": contest.work, "what": contest.what, "timings": timings})
+        failures += [f"{contest.work}, {t.side}: {t.note}" for t in timings if t.failed]
+    if to is not None:
+        write_json(to, {**describe_machine(), "turns": turns, "contests": found})
+    if failures:
+        raise RunError("; ".join(failures))
+
+
+def choose_variants(timings: Sequence[Timing]) -> list[Timing]:
+    """Return one timing per name of a side, that of the least processor time."""
+    chosen: dict[str, Timing] = {}
+    for timing in timings:
+        kept = chosen.get(timing.side)
+        if kept is None or _cpu(timing) < _cpu(kept):
+            chosen[timing.side] = timing
+    return list(chosen.values())
+
+
+def make_rows(timings: Sequence[Timing]) -> list[dict[str, str]]:
+    """Return the table of a contest, a row per side; ratios are those to the first."""
+    rows, ours = [], timings[0]
+    for timing in timings:
+        layout = timing.options.get("layout")
+        row = {"side": f"{timing.side} ({layout})" if layout else timing.side}
+        row |= dict.fromkeys(("CPU s", "wall s", "peak MiB", "CPU ratio", "wall ratio"), "")
+        row["differs by"] = timing.note
+        if timing.cpu_s is not None:
+            row |= {
+                "CPU s": f"{timing.cpu_s:.3f}",
+                "wall s": f"{timing.wall_s:.3f}",
+                "peak MiB": f"{timing.peak_bytes / MIB:.0f}",
+                "differs by": f"{timing.difference:.1e}",
+            }
+            if ours.cpu_s is not None:
+                row["CPU ratio"] = f"{timing.cpu_s / ours.cpu_s:.2f}"
+                row["wall ratio"] = f"{timing.wall_s / ours.wall_s:.2f}"
+        rows.append(row)
+    return rows
+
+
+def describe_machine() -> dict:
+    """Return what decides the speed, and when and with which code it was measured.
+
+    Returns:
+        processor, instruction_set (in force), native_instruction_set, onednn, threads, memory_gib,
+        versions, date, commit, dirty; plain.
+    """
+    facts = environment_facts()
+    return {
+        "processor": facts["cpu"],
+        "instruction_set": instruction_set(),
+        "native_instruction_set": instruction_set(environment={}),
+        "onednn": onednn_in_force(),
+        "threads": threads_wanted(),
+        "memory_gib": facts["memory_gib"],
+        "versions": {name: package_version(name) for name in VERSIONS},
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": facts["git"]["commit"],
+        "dirty": facts["git"]["dirty"],
+    }
+
+
+def _with_bfloat16(contest: Contest) -> Contest:
+    ours, *others = contest.sides
+    rounded = replace(
+        ours, name=f"{ours.name}, bfloat16", options={MIXED_PRECISION: True}, is_same=False
+    )
+    return replace(contest, sides=(ours, rounded, *others))
+
+
+def _cpu(timing: Timing) -> float:
+    return float("inf") if timing.cpu_s is None else timing.cpu_s

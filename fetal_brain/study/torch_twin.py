@@ -1,0 +1,64 @@
+"""The sides of the benchmark that run on PyTorch, whole volumes with MONAI's sliding window."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from common.cost.turns import Contender
+from common.study.contenders import predict, share_weights, train_in_torch
+from common.study.torch_twin import LAYOUTS_3D, channels_first, channels_last, make_twin
+from fetal_brain.config import CODE, PORT
+from fetal_brain.model import build_model
+from fetal_brain.study.bench import draw_batch, draw_volume
+
+RULES: dict = {}
+"""All layers are Keras' own."""
+ANY_PLANE = (CODE.patch_shape[0], None, None, 1)
+
+
+def train(sizes, folder: Path) -> Contender:
+    """Take the same training step: gradient descent with momentum on the cross-entropy."""
+    layout = LAYOUTS_3D[sizes["layout"]]
+    model = build_model(CODE, ANY_PLANE)
+    share_weights(model, folder)
+    twin = make_twin(model).to(memory_format=layout)
+    images, labels = draw_batch()
+    labels = torch.from_numpy(labels).long()
+    optimiser = torch.optim.SGD(
+        twin.parameters(), CODE.learning_rate, momentum=CODE.momentum, foreach=True
+    )
+    return train_in_torch(
+        twin,
+        optimiser,
+        lambda logits: functional.cross_entropy(logits, labels),
+        [channels_first(images, layout)],
+    )
+
+
+def segment_volume(sizes, folder: Path) -> Contender:
+    """Segment the volume in the same windows."""
+    from monai.inferers import sliding_window_inference
+
+    layout = LAYOUTS_3D[sizes["layout"]]
+    model = build_model(PORT, ANY_PLANE)
+    share_weights(model, folder)
+    twin = make_twin(model).to(memory_format=layout)
+    image = draw_volume(sizes)
+    window = (PORT.window[0], *map(min, image.shape[1:], PORT.window[1:]))
+    # MONAI takes the share that overlaps, and rounds the step that is left down.
+    overlap = [1 - (step + 0.5) / edge if step < edge else 0.0
+               for step, edge in zip(PORT.window_stride, window, strict=True)]  # fmt: skip
+
+    def apply(windows):
+        return torch.softmax(twin(windows.contiguous(memory_format=layout)), 1)
+
+    @torch.inference_mode()
+    def run() -> np.ndarray:
+        found = sliding_window_inference(
+            torch.from_numpy(image[None, None]), window, PORT.windows_per_batch, apply, overlap
+        )
+        return channels_last(found)[0]
+
+    return predict(run)

@@ -1,0 +1,57 @@
+"""The sides of the benchmark that run on TensorFlow; see `common.cost.turns`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from common.cost.turns import Contender
+from common.study.contenders import configure, predict, share_weights, train_in_keras
+from raseg.config import PORT, Config
+from raseg.inference import build_for_any_size, on_volumes, segment
+from raseg.learning import build_for_training
+from raseg.study.bench import EXAMPLES, draw_label, draw_volume
+
+
+def train(sizes, folder: Path) -> Contender:
+    """Take the training step of `train`, which computes activations again on the way back."""
+    network, contender = training_of(PORT, sizes)
+    share_weights(network, folder)
+    return contender
+
+
+def train_keeping_all(sizes, folder: Path) -> Contender:
+    """Keep all activations, as the original does: `--rematerialise false`."""
+    network, contender = training_of(replace(PORT, rematerialise=False), sizes)
+    share_weights(network, folder)
+    return contender
+
+
+def training_of(config: Config, sizes):
+    """Return the network and its training on one volume, running means of the weights included."""
+    runtime = configure(sizes)
+    network, model, averages = build_for_training(config, EXAMPLES, xla=runtime["xla"])
+    averages.set_model(model)
+    return network, train_in_keras(
+        model,
+        draw_volume(sizes)[None],
+        draw_label(sizes)[None],
+        before_step=lambda: averages.on_train_batch_begin(0),
+    )
+
+
+def predict_volume(sizes, folder: Path) -> Contender:
+    """Predict as `predict` does: large volumes in slabs."""
+    configure(sizes)
+    network = build_for_any_size(PORT)
+    share_weights(network, folder)
+    run, image = on_volumes(segment, network, PORT), draw_volume(sizes)
+    return predict(lambda: run(image))
+
+
+def predict_in_whole_layers(sizes, folder: Path) -> Contender:
+    """Hold whole layers, as the original's graph does."""
+    configure(sizes)
+    network = build_for_any_size(PORT)
+    share_weights(network, folder)
+    run = on_volumes(segment, network, PORT, streamed_voxels=None)
+    image = draw_volume(sizes)
+    return predict(lambda: run(image))

@@ -1,0 +1,42 @@
+"""The sides of the benchmark that run on TensorFlow; see `common.cost.turns`."""
+
+from pathlib import Path
+
+from common.cost.turns import Contender
+from common.study.contenders import configure, predict, share_weights, train_in_keras
+from sarcoma.batches import make_dataset
+from sarcoma.config import CODE
+from sarcoma.inference import build_for_inference, on_volumes, segment
+from sarcoma.learning import compile_model
+from sarcoma.model import build_model
+from sarcoma.sampling import PatchSampler, Stack, make_pool
+from sarcoma.study.bench import STEPS, draw_patches, draw_volume, write_cases
+
+ENOUGH_STEPS = 100_000
+
+
+def train(sizes, folder: Path) -> Contender:
+    """Train as `train` does, on patches cut out of prepared slices."""
+    stack = Stack(write_cases(folder), CODE, slices="window")
+    runtime = configure(sizes)
+    sampler = PatchSampler(stack, make_pool(stack, CODE), CODE, seed=0)
+    model = build_model(CODE)
+    compile_model(model, CODE, xla=runtime["xla"])
+    share_weights(model, folder)
+    batches = iter(make_dataset(sampler, first_step=0, last_step=ENOUGH_STEPS))
+
+    def work() -> None:
+        for _ in range(STEPS):
+            model.train_on_batch(*next(batches))
+
+    fixed = train_in_keras(model, *draw_patches(CODE.batch_size))
+    return fixed._replace(work=work, units=STEPS)
+
+
+def segment_volume(sizes, folder: Path) -> Contender:
+    """Segment a volume as `predict` does."""
+    configure(sizes)
+    model = build_for_inference(CODE)
+    share_weights(model, folder)
+    run, image = on_volumes(segment, model, CODE), draw_volume(sizes)
+    return predict(lambda: run(image))
