@@ -115,7 +115,8 @@ class TestPapers:
         for paper in ("alpha", "beta"):
             (project / paper / "bench.py").write_text("")
         main(project, command="bench")
-        assert calls(project) == ["alpha bench", "beta bench"]
+        said = [re.sub(r" --to \S+/measured.json$", "", call) for call in calls(project)]
+        assert said == ["alpha bench --turns 3", "beta bench --turns 3"]
 
     def test_the_others_go_on_after_one_failed_and_the_page_says_so(self, project):
         (project / "alpha" / "broken").write_text("")
