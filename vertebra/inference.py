@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import DataError, OptionError
+from common.inference.compiled import compiled_on_gpu, on_arrays
 from common.network.trained import load_trained
 from common.runs.folder import load_config
 from vertebra.calibration import is_calibrated
@@ -15,12 +16,40 @@ from vertebra.config import Config
 from vertebra.model import MULTIPLE, build_model, set_statistics
 from vertebra.original_weights import assign_original, read_original, with_channels_of
 
+WINDOW = [tf.TensorSpec((None, None, None), tf.float32, name=name) for name in ("image", "memory")]
+"""What the search shows: a part of the scan, and what was found in it before."""
+
+
+def look(network: keras.Model, image: tf.Tensor, memory: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Return what the network says of a window: what the search runs and `export` saves.
+
+    Args:
+        network: of `build_for_any_size(config)`.
+        image: (z, y, x) float32.
+        memory: (z, y, x) float32.
+
+    Returns:
+        `mask`: probabilities (z, y, x) float32; `completeness`: (1,) float32.
+    """
+    found = network(tf.stack([image, memory], axis=-1)[tf.newaxis], training=False)
+    return {
+        "mask": tf.ensure_shape(found["mask"][0, ..., 0], (None, None, None)),
+        "completeness": tf.ensure_shape(found["completeness"][0], (1,)),
+    }
+
+
+def on_windows(model: keras.Model, config: Config) -> Callable:
+    """Return `look` as a function of arrays, compiled once for all windows.
+
+    Later changes of the weights are seen.
+    """
+    set_statistics(model, config.inference_statistics)
+    network = compiled_on_gpu(model)
+    return on_arrays(lambda image, memory: look(network, image, memory), *WINDOW)
+
 
 def make_ask(model: keras.Model, config: Config) -> Callable:
     """Return the function that the search asks.
-
-    Compiled once per window shape, with XLA only where there is a GPU; later changes of the
-    weights are seen.
 
     Args:
         model: of `build_model(config)` or of any larger size.
@@ -30,18 +59,12 @@ def make_ask(model: keras.Model, config: Config) -> Callable:
         image, memory (z, y, x) float32 -> probabilities (z, y, x) float32, completeness. It raises
         `DataError` for a window that the network cannot take.
     """
-    set_statistics(model, config.inference_statistics)
-
-    @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")), autograph=False)
-    def run(patch):
-        found = model(patch, training=False)
-        return found["mask"][0, ..., 0], found["completeness"][0, 0]
+    run = on_windows(model, config)
 
     def ask(image: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, float]:
         check_window(image.shape, config)
-        patch = np.stack([image, memory], axis=-1)[None].astype(np.float32)
-        mask, completeness = run(tf.constant(patch))
-        return mask.numpy(), float(completeness)
+        found = run(image, memory)
+        return found["mask"], float(found["completeness"][0])
 
     return ask
 
@@ -57,7 +80,7 @@ def check_window(shape: tuple[int, ...], config: Config) -> None:
 
 
 def build_for_any_size(config: Config) -> keras.Model:
-    """Build the network for any legal patch; `make_ask` traces it for each shape."""
+    """Build the network for any legal patch."""
     return build_model(config, (None, None, None, 2))
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import OptionError
+from common.inference.command import with_inference_of
 from common.runs.folder import load_config
 from vertebra.config import INFERENCE_FIELDS, PRESETS, Config, Preset
 from vertebra.inference import load_network, load_original, make_ask
@@ -41,7 +42,11 @@ def choose_ask(
         yield make_ask(network, config), config
         return
     with open_served(model, url) as (ask, exported):
-        config = exported if preset is None else with_inference_of(exported, preset)
+        config = (
+            exported
+            if preset is None
+            else with_inference_of(exported, PRESETS[preset], INFERENCE_FIELDS)
+        )
         if preset is not None:
             chosen = {"inference_statistics": exported.inference_statistics, **chosen}
         config = replace(config, **chosen)
@@ -59,11 +64,6 @@ def choose_network(run: Path, weights: Path | None, preset: Preset | None, chose
         return load_original(weights, replace(PRESETS[preset or "code"], **chosen))
     config = load_config(run, Config)
     if preset is not None:
-        config = with_inference_of(config, preset)
+        config = with_inference_of(config, PRESETS[preset], INFERENCE_FIELDS)
     config = replace(config, **chosen)
     return load_network(run, config), config
-
-
-def with_inference_of(config: Config, preset: Preset) -> Config:
-    """Return a configuration whose inference fields come from a preset."""
-    return replace(config, **{name: getattr(PRESETS[preset], name) for name in INFERENCE_FIELDS})

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from common.errors import DataError
 from common.export.bench import bench_export
@@ -18,7 +17,14 @@ from common.export.passport import Description, describe_input
 from common.export.write import Endpoint, TestCase, first_case
 from vertebra.config import Config
 from vertebra.data import load_scan
-from vertebra.inference import build_for_any_size, load_run_network, make_ask
+from vertebra.inference import (
+    WINDOW,
+    build_for_any_size,
+    load_run_network,
+    look,
+    make_ask,
+    on_windows,
+)
 from vertebra.model import MULTIPLE, set_statistics
 from vertebra.segmentation import to_working_grid
 from vertebra.traverse import advance, begin
@@ -49,15 +55,11 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         config: uses `inference_statistics`, which become part of the graph.
     """
     set_statistics(network, config.inference_statistics)
-    window = [tf.TensorSpec((None, None, None), tf.float32, name=name)
-              for name in ("image", "memory")]  # fmt: skip
 
     def serve_window(image, memory):
-        found = network(tf.stack([image, memory], axis=-1)[None], training=False)
-        mask = tf.ensure_shape(found["mask"][0, ..., 0], (None, None, None))
-        return {"mask": mask, "completeness": tf.ensure_shape(found["completeness"][0], (1,))}
+        return look(network, image, memory)
 
-    return [Endpoint("serving_default", serve_window, window)]
+    return [Endpoint("serving_default", serve_window, WINDOW)]
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
@@ -115,9 +117,8 @@ def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
 
 
 def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
-    """Return what the signature is compared on: the answer that the search gets in Python."""
-    mask, completeness = make_ask(network, config)(case.arrays["image"], case.arrays["memory"])
-    expected = {"mask": mask, "completeness": np.array([completeness], np.float32)}
+    """Return what the signature is compared on: the answer that the search gets."""
+    expected = on_windows(network, config)(case.arrays["image"], case.arrays["memory"])
     return {"serving_default": Example(case.arrays, expected)}
 
 
@@ -168,7 +169,7 @@ def passport_entry(config: Config, case: TestCase) -> Description:
 
 
 def bench_served(config: Config) -> None:
-    """Time the exported graph on a made-up window beside the Python path of `predict`.
+    """Time the exported graph on a made-up window beside `predict`.
 
     Args:
         config: of a network with fresh weights.
@@ -176,13 +177,9 @@ def bench_served(config: Config) -> None:
     network = build_for_any_size(config)
     inputs = {name: array[..., : config.patch_size]
               for name, array in make_up_case(config).arrays.items()}  # fmt: skip
-    ask = make_ask(network, config)
-
-    def in_python():
-        mask, completeness = ask(inputs["image"], inputs["memory"])
-        return {"mask": mask, "completeness": np.array([completeness], np.float32)}
-
+    run = on_windows(network, config)
     bench_export(
-        network, make_endpoints(network, config), inputs=inputs, in_python=in_python,
+        network, make_endpoints(network, config), inputs=inputs,
+        in_python=lambda: run(inputs["image"], inputs["memory"]),
         signature="serving_default",
     )  # fmt: skip
