@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from common.errors import OptionError
 
@@ -177,6 +176,9 @@ def configure_runtime(
     import keras
     import tensorflow as tf
 
+    # TensorFlow has no public question for it; Keras asks the same way.
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
     notes = []
     gpus = tf.config.list_physical_devices("GPU")
     if deterministic is None:
@@ -191,9 +193,10 @@ def configure_runtime(
         tf.config.experimental.enable_op_determinism()
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
 
-    op_determinism = _op_determinism()
+    op_determinism = is_op_determinism_enabled()
     if op_determinism and not deterministic:
         notes.append("op determinism was switched on before and stays on")
+    details = tf.config.experimental.get_device_details
     inter_op = threads.get_inter_op_parallelism_threads()
     return {
         "seed": seed,
@@ -203,7 +206,7 @@ def configure_runtime(
         "onednn": onednn_in_force(),
         "instruction_set": instruction_set(),
         "precision": keras.config.dtype_policy().name,
-        "gpus": [_gpu_name(gpu) for gpu in gpus],
+        "gpus": [details(gpu).get("device_name", gpu.name) for gpu in gpus],
         "tensor_float_32": (
             tf.config.experimental.tensor_float_32_execution_enabled() if gpus else None
         ),
@@ -329,19 +332,6 @@ def _set_threads(name: str, setter: Callable[[int], None], count: int) -> list[s
     except RuntimeError:
         return [f"{name} threads could not be set to {count}: TensorFlow had started already"]
     return []
-
-
-def _op_determinism() -> bool:
-    # TensorFlow has no public question for it; Keras asks the same way.
-    from tensorflow.python.framework.config import is_op_determinism_enabled
-
-    return is_op_determinism_enabled()
-
-
-def _gpu_name(gpu: Any) -> str:
-    import tensorflow as tf
-
-    return tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
 
 
 start_with_onednn()

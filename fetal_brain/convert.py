@@ -28,20 +28,20 @@ def convert(
         DataError: no checkpoint, a truncated one, or one of another architecture.
     """
     from common.network.trained import save_network
-    from fetal_brain.inference import build_for_any_plane
-    from fetal_brain.original_weights import SLOT, STEP, assign_original, read_original
+    from fetal_brain import inference, original_weights
 
-    tensors = read_original(original)
-    model = build_for_any_plane(config)
-    left = assign_original(model, tensors, source=str(original))
-    slots = sum(name.endswith(SLOT) for name in left)
+    tensors = original_weights.read_original(original)
+    model = inference.build_for_any_plane(config)
+    left = original_weights.assign_original(model, tensors, source=str(original))
+    step = int(tensors.get(original_weights.STEP, 0))
+    slots = sum(name.endswith(original_weights.SLOT) for name in left)
     options = {"preset": preset}
     with open_run(
         run, paper="fetal_brain", options=options, config=config, seed=0, overwrite=overwrite
     ) as record:
-        record.record(converted_from=str(original), step=int(tensors.get(STEP, 0)))
+        record.record(converted_from=str(original), step=step)
         record.write_split({"training": [], "validation": [], "test": []})
         save_network(model, record.path / "model.keras")
     print(f"Assigned {len(model.weights)} variables, {model.count_params()} numbers, by name")
-    print(f"Left in {original}: {slots} momentum slots and the step {int(tensors.get(STEP, 0))}")
+    print(f"Left in {original}: {slots} momentum slots and the step {step}")
     print(f"Network: {run / 'model.keras'}")

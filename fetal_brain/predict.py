@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from common.cost.first_step import after_first
 from common.cost.memory import warn_of_memory
 from common.data.geometry import Volume, check_same_grid
 from common.data.names import check_outputs
@@ -47,7 +48,6 @@ def predict(
         probabilities: write foreground probabilities beside the label maps.
         preset: whose way of inference to use; default: the run's own.
     """
-    from common.cost.first_step import after_first
     from fetal_brain.inference import load_network, on_volumes, segment_scan
 
     record = load_run(run)

@@ -44,13 +44,10 @@ def train(
     """
     from common.network.trained import save_network
     from common.training.loop import fit
-    from fetal_brain.batches import make_dataset
-    from fetal_brain.inference import build_for_any_plane
-    from fetal_brain.learning import compile_model, go_on_from, refuse_wrong_gradients
-    from fetal_brain.validation import make_overlay_pictures, make_validation
+    from fetal_brain import batches, inference, learning, validation
 
     if mixed_precision:
-        refuse_wrong_gradients(config)
+        learning.refuse_wrong_gradients(config)
     split = split_cases(find_cases(train_csv), config)
     warn_of_overlap(split)
     options = {
@@ -75,18 +72,18 @@ def train(
         training = prepare_cases(split["training"], folder, config)
         watched = prepare_cases(split["validation"], folder, config) if run_validation else []
 
-        model = build_for_any_plane(config)
-        compile_model(model, config, xla=runtime["xla"])
+        model = inference.build_for_any_plane(config)
+        learning.compile_model(model, config, xla=runtime["xla"])
         if original is not None:
-            go_on_from(original, model, config)
+            learning.go_on_from(original, model, config)
         fit(
             model,
-            lambda first_step: make_dataset(training, config, seed, first_step=first_step),
+            lambda first_step: batches.make_dataset(training, config, seed, first_step=first_step),
             run=record,
             max_steps=config.max_steps,
             steps_per_epoch=config.steps_per_evaluation,
-            evaluate=make_validation(model, watched, config, seed),
-            pictures=make_overlay_pictures(model, watched, config),
+            evaluate=validation.make_validation(model, watched, config, seed),
+            pictures=validation.make_overlay_pictures(model, watched, config),
         )
         save_network(model, record.path / "model.keras")
     print(f"Trained network: {record.path / 'model.keras'}")

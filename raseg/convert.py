@@ -32,13 +32,12 @@ def convert(
         DataError: no checkpoint, a truncated one, or one of another architecture.
     """
     from common.network.trained import save_network
-    from raseg.inference import build_for_any_size
-    from raseg.original_weights import STEP, assign_original, read_original
+    from raseg import inference, original_weights
 
-    tensors = read_original(original)
-    model = build_for_any_size(config)
-    left = assign_original(model, tensors, weights=weights, source=str(original))
-    step = int(tensors.get(STEP, 0))
+    tensors = original_weights.read_original(original)
+    model = inference.build_for_any_size(config)
+    left = original_weights.assign_original(model, tensors, weights=weights, source=str(original))
+    step = int(tensors.get(original_weights.STEP, 0))
     options = {"preset": preset, "weights": weights}
     with open_run(
         run, paper="raseg", options=options, config=config, seed=0, overwrite=overwrite

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.cost.first_step import after_first
 from common.cost.memory import warn_of_memory
 from common.data.geometry import Geometry
 from common.data.volumes import read_geometry, write_volume
@@ -46,7 +47,6 @@ def predict(
         probabilities: write img<n>_<tag>_probability.npy, float32, beside the mask.
         reference: scan whose geometry the NIfTI files take; default: geometry.json in the data.
     """
-    from common.cost.first_step import after_first
     from raseg.inference import load_network, on_volumes, segment_scan
 
     check_tag(tag)

@@ -38,15 +38,11 @@ def train(
         mixed_precision: bfloat16 arithmetic, float32 weights and logits.
     """
     from common.training.loop import fit
-    from raseg.binaries import find_binaries, list_split
-    from raseg.data import check_tag
-    from raseg.learning import build_for_training, go_on_from, save_averages
-    from raseg.sampling import make_dataset
-    from raseg.validation import make_pictures, make_segmenter, make_validation
+    from raseg import binaries, data, learning, sampling, validation
 
-    check_tag(tag)
-    binaries = find_binaries(data_dir, tag, config)
-    examples = len(binaries.training)
+    data.check_tag(tag)
+    records = binaries.find_binaries(data_dir, tag, config)
+    examples = len(records.training)
     steps = count_steps(config, examples)
     run = run or Path("models") / f"raseg_train_{tag}"
     options = {
@@ -63,26 +59,28 @@ def train(
         runtime = configure_runtime(
             seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
         )
-        record.record(runtime=runtime, phantom=bool(binaries.index.get("phantom")), tag=tag)
-        record.record_files(binaries.files)
-        record.write_split(list_split(binaries))
+        record.record(runtime=runtime, phantom=bool(records.index.get("phantom")), tag=tag)
+        record.record_files(records.files)
+        record.write_split(binaries.list_split(records))
 
-        network, trained, averages = build_for_training(config, examples, xla=runtime["xla"])
+        network, trained, averages = learning.build_for_training(
+            config, examples, xla=runtime["xla"]
+        )
         if original is not None:
-            go_on_from(original, trained, network, averages)
-        segment = make_segmenter(network, averages, binaries, config)
-        watching = bool(binaries.validation)
+            learning.go_on_from(original, trained, network, averages)
+        segment = validation.make_segmenter(network, averages, records, config)
+        watching = bool(records.validation)
         fit(
             trained,
-            lambda first_step: make_dataset(
-                binaries, config, seed, first_step=first_step, last_step=steps
+            lambda first_step: sampling.make_dataset(
+                records, config, seed, first_step=first_step, last_step=steps
             ),
             run=record,
             max_steps=steps,
             steps_per_epoch=steps_per_epoch(config, examples),
-            evaluate=make_validation(segment, binaries) if watching else None,
-            pictures=make_pictures(segment) if watching else None,
+            evaluate=validation.make_validation(segment, records) if watching else None,
+            pictures=validation.make_pictures(segment) if watching else None,
             callbacks=[averages],
         )
-        save_averages(network, averages, binaries, config, record.path / "model.keras")
+        learning.save_averages(network, averages, records, config, record.path / "model.keras")
     print(f"Trained network: {run / 'model.keras'}")

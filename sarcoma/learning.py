@@ -2,17 +2,26 @@
 
 from pathlib import Path
 
+import keras
+
 from common.network.meters import LabelDice
 from sarcoma.config import Config
 from sarcoma.early_stopping import EarlyStopping
 from sarcoma.losses import batch_dice, cross_entropy_of_probabilities, dice_loss
-from sarcoma.model import make_optimizer
+from sarcoma.model import build_model, make_optimizer
 from sarcoma.original_weights import (
     assign_optimizer,
     assign_original,
     read_optimizer,
     read_original,
 )
+
+
+def build_for_training(config: Config, *, xla: bool, original: Path | None) -> keras.Model:
+    """Build and compile the network of a configuration; arguments as for `compile_model`."""
+    model = build_model(config)
+    compile_model(model, config, xla=xla, original=original)
+    return model
 
 
 def compile_model(model, config: Config, *, xla: bool, original: Path | None = None) -> None:

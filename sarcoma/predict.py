@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.cost.first_step import after_first
 from common.cost.memory import warn_of_memory
 from common.data.names import check_outputs
 from common.data.volumes import write_volume
@@ -52,7 +53,6 @@ def predict(
         patches: also predict the balanced test patches, as the original's evaluation does.
         preset: whose way of inference to use; default: the run's own.
     """
-    from common.cost.first_step import after_first
     from sarcoma.inference import load_network, on_windows
 
     record = load_run(run)

@@ -48,10 +48,7 @@ def train(
     """
     from common.network.trained import save_network
     from common.training.loop import fit
-    from sarcoma.batches import make_dataset
-    from sarcoma.learning import compile_model, make_callbacks
-    from sarcoma.model import build_model
-    from sarcoma.validation import make_overlay_pictures, make_validation
+    from sarcoma import batches, learning, validation
 
     check_options(config, run_validation=run_validation)
     split = split_patients(find_patients(data, config), config)
@@ -86,17 +83,18 @@ def train(
         sampler = PatchSampler(stack, chosen, config, seed=seed)
         steps = config.steps_per_epoch or sampler.batches
         last_step = min(config.epochs * steps, max_steps or config.epochs * steps)
-        model = build_model(config)
-        compile_model(model, config, xla=runtime["xla"], original=original)
+        model = learning.build_for_training(config, xla=runtime["xla"], original=original)
         fit(
             model,
-            lambda first: make_dataset(sampler, first_step=first, last_step=last_step),
+            lambda first: batches.make_dataset(sampler, first_step=first, last_step=last_step),
             run=record,
             max_steps=last_step,
             steps_per_epoch=steps,
-            evaluate=make_validation(model, watched, held_back, stack, config, seed=seed),
-            pictures=make_overlay_pictures(model, watched, config),
-            callbacks=make_callbacks(config),
+            evaluate=validation.make_validation(
+                model, watched, held_back, stack, config, seed=seed
+            ),
+            pictures=validation.make_overlay_pictures(model, watched, config),
+            callbacks=learning.make_callbacks(config),
         )
         save_network(model, record.path / "model.keras")
     print(f"Trained network: {record.path / 'model.keras'}")

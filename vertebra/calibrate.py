@@ -42,9 +42,7 @@ def calibrate(
         RunError: the run has no network.
     """
     from common.network.trained import save_network
-    from vertebra.calibration import calibrate_sites
-    from vertebra.inference import load_network
-    from vertebra.learning import calibration_patches
+    from vertebra import calibration, inference, learning
 
     config = replace(load_config(run, Config), inference_statistics="batch")
     if patches is not None:
@@ -55,12 +53,12 @@ def calibrate(
     config = replace(config, window_limits="per_axis", keep_geometry=False)
     cases = find_prepared_cases(dataset, subset)
     configure_runtime(seed=seed)
-    model = load_network(run, config)
+    model = inference.load_network(run, config)
     with tempfile.TemporaryDirectory() as scratch:
         stored = store_cases(cases, Path(scratch), config)
-        drawn = calibration_patches(stored, config, seed)
+        drawn = learning.calibration_patches(stored, config, seed)
         shown = tqdm(drawn, total=config.calibration_patches, desc="calibrate", unit="patch")
-        count = calibrate_sites(model, shown)
+        count = calibration.calibrate_sites(model, shown)
     save_network(model, run / "model.keras")
     (run / "checkpoints").mkdir(exist_ok=True)
     write_json(

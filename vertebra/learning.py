@@ -11,7 +11,7 @@ from common.data.prepared_store import PreparedCase
 from common.network.losses import stable_sum
 from vertebra.config import Config
 from vertebra.losses import completeness_loss, make_mask_loss
-from vertebra.model import make_optimizer, normalisations
+from vertebra.model import build_model, make_optimizer, normalisations
 from vertebra.original_weights import assign_optimizer, assign_original, is_snapshot, read_original
 from vertebra.sampling import CALIBRATION, TrainingSampler
 
@@ -124,6 +124,20 @@ def calibration_patches(
     sampler = TrainingSampler(cases, config, seed=seed, augment=False, stream=CALIBRATION)
     for index in range(config.calibration_patches):
         yield sampler(index)[0]
+
+
+def build_for_training(config: Config, *, xla: bool, original: Path | None) -> keras.Model:
+    """Build and compile the network of a configuration and give it its first weights.
+
+    Args:
+        config: of the run.
+        xla: compile the step with XLA.
+        original: see `begin_from`.
+    """
+    model = build_model(config)
+    compile_model(model, config, xla=xla)
+    begin_from(original, model, config)
+    return model
 
 
 def begin_from(original: Path | None, model, config: Config) -> None:

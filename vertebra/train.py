@@ -41,17 +41,7 @@ def train(
     """
     from common.network.trained import save_network
     from common.training.loop import fit
-    from vertebra.batches import make_dataset
-    from vertebra.calibration import calibrate_sites
-    from vertebra.learning import (
-        FixStatistics,
-        begin_from,
-        calibration_patches,
-        compile_model,
-        is_fixed,
-    )
-    from vertebra.model import build_model
-    from vertebra.validation import make_overlay_pictures, make_validation
+    from vertebra import batches, calibration, learning, validation
 
     cases = {subset: find_prepared_cases(dataset, subset) for subset in SUBSETS}
     options = {
@@ -74,20 +64,18 @@ def train(
         folder, tested = record.path / "prepared", cases["test"] if run_validation else []
         training, watched = (store_cases(part, folder, config) for part in (cases["train"], tested))
 
-        model = build_model(config)
-        compile_model(model, config, xla=runtime["xla"])
-        begin_from(original, model, config)
+        model = learning.build_for_training(config, xla=runtime["xla"], original=original)
         fit(
             model,
-            lambda first_step: make_dataset(training, config, seed, first_step=first_step),
+            lambda first_step: batches.make_dataset(training, config, seed, first_step=first_step),
             run=record,
             max_steps=config.max_steps,
             steps_per_epoch=config.steps_per_evaluation,
-            evaluate=make_validation(model, watched, config, seed),
-            pictures=make_overlay_pictures(model, watched, config, seed),
-            callbacks=[FixStatistics(config)],
+            evaluate=validation.make_validation(model, watched, config, seed),
+            pictures=validation.make_overlay_pictures(model, watched, config, seed),
+            callbacks=[learning.FixStatistics(config)],
         )
-        if not is_fixed(model):
-            calibrate_sites(model, calibration_patches(training, config, seed))
+        if not learning.is_fixed(model):
+            calibration.calibrate_sites(model, learning.calibration_patches(training, config, seed))
         save_network(model, record.path / "model.keras")
     print(f"Trained network: {record.path / 'model.keras'}")

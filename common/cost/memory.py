@@ -5,9 +5,13 @@ psutil is imported where it is used: on Linux `bench-gpu` does without it.
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 GIB = 2**30
 
@@ -107,3 +111,8 @@ def warn_of_memory(least: int, *, what: str) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def bytes_of(variables: Sequence[Any]) -> int:
+    """Return the bytes of variables."""
+    return sum(prod(v.shape) * np.dtype(v.dtype).itemsize for v in variables)

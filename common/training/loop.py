@@ -14,13 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from common.cost.device import uses_gpu
-from common.cost.first_step import FirstSteps, bytes_of
-from common.cost.memory import warn_of_memory
+from common.cost.memory import bytes_of, warn_of_memory
 from common.data.batches import surface_user_errors
 from common.errors import TrainingDivergedError
 from common.runs.folder import Run
 from common.runs.log import read_log, write_log
 from common.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from common.training.first_steps import FirstSteps
 from common.training.journal import EventWriter, ProgressReport
 
 __all__ = ["fit", "read_log"]

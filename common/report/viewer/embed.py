@@ -10,15 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import nibabel
 import numpy as np
 
+from common.data.geometry import Geometry
 from common.errors import RunError
 from common.files import atomic_file, read_json, write_json
-
-if TYPE_CHECKING:
-    from common.data.geometry import Geometry
 
 FOLDER = "viewer"
 VOLUMES = ("scan", "reference", "prediction")
@@ -49,7 +47,7 @@ class ViewedCase:
 
     @classmethod
     def from_zyx(
-        cls, case_id: str, volumes: Sequence[np.ndarray], geometry: "Geometry", *, oriented=True
+        cls, case_id: str, volumes: Sequence[np.ndarray], geometry: Geometry, *, oriented=True
     ) -> "ViewedCase":
         """Build it from arrays (Z, Y, X) and a geometry as in `common.data.volumes`.
 
@@ -159,8 +157,6 @@ def as_labels(labels: np.ndarray) -> np.ndarray:
 
 def nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
     """Return a volume (x, y, z) uint8 as a gzip'd NIfTI file; the same bytes for the same input."""
-    import nibabel
-
     image = nibabel.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     return gzip.compress(image.to_bytes(), compresslevel=9, mtime=0)

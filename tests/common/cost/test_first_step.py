@@ -6,8 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from common.cost.first_step import FirstSteps, after_first, bytes_of, line_of_steps
-from common.cost.memory import GIB, available_memory, warn_of_memory
+from common.cost.first_step import after_first, line_of_steps
+from common.cost.memory import GIB, available_memory, bytes_of, warn_of_memory
+from common.training.first_steps import FirstSteps
 
 
 def train(steps, batches):
