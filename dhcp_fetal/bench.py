@@ -3,6 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
+from common.runtime import configure_runtime
+from common.suite.contests import run_contests
+from dhcp_fetal.config import PORT
+from dhcp_fetal.study.bench import list_contests
+
 
 def bench(
     shape: tuple[int, int, int] = (100, 100, 80),
@@ -21,11 +26,7 @@ def bench(
         part: beside: the comparison; export: the exported model beside the path of `predict`.
         to: JSON file for the numbers of the comparison.
     """
-    from common.runtime import configure_runtime
-    from common.suite.contests import run_contests
-    from dhcp_fetal.config import PORT
     from dhcp_fetal.serving import bench_served
-    from dhcp_fetal.study.bench import list_contests
 
     if part == "export":
         configure_runtime(seed=0)

@@ -3,6 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
+from common.runtime import configure_runtime
+from common.suite.contests import run_contests
+from fetal_brain.config import PORT
+from fetal_brain.study.bench import list_contests
+
 
 def bench(
     slices: int = 12,
@@ -23,11 +28,7 @@ def bench(
         part: beside: the comparison; export: the exported model beside the path of `predict`.
         to: JSON file for the numbers of the comparison.
     """
-    from common.runtime import configure_runtime
-    from common.suite.contests import run_contests
-    from fetal_brain.config import PORT
     from fetal_brain.serving import bench_served
-    from fetal_brain.study.bench import list_contests
 
     if part == "export":
         configure_runtime(seed=0)

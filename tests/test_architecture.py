@@ -117,9 +117,24 @@ def loaded(*modules, functions=False):
     return found
 
 
+def test_imports_stand_at_the_top():
+    """But for a command's own block, and where a package may be absent or must wait."""
+    assert len(census.local_imports()) <= 100
+    assert census.typing_blocks() == []
+
+
 def commands_of(paper):
     """Return the names of a paper's own command modules by verb."""
     return {verb: f"{paper}.{verb}" for verb in VERBS if module_path(f"{paper}.{verb}")}
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_commands_are_leaves(paper):
+    """What two commands need has a room that is no command."""
+    commands = set(commands_of(paper).values())
+    for module, imported in census.import_graph().items():
+        if module != f"{paper}.__main__":
+            assert not imported & commands, module
 
 
 @pytest.mark.parametrize("paper", PAPERS)

@@ -1,7 +1,13 @@
 """Time training, inference and deformation beside PyTorch and the original's way."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+
+from common.runtime import configure_runtime
+from common.suite.contests import run_contests
+from vertebra.config import CODE
+from vertebra.study.bench import list_contests
 
 
 def bench(
@@ -26,13 +32,7 @@ def bench(
         volume: slices, rows, columns of the searched phantom.
         to: JSON file for the numbers of the comparison.
     """
-    from dataclasses import replace
-
-    from common.runtime import configure_runtime
-    from common.suite.contests import run_contests
-    from vertebra.config import CODE
     from vertebra.serving import bench_served
-    from vertebra.study.bench import list_contests
     from vertebra.study.search import bench_search
 
     if part == "search":

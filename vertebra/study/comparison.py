@@ -29,6 +29,7 @@ from vertebra.original_weights import assign_original, read_original, variables_
 from vertebra.recording import NETWORK, rebuild
 from vertebra.scoring import read_pair
 from vertebra.search import run_search
+from vertebra.study.live_torch import compare_live
 
 STATISTICS = ("batch", "moving", "per_site")
 
@@ -73,17 +74,6 @@ def list_layers(preset: Preset) -> list[dict]:
 def compare_activations() -> Table:
     """Hold every application of a block to what the original computed."""
     return compare_recorded("vertebra", NETWORK, rebuild)
-
-
-def compare_live(original: Path | None = None) -> Table:
-    """Hold every application of a block to PyTorch's, where that is installed.
-
-    Args:
-        original: .pth file whose weights both sides take; None: weights drawn from a seed.
-    """
-    from vertebra.study import live_torch  # PyTorch may not be installed
-
-    return live_torch.compare_live(original)
 
 
 def compare_effects(run: Path | None = None) -> Table:

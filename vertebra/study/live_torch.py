@@ -2,18 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.data.rng import rng_for
 from common.study.compare import Table
-from common.study.microscope import Layer, Recording, activations_table
+from common.study.microscope import Layer, Rebuilt, Recording, activations_table
 from vertebra.config import CODE
+from vertebra.original_weights import BLOCKS, read_original, with_channels_of
+from vertebra.phantom_spine import make_scan
 from vertebra.recording import draw_state, network_with
-
-if TYPE_CHECKING:
-    from common.study.microscope import Rebuilt
 
 EDGE = 32
 """Of the patch: weights do not depend on it, and a small one is quick."""
@@ -44,11 +42,8 @@ def compare_live(original: Path | None = None) -> Table:
     return replace(activations_table(recording, found, paper="vertebra"), title="live")
 
 
-def prepare(original: Path | None) -> "tuple[Rebuilt, dict[str, np.ndarray]]":
+def prepare(original: Path | None) -> tuple[Rebuilt, dict[str, np.ndarray]]:
     """Return the port's network with its patch, and the weights by the original's names."""
-    from vertebra.original_weights import read_original, with_channels_of
-    from vertebra.phantom_spine import make_scan
-
     config = replace(CODE, patch_size=EDGE, channels=8)
     weights = draw_state(config) if original is None else read_original(original)
     config = with_channels_of(weights, config, source=str(original))
@@ -58,9 +53,8 @@ def prepare(original: Path | None) -> "tuple[Rebuilt, dict[str, np.ndarray]]":
     return network_with(weights, config, patch), weights
 
 
-def record(torch, weights: dict[str, np.ndarray], rebuilt: "Rebuilt") -> list[Layer]:
+def record(torch, weights: dict[str, np.ndarray], rebuilt: Rebuilt) -> list[Layer]:
     """Run the layout in PyTorch and return every value of every block application."""
-    from vertebra.original_weights import BLOCKS
     from vertebra.study.original_torch import Network
 
     network = Network(weights["dense.weight"].shape[1]).train()
