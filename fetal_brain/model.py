@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from common.errors import OptionError
+from common.network.pooling import first_max_pool
 
 POOL_STRIDE = 2
 """Between two scales, in plane; the depth is kept."""
@@ -22,7 +23,8 @@ def build_model(config, input_shape=None) -> keras.Model:
     Args:
         config: `Config`; uses filters, kernels, patch_shape, label_ids, slices_as_channels,
             batch_normalisation, dropout and l2_weight.
-        input_shape: (z, y, x, channels); z, y and x may be None. By default one patch.
+        input_shape: (z, y, x, channels); z, y and x may be None, z at prediction. By default one
+            patch.
     Returns:
         Model from `image` (batch, z, y, x, channels) float32 to logits (batch, z, y, x, classes)
         float32, whatever the precision policy.
@@ -93,18 +95,22 @@ def pool(x, *, flat: bool = False, name: str | None = None):
     """Halve rows and columns by the maximum over windows of 4 x 4, and of 2 slices.
 
     Args:
-        x: (batch, z, y, x, channels).
+        x: (batch, z, y, x, channels). Where z is unknown, the values are the same and the kernel in
+            force decides who gets the gradient of a tie, so that such a network is for prediction.
         flat: leave the slices apart.
-        name: of the layer.
+        name: of the layer that ends it.
     Returns:
         (batch, z, ceil(y / 2), ceil(x / 2), channels).
     Source: fetal_fcn.py, `max_pooling3d`.
     """
     # [F4] A window of two slices at stride 1 reaches forward only: features drift to slice 0.
     window = (1 if flat else 2, 2 * POOL_STRIDE, 2 * POOL_STRIDE)
-    return layers.MaxPooling3D(
-        window, strides=(1, POOL_STRIDE, POOL_STRIDE), padding="same", name=name
-    )(x)
+    strides = (1, POOL_STRIDE, POOL_STRIDE)
+    if x.shape[1] is None:
+        return layers.MaxPooling3D(window, strides=strides, padding="same", name=name)(x)
+    # [F30] Plain operations, not a layer of ours: the saved network loads without this package.
+    x = first_max_pool(x, window, strides, padding="same")
+    return layers.Identity(name=name)(x)  # the operations themselves cannot be named
 
 
 def upscore(x, skip, classes: int, *, stride, config, scale: int):

@@ -7,6 +7,8 @@ several places, its *sites*; each site has statistics of its own beside those al
 import keras
 from keras import ops
 
+from common.network.pooling import first_max_pool
+
 EPSILON = 1e-5
 """Added to the variance (the original's framework default)."""
 MOMENTUM = 0.9
@@ -206,21 +208,15 @@ class FirstMaxPool(keras.layers.Layer):
     """Halve each axis by the maximum of 2x2x2 voxels; a last odd voxel is left out.
 
     [V40] Where voxels tie, the first in (z, y, x) order gets the gradient, as in the original's
-    framework. TensorFlow's CPU kernel gives every tied voxel the whole gradient, and after a ReLU
-    ties are the rule: gradients of the first blocks were off by up to 470%.
+    framework; see `first_max_pool`. After a ReLU ties are the rule: with the whole gradient for
+    every tied voxel, those of the first blocks were off by up to 470%.
     """
 
     def call(self, x, training=False):
         """Pool (batch, z, y, x, channel)."""
         if not training:
             return ops.max_pool(x, 2, strides=2, padding="valid")
-        for axis in (3, 2, 1):
-            before = (slice(None),) * axis
-            second = x[(*before, slice(1, None, 2))]
-            first = x[(*before, slice(0, None, 2))]
-            first = first[(*before, slice(0, ops.shape(second)[axis]))]
-            x = ops.where(first >= second, first, second)
-        return x
+        return first_max_pool(x, (2, 2, 2), (2, 2, 2), padding="valid")
 
     def compute_output_shape(self, input_shape):
         """Return the shape with halved z, y and x."""
