@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import zipfile
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
@@ -83,9 +82,10 @@ class TestPassage:
         for path in files:
             found = read_volume(path)
             scan = read_volume(work.csv.parent / "imgs" / path.name)
-            for one, other in zip(astuple(found.geometry), astuple(scan.geometry), strict=True):
+            for name in ("spacing_mm", "origin_mm", "direction"):
+                one, other = (getattr(volume.geometry, name) for volume in (found, scan))
                 # NIfTI keeps an oblique direction as a quaternion in float32.
-                np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-6, err_msg=name)
             assert found.array.shape == work.SHAPE
             assert found.array.dtype == np.int32
             assert set(np.unique(found.array)) == {0, 2}
