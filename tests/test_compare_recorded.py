@@ -123,6 +123,7 @@ def test_the_packaged_recording_is_the_golden_one(network, rebuilt, golden, reci
     assert set(stored["networks"]) == set(stored["variables"]) == of_paper
 
 
+@pytest.mark.slow
 def test_every_layer_equals_the_original(network, rebuilt):
     table = compare_recorded(network.paper, network.name, lambda: rebuilt)
     assert len(table.rows) == network.layers
@@ -131,6 +132,7 @@ def test_every_layer_equals_the_original(network, rebuilt):
     assert table.text.startswith(f"No divergence in {network.layers} layers")
 
 
+@pytest.mark.slow
 def test_a_disturbed_layer_is_named(network, rebuilt):
     """It is the first to differ, none before it."""
     recording = load_recording(network.paper, network.name)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(path.parent.name for path in ROOT.glob("*/config.py"))
 BUILT_FROM = ("setup.cfg", "pyproject.toml", "README.md", "common", *PAPERS)

@@ -191,6 +191,7 @@ def test_a_verb_can_be_done_twice_in_one_process(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c", "d"}
 
 
+@pytest.mark.slow
 def test_output_cut_short_by_its_reader_is_no_error():
     done = subprocess.run(
         f"{sys.executable} -m fetal_brain compare | head -1",

@@ -50,17 +50,20 @@ def start(first="import fetal_brain", **environment):
 
 
 class TestOnednn:
+    @pytest.mark.slow
     def test_is_on_for_whoever_imports_a_paper_and_named_as_it_names_itself(self):
         in_force, ours, said, output = start()
         assert in_force
         assert "exec,cpu,convolution" in output
         assert ours == said
 
+    @pytest.mark.slow
     def test_a_limited_level_is_named_too(self):
         in_force, ours, said, _ = start(ONEDNN_MAX_CPU_ISA="AVX2")
         assert in_force
         assert ours == said == "Intel AVX2"
 
+    @pytest.mark.slow
     def test_the_users_word_wins(self):
         """TensorFlow's own convolution takes oneDNN's matrix product all the same."""
         in_force, ours, said, output = start(TF_ENABLE_ONEDNN_OPTS="0")

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from common.cli import main
 from common.runs.folder import load_config
@@ -56,6 +57,7 @@ batchSizeTrain = 3
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_run(golden, golden_dir, tmp_path, capsys):
     """The converted network gives the recorded probabilities: 1e-5."""
     (tmp_path / "model.cfg").write_text(MINI)

@@ -10,6 +10,8 @@ from dhcp_fetal.config import CODE
 from dhcp_fetal.effects import BASE, Bench
 from dhcp_fetal.model import build_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows():

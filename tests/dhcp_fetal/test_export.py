@@ -39,6 +39,7 @@ def network():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "changes", "masked"),
     [
@@ -67,6 +68,7 @@ def test_graph_equals_the_python_path(network, shape, changes, masked):
     assert np.ptp(expected[..., 1]) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [True, False])
 @pytest.mark.parametrize(
     ("shape", "changes", "masked"),

@@ -73,6 +73,7 @@ def test_the_command_on_tables_lists_and_folders(folder, tmp_path, monkeypatch, 
     assert [path.name for path in tmp_path.iterdir()] == ["heads"]
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_a_real_table(shared, tmp_path):
     """Two channels, mask and tumour classes of two BraTS subjects, 240 x 240 x 155 voxels."""

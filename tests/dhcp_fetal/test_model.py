@@ -262,6 +262,7 @@ def full_inputs(full):
     return inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compat", VERSIONS)
 def test_full_network_equals_the_engine(full, full_inputs, recipe, compat):
     """[D3] [D4] Tolerances of the record: p 5e-5 (7e-6 measured), block samples 1e-3 (5e-5)."""

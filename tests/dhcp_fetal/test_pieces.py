@@ -49,6 +49,7 @@ def mask():
     return mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -133,6 +134,7 @@ def test_an_empty_mask_gives_nothing(image):
     assert not found.probabilities.any()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("masked", [True, False])
 def test_small_network_on_a_real_volume(shared, masked):

@@ -102,6 +102,7 @@ def assert_variables(model, data, prefix, *, atol, skip=()):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(("compat", "variant"), VARIANTS)
 def test_six_steps_equal_the_engine(recorded, mini, recipe, compat, variant):
@@ -131,6 +132,7 @@ def test_six_steps_equal_the_engine(recorded, mini, recipe, compat, variant):
     assert_variables(model, data, f"{variant}/step6", atol=late, skip=skip)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_freezing_keeps_what_is_named_and_moves_statistics(recorded, mini, recipe):
     data = recorded["v0.8.4"]

@@ -210,6 +210,7 @@ def image():
     return np.random.default_rng(6).normal(size=(40, 37, 30, 1)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_the_batch_does_not_matter(network, image):
     results = [
         tiles.predict_volume(network, image, replace(QUICK, inference_batch_size=size))
@@ -308,6 +309,7 @@ def predict_recorded(config, checkpoint, image, mask=None):
     return tiles.predict_volume(make_apply(model), image, config, mask=mask)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("step", "masked"), [("step96", True), ("step96", False), ("step24", False)]
@@ -332,6 +334,7 @@ def test_tiny_network_on_a_real_volume(shared, crop, example_files):
         assert_recorded(result, recorded, "step400_noroi")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_tiny_network_on_a_whole_patient(shared, example_files):
     import nibabel

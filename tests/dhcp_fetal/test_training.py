@@ -108,6 +108,7 @@ def test_the_best_epoch_is_kept(finished):
     assert (finished / "checkpoints" / "best.keras").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_network(table, finished, tmp_path):
     """[G18] [D12]"""
     train(table, tmp_path / "a", config=replace(SMALL, select_best_epoch=True), preset="quick",
@@ -124,6 +125,7 @@ def make_source(table, config=SMALL, *, seed=1, way=feeding.training_way, count=
     return feeding.SegmentSource(cache, way(config), seed=seed, batch_size=config.batch_size)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_network(table, finished, tmp_path):
     """SIGKILL after the first epoch; rows of batch statistics and the schedule go on, too."""
     run = tmp_path / "run"
@@ -255,6 +257,7 @@ def write_cfgs(folder, table):
     return folder / "cfg"
 
 
+@pytest.mark.slow
 def test_training_from_the_originals_files(table, tmp_path):
     """[G11] The schedule auto runs; results of validation have the original's names."""
     cfg = write_cfgs(tmp_path, table)

@@ -14,6 +14,8 @@ from commands import assert_no_network, run, run_alone, small_files_only, tree
 from common.data.volumes import read_volume, write_volume
 from fetal_brain.config import QUICK
 
+pytestmark = pytest.mark.slow
+
 command = partial(run, "fetal_brain")
 command_alone = partial(run_alone, "fetal_brain")
 

@@ -15,6 +15,8 @@ from commands import assert_no_network, run, run_alone, tree
 
 from common.data.volumes import read_volume, write_volume
 
+pytestmark = pytest.mark.slow
+
 command = partial(run, "fetal_brain")
 command_alone = partial(run_alone, "fetal_brain")
 PHANTOM_NOTICE = "Synthetic phantom data: these numbers say nothing about patients."

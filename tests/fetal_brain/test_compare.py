@@ -133,6 +133,7 @@ def test_tables_as_text_and_as_json(tmp_path, capsys):
     assert "82 variables, 722,582 numbers. Port: 82 variables, 89,406 numbers" in said
 
 
+@pytest.mark.slow
 def test_a_page_with_every_part(run, tmp_path, capsys):
     """The whole command on a run: the network of nobody's training is enough to see the switches.
 

@@ -86,6 +86,7 @@ def test_serving_is_what_predict_runs():
     np.testing.assert_array_equal(alone["labels"], predicted["labels"])
 
 
+@pytest.mark.slow
 def test_signatures():
     """Ids as in the files, one graph for three signatures, and argmax of logits [F24]."""
     served = {

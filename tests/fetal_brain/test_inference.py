@@ -45,6 +45,7 @@ def deployed(shared):
     return recorded, images, masks
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("case", [0, 1])
 def test_probabilities_and_mask_of_deploy(network, deployed, case):
@@ -68,6 +69,7 @@ def test_a_scan_as_it_was_read_gives_the_mask_of_deploy(network, deployed):
         assert unlike <= recorded[f"vol{case}_near_tie_counts"][2] + 2
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_last_window_counts_twice(network, deployed):
     """Without the doubled window 280 voxels of the first volume and 998 of the second differ."""

@@ -18,6 +18,8 @@ from fetal_brain.original_weights import (
     variables_by_name,
 )
 
+pytestmark = pytest.mark.slow
+
 DEAD_KERNEL = "upscore_0/conv3d/kernel"
 """[F7] Normalisation removes all but its sign, so what is recorded as its gradient is rounding."""
 

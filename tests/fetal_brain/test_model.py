@@ -339,6 +339,7 @@ class TestInference:
         assert (logits.argmax(-1) == exact.argmax(-1)).mean() > 0.99
         assert np.abs(logits - exact).max() > 1e-4
 
+    @pytest.mark.slow
     def test_saved_model_file_needs_nothing_of_ours(self, network, tmp_path):
         """A process that cannot import this project loads it and computes the same."""
         image = np.random.default_rng(0).normal(size=(1, 3, 128, 128, 1)).astype(np.float32)

@@ -70,6 +70,7 @@ def test_weights_momentum_and_step_are_taken_over(checkpoint, tensors):
     np.testing.assert_allclose(pushed[0], -1.0)
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_the_original_stopped(checkpoint, tensors, listing, tmp_path):
     """Step 8 is the only one: w - lr (0.9 slot + gradient), of which 0.9 is the slot's share."""
     train(listing, tmp_path / "run", config=SMALL, preset="quick", original=checkpoint)

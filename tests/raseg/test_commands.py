@@ -16,6 +16,8 @@ from common.training.checkpoints import read_checkpoint
 from raseg.masks import dice_of_original
 from raseg.phantom import phantom
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--filters", "2,4", "--epochs", "2", "--validation_volumes", "1"]
 

@@ -8,6 +8,8 @@ from raseg.config import CODE
 from raseg.effects import BASE, Bench
 from raseg.inference import build_for_any_size
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows():

@@ -93,6 +93,7 @@ def test_batch_statistics_take_the_plain_pass():
     np.testing.assert_allclose(whole, np.asarray(network(image[None]))[0], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [SMALL, replace(PAPER, filters=(3, 4, 5))])
 def test_rematerialised_gradient_is_the_same(config):
     """The same operations on the same numbers, twice. What differs is the order of sums in threads:

@@ -54,6 +54,7 @@ def gradients(model, image, label):
     return dict(zip(variables, tape.gradient(loss, list(variables.values())), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small_a", "thin_a", "draft4_a"])
 def test_gradient(rebuild, name):
     """Relative L2 of 2e-4 was measured between versions of TensorFlow; kinks of the ReLU move
@@ -180,6 +181,7 @@ def check_trace(rebuild, recipe, recorded, name):
                 assert limit < 1e-6, (step, kind, key, limit)
 
 
+@pytest.mark.slow
 def test_training_steps_equal_the_original(rebuild, recipe, golden):
     """Five steps of the full width; 3e-8 was measured for weights and means."""
     with warnings.catch_warnings():
@@ -187,6 +189,7 @@ def test_training_steps_equal_the_original(rebuild, recipe, golden):
         check_trace(rebuild, recipe, golden("train_full_width"), "small_a")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_longer_training_equals_the_original(rebuild, recipe, golden):
     """Twelve steps of the narrow network, three learning rates."""

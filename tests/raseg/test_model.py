@@ -68,6 +68,7 @@ def check_against(recorded, model, image, label, *, logits, activations, loss):
     assert agree >= 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small_a", "thin_a", "draft4_a"])
 def test_every_layer_equals_the_original(rebuild, name):
     """1.1e-5 was measured between TensorFlow 0.12.1 and 2.21, and here; ten times that."""
@@ -75,6 +76,7 @@ def test_every_layer_equals_the_original(rebuild, name):
     check_against(recorded, model, image, label, logits=1e-4, activations=1e-4, loss=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["small_b", "small_c"])
 def test_every_layer_equals_the_original_at_other_odd_sizes(rebuild, name):
@@ -83,6 +85,7 @@ def test_every_layer_equals_the_original_at_other_odd_sizes(rebuild, name):
     check_against(recorded, model, image, label, logits=1e-4, activations=1e-4, loss=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["bn_a", "bn_bme_a"])
 def test_batch_statistics(rebuild, name):
@@ -93,6 +96,7 @@ def test_batch_statistics(rebuild, name):
     assert np.abs(np.asarray(model(image))[0] - recorded["logits"]).mean() < 2e-3
 
 
+@pytest.mark.slow
 def test_wrong_crop_is_caught(rebuild):
     """Cutting the first element instead of the last moves logits far beyond the tolerance, while
     the argmax agrees in more than 99 of 100 voxels."""

@@ -158,6 +158,7 @@ class TestRun:
 
 
 class TestOtherArchitectures:
+    @pytest.mark.slow
     @pytest.mark.parametrize("architecture", ["cascade", "dilated"])
     def test_from_training_to_report(self, data, tmp_path, architecture):
         config = replace(TINY, architecture=architecture, batch_size=2)
@@ -170,6 +171,7 @@ class TestOtherArchitectures:
 
 
 class TestWays:
+    @pytest.mark.slow
     def test_validation_by_place(self, data, tmp_path, capsys):
         """[S2] The code's way, with its warning; [S16] one pass, [S1] flipped as in training."""
         config = replace(
@@ -181,12 +183,14 @@ class TestWays:
         row = read_log(tmp_path / "run")[-1]
         assert row["val_dice"] == pytest.approx(-row["val_loss"])
 
+    @pytest.mark.slow
     def test_early_stopping(self, data, tmp_path):
         """[S17] A fall smaller than asked for, twice in a row, ends training."""
         config = replace(TINY, epochs=6, steps_per_epoch=2, min_delta=5.0, patience=2)
         train(data, tmp_path / "run", config=config, run_validation=False)
         assert len(read_log(tmp_path / "run")) == 3
 
+    @pytest.mark.slow
     @pytest.mark.shared
     def test_going_on_from_the_original(self, keras2_files, data, tmp_path):
         """Step and moments of the Keras 2 file: training begins at step 20."""
@@ -202,6 +206,7 @@ class TestWays:
         moved = np.abs(np.array(network.weights[0]) - before).max()
         assert 0 < moved < 1e-3
 
+    @pytest.mark.slow
     def test_resume(self, data, tmp_path):
         """Interrupted after 20 of 40 steps and started again: the same bits as in one go."""
         config = replace(TINY, augment=True)

@@ -8,6 +8,8 @@ from sarcoma.config import CODE
 from sarcoma.effects import BASE, Bench
 from sarcoma.inference import build_for_inference
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows():

@@ -29,6 +29,7 @@ def randomised(config):
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "shape"),
     [

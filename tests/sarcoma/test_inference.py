@@ -114,6 +114,7 @@ def test_steps_that_leave_voxels_out(image, options):
         find(hand_on_centre, image, replace(CT, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["unet2d", "cascade", "dilated"])
 def test_training_and_inference_agree(image, architecture):
     """What a patch gives in training, its place in the stitched volume gives too."""

@@ -99,6 +99,7 @@ class TestFullWidth:
             np.testing.assert_allclose(picked, recorded[f"{name}/val"], atol=atol, err_msg=name)
             np.testing.assert_allclose(np.linalg.norm(whole), recorded[f"{name}/l2"], rtol=1e-4)
 
+    @pytest.mark.slow
     def test_three_steps(self, recorded, recipe):
         """Losses 1.5e-8, weights 7.5e-4 of the rate, prediction 1.5e-6 were measured."""
         model = make_trainer(CODE, recipe)
@@ -119,6 +120,7 @@ class TestQuarterWidth:
     def recorded(golden):
         return golden("unet2d_w4")
 
+    @pytest.mark.slow
     def test_ten_steps(self, recorded, recipe):
         """Phase A, rate 2e-4: losses 4e-6 were measured, weights 0.08 of the rate.
 
@@ -131,6 +133,7 @@ class TestQuarterWidth:
         np.testing.assert_allclose(losses, recorded["train_loss"], atol=1e-5)
         assert_weights(model, recorded, "w_after10", atol=0.25 * rate)
 
+    @pytest.mark.slow
     def test_chaotic_steps(self, recorded, recipe):
         """Phase B, rate 1e-3, diverges with rounding: the first ten losses are compared.
 

@@ -200,6 +200,7 @@ class TestMaxout:
         found = layer(np.array([1.0, 8.0, 5.0, 2.0]).reshape(1, 1, 1, 4))
         np.testing.assert_allclose(np.ravel(found), [5.0, 8.0], rtol=1e-6)
 
+    @pytest.mark.slow
     def test_trains_and_saves(self, tmp_path):
         """[S10] In the original neither happens: each loading draws new kernels."""
         model = build_model(replace(QUICK, architecture="cascade", modalities=("ct",)))
@@ -302,6 +303,7 @@ class TestDilated:
         count = assert_activations(model, x, part, f"{case}/act/", atol=1e-5, channels=64)
         assert count > 25
 
+    @pytest.mark.slow
     @pytest.mark.shared
     def test_full_width(self, shared, recipe):
         """134 268 958 parameters, 1.5 GB; 1.2e-7 was measured."""

@@ -25,6 +25,7 @@ def test_only_slices_standardised_alone_are_independent():
     assert described(replace(UNET, standardise="patient"))["independent_axes"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [UNET, DILATED])
 def test_a_part_is_segmented_as_within_the_whole(config):
     tf.keras.utils.set_random_seed(3)

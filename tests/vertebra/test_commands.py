@@ -16,6 +16,8 @@ from commands import run
 from common.data.geometry import Geometry
 from common.data.volumes import read_volume, write_volume
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--preset", "quick", "--channels", "2"]
 STEPS = ["--max_steps", "3", "--steps_per_evaluation", "2", "--eval_iters", "1",

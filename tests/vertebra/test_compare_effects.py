@@ -14,6 +14,8 @@ from vertebra.effects import BASE, Bench
 from vertebra.inference import build_for_any_size
 from vertebra.search import Oracle, run_search
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows():

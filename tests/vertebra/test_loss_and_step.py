@@ -93,6 +93,7 @@ def relative_distance(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 def test_gradients(step, recipe):
     """Every tensor's, against PyTorch in float64: 8e-3 measured, 2e-2 allowed.
 
@@ -125,6 +126,7 @@ def test_gradients(step, recipe):
         assert distance < tolerance, (name, distance)
 
 
+@pytest.mark.slow
 def test_three_steps(step, recipe):
     """Losses of three Adam steps (3e-5 measured for a first completeness loss of 0.0064).
 

@@ -38,6 +38,7 @@ def check(found, recorded, prefix, *, blocks, tolerance):
             assert error < 2e-5, (name, key, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["moving", "batch"])
 @pytest.mark.parametrize(
     ("case", "shape", "seed"), [("a", (128, 128, 128), 1022), ("b", (136, 128, 152), 1023)]
@@ -54,6 +55,7 @@ def test_small_network(golden, recipe, case, shape, seed, statistics):
     check(found, recorded, f"{case}_{prefix}", blocks=names, tolerance=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_released_weights(shared, recipe):
     """[V1] Batch statistics: Dice 0.924 on exactly the next vertebra, 0 of 2 097 152 voxels differ.
@@ -77,6 +79,7 @@ def test_released_weights(shared, recipe):
     assert found["conv_final@128"].min() >= (norm["bias"] - 3 * norm["weight"]).item()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_moving_statistics_after_a_training_pass(shared, recipe, golden):
     """[V3] Shared averages: one step per site, in order, with the unbiased variance; 1e-4."""

@@ -58,6 +58,7 @@ def test_window_of_the_code(golden):
         assert (window.low[0], window.high[0]) == (low, high)
 
 
+@pytest.mark.slow
 def test_patches_of_the_code(golden, recipe):
     """All 30 recorded draws: vertebra, centre, window, sums, completeness; exact."""
     recorded = golden("patches")
@@ -88,6 +89,7 @@ def test_patches_of_the_code(golden, recipe):
         np.testing.assert_allclose(weight_sum, recorded[f"weight_sum_{number}"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_training_samples_of_the_code(augment, recipe):
     """Five whole samples with their changes; images to 1e-5, masks exactly."""

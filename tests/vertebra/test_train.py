@@ -102,6 +102,7 @@ def test_statistics_of_the_sites_follow_training():
     np.testing.assert_allclose(layer.site_variances[0], [0.98 * 4 + 0.02 * spread], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_and_picture(case):
     """[V1] With its own choice of statistics; the same patches each time."""
     config = replace(TINY, eval_iters=2, validation_statistics="moving")

@@ -88,6 +88,7 @@ def test_multiply_adds_of_the_synovitis_paper_at_full_size():
     assert operations == pytest.approx(2 * 3367e9, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_line_for_each_measurement(tmp_path):
     """TensorFlow is what is surely installed; the small sizes take seconds."""
     words = ("--small", "--paper", "fetal_brain", "--precision", "float32")
@@ -106,6 +107,7 @@ def test_a_line_for_each_measurement(tmp_path):
         assert found["share"] == pytest.approx(rate / found["matmul_tflops"])
 
 
+@pytest.mark.slow
 def test_one_that_fails_does_not_stop_the_others(tmp_path):
     """A keras that cannot be used stands for a device that is too small."""
     (tmp_path / "sitecustomize.py").write_text(

@@ -64,6 +64,7 @@ def test_what_does_not_fit_is_a_finding():
 
 
 class TestProbe:
+    @pytest.mark.slow
     def test_a_step_and_the_table_of_it(self, capsys):
         """What a step takes beyond its start, and that the table says for which load it holds."""
         plan("fetal_brain", config=SMALL, scan=(5, 40, 50))
@@ -72,6 +73,7 @@ class TestProbe:
             assert name in rows
         assert f" processes for {len(os.sched_getaffinity(0))} cores when this" in rows["load"]
 
+    @pytest.mark.slow
     def test_a_larger_step_takes_more(self):
         """16 times the voxels and the kernels of the small network."""
         large = replace(SMALL, filters=(16, 16, 16), patch_shape=(3, 64, 64))
@@ -98,6 +100,7 @@ class TestProbe:
         )
         assert measure("fetal_brain", SMALL, "training") is None
 
+    @pytest.mark.slow
     def test_another_failure_is_one_line(self):
         told = "the measurement of training failed: .*'no_paper' .--probe false does without it"
         with pytest.raises(OptionError, match=told):

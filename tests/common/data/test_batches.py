@@ -182,6 +182,7 @@ print(json.dumps({"facts": facts, "sums": [float(step(batch[0])) for batch in da
 """
 
 
+@pytest.mark.slow
 def test_workers_draw_in_parallel_under_determinism_and_one_thread():
     """The single inter-op thread must neither block the workers nor be blocked by them."""
     done = subprocess.run(
@@ -220,6 +221,7 @@ del batches, cycle
 """
 
 
+@pytest.mark.slow
 def test_a_program_ends_while_workers_draw():
     """A training that stops early leaves its dataset in such a cycle; the exit hung for ever."""
     done = subprocess.run(

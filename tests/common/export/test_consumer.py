@@ -12,6 +12,8 @@ from common.export.parity import PARITY, difference, read_parity
 from common.export.passport import read_passport
 from common.export.saved_model import read_signatures
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(__file__).with_name("consumer.c")
 OUTPUTS = {
     "dhcp_fetal": ("volume", "probabilities"),

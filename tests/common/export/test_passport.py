@@ -13,6 +13,8 @@ from common.export.parity import PARITY, read_parity
 from common.export.passport import PASSPORT, hash_weights, read_passport
 from common.export.warmup import WARMUP_FILE, read_warmup
 
+pytestmark = pytest.mark.slow
+
 PAPERS = ("dhcp_fetal", "fetal_brain", "raseg", "sarcoma", "vertebra")
 KEYS = {
     "schema", "paper", "name", "version", "created_utc", "code", "run", "data", "weights", "files",

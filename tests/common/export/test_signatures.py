@@ -9,6 +9,8 @@ from common.export.passport import read_passport, without_tensors
 from common.export.saved_model import forced_xla, read_signatures
 from common.export.versions import BATCHING, MODELS_CONFIG
 
+pytestmark = pytest.mark.slow
+
 SCAN, CLASSES, LABELS = "float32 ?,?,?", "float32 ?,?,?,2", "uint8 ?,?,?"
 SIGNATURES = {
     "fetal_brain": {

@@ -15,6 +15,8 @@ from common.export.parity import PARITY
 from common.export.passport import PASSPORT, hash_files, read_passport
 from common.files import write_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 VARIABLES = "variables/variables.data-00000-of-00001"
 

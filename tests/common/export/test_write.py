@@ -101,6 +101,7 @@ def small_files_only(limit):
 
 
 class TestExport:
+    @pytest.mark.slow
     def test_an_equal_model_is_put_in_place(self, exported):
         folder, parity = exported
         whole = {"whole_case": "all rows", "largest_difference_whole": 0.0}
@@ -120,11 +121,13 @@ class TestExport:
         assert passport["weights"]["parameters"] == 12
         assert passport["intended_use"][0].startswith("Trained on phantoms")
 
+    @pytest.mark.slow
     def test_a_model_that_differs_is_refused_and_leaves_nothing(self, model, tmp_path):
         with pytest.raises(ExportError, match=r"differs by more than is accepted: .*/y"):
             export(model, tmp_path / "net" / "1", shift=1e-4)
         assert not list((tmp_path / "net").iterdir())
 
+    @pytest.mark.slow
     def test_so_is_one_that_differs_on_the_whole_case_alone(self, model, tmp_path):
         whole = {"serving_default": example(1e-4)}
         with pytest.raises(ExportError, match=r"differs"):
@@ -197,6 +200,7 @@ class TestCases:
 
 
 class TestOtherProcess:
+    @pytest.mark.slow
     def test_it_really_has_no_keras(self, exported, tmp_path):
         folder, _ = exported
         np.savez(tmp_path / "in.npz", **{"serving_default/x": np.ones((2, 3), np.float32)})
@@ -212,6 +216,7 @@ class TestOtherProcess:
         with np.load(tmp_path / "o.npz") as outputs:
             np.testing.assert_array_equal(outputs["serving_default/y"], np.full((2, 3), 3.0))
 
+    @pytest.mark.slow
     def test_what_it_says_is_passed_on(self, tmp_path):
         with pytest.raises(ExportError, match=r"cannot be served: [^$]*does not exist"):
             run_elsewhere(tmp_path, {"serving_default": {"x": np.ones(3)}})

@@ -300,6 +300,7 @@ print((peak_memory() - before) / (3000 * 64 * 64 * 4))
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_depth():
     """In a process of its own, in shares of the volume: what is kept takes a quarter of it, and as
     much again while it is joined; float64 sums and counts of all slices would take four volumes."""
@@ -328,6 +329,7 @@ def test_wrong_output_shape_is_refused():
                batch_size=1)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_stride_may_leave_gaps_between_starts_but_not_between_windows():
     for stride in product((1, 2, 3), repeat=3):
         volume = np.ones((7, 8, 9, 1))

@@ -15,6 +15,8 @@ from common.errors import OptionError, RunError
 from common.runs.folder import load_run
 from common.runs.replay import check_code, check_data, hash_arrays, hash_of_all, replay, tell
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 TINY = ("--preset", "quick", "--filters", "2,2,4", "--kernels", "3,3,1", "--patch_shape", "3,16,16",
         "--max_steps", "3", "--steps_per_evaluation", "3", "--batch_size", "2",

@@ -104,6 +104,7 @@ class TestTwin:
             segment(scans, output=tmp_path / "a.nii", mask=mask, **options,
                     probabilities=tmp_path / "p.nii")  # fmt: skip
 
+    @pytest.mark.slow
     def test_as_a_command_without_keras(self, models, scans, tmp_path):
         output = tmp_path / "labels.nii.gz"
         words = ["segment", *scans, "-o", output, "--model", models["slices"]]

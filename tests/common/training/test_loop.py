@@ -104,6 +104,7 @@ def test_a_row_is_the_mean_over_its_epoch(tmp_path):
     np.testing.assert_allclose([row["loss"] for row in rows], means, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 5, 8, 9, 10])
 def test_a_broken_run_ends_like_an_unbroken_one(tmp_path, step):
     """Before the first checkpoint, within epochs, at the end of one, at the very end."""
@@ -117,6 +118,7 @@ def test_a_broken_run_ends_like_an_unbroken_one(tmp_path, step):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_a_run_broken_in_an_evaluation_ends_like_an_unbroken_one(tmp_path):
     answers = iter([0.5, None])
 
@@ -184,6 +186,7 @@ class Patience(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+@pytest.mark.slow
 def test_an_early_stop_survives_interruptions(tmp_path):
     options = {"max_steps": 100, "evaluate": lambda: {"val_dice": 0.25}}
     whole, rows = train(tmp_path / "whole", callbacks=[Patience(3)], **options)
@@ -370,6 +373,7 @@ print(json.dumps([facts, layer.compute_dtype, layer.variable_dtype]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected", "dtypes"),
     [

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from common.training.loop import CHECKPOINT
 
@@ -65,6 +66,7 @@ def step_of_checkpoint(run: Path) -> int:
         return json.loads(str(stored["header"]))["position"]["step"]
 
 
+@pytest.mark.slow
 def test_killed_run_ends_bit_for_bit_like_an_unbroken_one(tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     finish(unbroken)
