@@ -21,9 +21,10 @@ ONEDNN_VALUES = {"0": False, "false": False, "1": True, "true": True}
 THREADS = "SEGMENTATION_THREADS"
 """What `--threads` tells the processes that a command starts."""
 
-NEEDLESS = ("matplotlib", "pandas", "scipy", "sklearn")
+NEEDLESS = ("matplotlib", "pandas", "scipy", "scipy.sparse", "sklearn")
 """TensorFlow and Keras import these where they find them, for galleries of pictures, data frames,
-sparse matrices and wrappers that nothing here uses: a third of their start-up."""
+sparse matrices and wrappers that nothing here uses: a third of their start-up. nibabel imports
+scipy, without its parts, before."""
 
 KERAS_NAMES = ("keras", "tf_keras")
 

@@ -9,16 +9,18 @@ import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 import nibabel
 import numpy as np
 
-from common.data import itk_files, nifti
+from common.data import nifti
 from common.data.geometry import Geometry, Volume
 from common.data.nifti import Frames
 from common.errors import DataError
 
-FORMATS = (*nifti.ENDINGS, *itk_files.ENGINES)
+ITK_ENDINGS = (".mha", ".mhd", ".nrrd")
+FORMATS = (*nifti.ENDINGS, *ITK_ENDINGS)
 """File name endings, in small letters; a file may have them in capitals."""
 STEM_ENDINGS = (".seg.nrrd", *sorted(FORMATS, key=len, reverse=True))
 """What is no part of a scan's name; 3D Slicer calls a segmentation case1.seg.nrrd."""
@@ -57,7 +59,7 @@ def read_volume(
         array, geometry = nifti.read_voxels(path, frames=frames, flat=flat)
     else:
         first = frames == "first"
-        array, geometry = itk_files.read_voxels(path, first_of_many=first, flat=flat)
+        array, geometry = _itk_files().read_voxels(path, first_of_many=first, flat=flat)
     array = _converted(array, dtype, path)
     if finite:
         check_finite(array, path)
@@ -82,7 +84,7 @@ def read_geometry(
     if ending_of(path) in nifti.ENDINGS:
         head = nifti.read_head(path, frames=frames, flat=flat)
         return head.shape, head.geometry
-    return itk_files.read_head(path, first_of_many=frames == "first", flat=flat)
+    return _itk_files().read_head(path, first_of_many=frames == "first", flat=flat)
 
 
 def check_finite(array: np.ndarray, path: str | Path) -> None:
@@ -153,14 +155,14 @@ def write_volume(
             nifti.write_voxels(temporary, array, header, packed=ending == ".nii.gz")
             files = [temporary]
         else:
-            files = itk_files.write_voxels(temporary, array, geometry, compress=compress)
+            files = _itk_files().write_voxels(temporary, array, geometry, compress=compress)
         for file in files[:-1]:
             path.unlink(missing_ok=True)
             os.replace(file, path.with_name(file.name))
         os.replace(files[-1], path)
     except (RuntimeError, OSError) as error:
         raise DataError(
-            f"{path}: cannot be written ({itk_files.reason(error)}), expected a writable folder "
+            f"{path}: cannot be written ({_itk_files().reason(error)}), expected a writable folder "
             "with enough space"
         ) from error
     finally:
@@ -230,3 +232,10 @@ def _storable(array: np.ndarray) -> np.ndarray:
     elif array.dtype == np.int64 and limits.min <= array.min() and array.max() <= limits.max:
         array = array.astype(np.int32)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _itk_files() -> ModuleType:
+    """Return `common.data.itk_files`, without SimpleITK's start-up where all files are NIfTI."""
+    from common.data import itk_files
+
+    return itk_files

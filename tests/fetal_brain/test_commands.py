@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -242,3 +244,21 @@ class TestRunFolder:
             done = command("deploy", "-p", work.run, "--csv", work.csv, "--mode", mode)
             done.refused("predict", "--mode", "'EVAL', 'PREDICT'", mode)
         assert tree(work.run) == before
+
+
+def test_a_prediction_loads_nothing_needless(work, tmp_path):
+    """Told by the process itself, so that what TensorFlow and Keras load counts as well."""
+    code = (
+        "import sys; from common.cli import main; status = main('fetal_brain', argv=sys.argv[1:]); "
+        "print(status, *(name for name, module in sys.modules.items() if module))"
+    )
+    words = ["predict", "--run", work.run, "--out", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
+    )
+    status, *loaded = done.stdout.splitlines()[-1].split()
+    assert status == "0", done.stderr
+    assert {"tensorflow", "keras", "nibabel"} <= set(loaded)
+    needless = {"matplotlib", "pandas", "scipy.sparse", "scipy.ndimage", "sklearn", "tensorboard",
+                "tf_keras", "torch", "jinja2", "SimpleITK"}  # fmt: skip
+    assert not needless & set(loaded)
