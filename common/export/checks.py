@@ -97,7 +97,7 @@ def check_warmup(folder: Path, passport: dict) -> list[Check]:
 def check_parity(folder: Path, passport: dict) -> list[Check]:
     """Run the recorded inputs and compare with the recorded outputs."""
     inputs, outputs = read_parity(folder / PARITY)
-    served, checks = evaluate_signatures(folder, inputs), []
+    (served,), checks = evaluate_signatures(folder, inputs), []
     for key, entry in passport["parity"].items():
         value, limit = difference(served[key], outputs[key]), entry["tolerance"]
         result = "ok" if value <= limit else "FAILED"

@@ -10,28 +10,29 @@ import numpy as np
 
 from common.export.parity import ExportError
 from common.papers import ROOT
-from common.runtime import KERAS_NAMES, forbid_keras
+from common.runtime import KERAS_NAMES, forbid_keras, load_tensorflow_quietly
 
 Arrays = Mapping[str, np.ndarray]
 
 
-def run_elsewhere(folder: Path, examples: Mapping[str, Arrays]) -> dict[str, np.ndarray]:
+def run_elsewhere(folder: Path, *examples: Mapping[str, Arrays]) -> list[dict[str, np.ndarray]]:
     """Evaluate the signatures of a SavedModel in a process that cannot import Keras.
 
     Args:
         folder: SavedModel.
-        examples: per signature, inputs by name.
+        examples: each with inputs by name, per signature; one process does all.
 
     Returns:
-        Outputs by "signature/output".
+        Of each, outputs by "signature/output".
 
     Raises:
         ExportError: the process failed; the message ends with what it said.
     """
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch) / "inputs.npz", Path(scratch) / "outputs.npz"
-        np.savez(inputs, **{f"{signature}/{name}": array
-                            for signature, arrays in examples.items()
+        np.savez(inputs, **{f"{number}/{signature}/{name}": array
+                            for number, calls in enumerate(examples)
+                            for signature, arrays in calls.items()
                             for name, array in arrays.items()})  # fmt: skip
         words = [
             sys.executable,
@@ -46,8 +47,12 @@ def run_elsewhere(folder: Path, examples: Mapping[str, Arrays]) -> dict[str, np.
         )
         if done.returncode:
             raise ExportError(f"the exported model cannot be served: {done.stderr.strip()[-500:]}")
+        results: list[dict] = [{} for _ in examples]
         with np.load(outputs) as arrays:
-            return dict(arrays)
+            for key, array in arrays.items():
+                number, _, output = key.partition("/")
+                results[int(number)][output] = array
+        return results
 
 
 def run_saved_model(folder: Path, inputs: Path, outputs: Path) -> None:
@@ -55,21 +60,24 @@ def run_saved_model(folder: Path, inputs: Path, outputs: Path) -> None:
 
     Args:
         folder: SavedModel.
-        inputs: .npz with entries "signature/input".
-        outputs: .npz to write, with entries "signature/output".
+        inputs: .npz with entries "number/signature/input", the examples numbered from 0.
+        outputs: .npz to write, with entries "number/signature/output".
     """
     forbid_keras()
+    load_tensorflow_quietly()
     from common.export.saved_model import evaluate_signatures
 
-    calls: dict[str, dict] = {}
+    examples: dict[str, dict] = {}
     with np.load(inputs) as arrays:
         for key, array in arrays.items():
-            signature, _, name = key.partition("/")
-            calls.setdefault(signature, {})[name] = array
-    results = evaluate_signatures(folder, calls)
+            number, signature, name = key.split("/", 2)
+            examples.setdefault(number, {}).setdefault(signature, {})[name] = array
+    results = evaluate_signatures(folder, *examples.values())
     if any(sys.modules[name] is not None for name in KERAS_NAMES):
         raise ExportError("Keras was imported in the process that must not need it")
-    np.savez(outputs, **results)
+    np.savez(outputs, **{f"{number}/{output}": array
+                         for number, found in zip(examples, results, strict=True)
+                         for output, array in found.items()})  # fmt: skip
 
 
 if __name__ == "__main__":

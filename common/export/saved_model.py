@@ -72,21 +72,25 @@ def _read_graph(folder: Path):
 
 
 def evaluate_signatures(
-    folder: Path, examples: Mapping[str, Mapping[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
+    folder: Path, *examples: Mapping[str, Mapping[str, np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
     """Evaluate signatures of a SavedModel with TensorFlow, in this process.
 
     Args:
-        folder: SavedModel.
-        examples: per signature, inputs by name.
+        folder: SavedModel, loaded once.
+        examples: each with inputs by name, per signature.
 
     Returns:
-        Outputs by "signature/output".
+        Of each, outputs by "signature/output".
     """
-    signatures = tf.saved_model.load(str(folder)).signatures
-    results = {}
-    for signature, arrays in examples.items():
-        inputs = {name: tf.constant(array) for name, array in arrays.items()}
-        for name, value in signatures[signature](**inputs).items():
-            results[f"{signature}/{name}"] = value.numpy()
+    # Kept whole: the signatures do not keep the variables alive on their own.
+    loaded = tf.saved_model.load(str(folder))
+    results = []
+    for calls in examples:
+        found = {}
+        for signature, arrays in calls.items():
+            inputs = {name: tf.constant(array) for name, array in arrays.items()}
+            for name, value in loaded.signatures[signature](**inputs).items():
+                found[f"{signature}/{name}"] = value.numpy()
+        results.append(found)
     return results

@@ -281,11 +281,18 @@ def compare(folder: Path, recordings: Recordings, *, tolerance: float) -> dict[s
     Raises:
         ExportError: an output differs by more than is accepted.
     """
-    parity = {}
-    for key, (limit, value) in measure(folder, recordings.kept, tolerance).items():
-        parity[key] = {"largest_difference": value, "tolerance": limit, "case": recordings.case}
-    if recordings.whole:
-        for key, (_, value) in measure(folder, recordings.whole, tolerance).items():
+    kept, whole = recordings.kept, recordings.whole
+    asked = [kept, whole] if whole else [kept]
+    served = run_elsewhere(
+        folder,
+        *({name: example.inputs for name, example in examples.items()} for examples in asked),
+    )
+    parity = {
+        key: {"largest_difference": value, "tolerance": limit, "case": recordings.case}
+        for key, (limit, value) in measure(served[0], kept, tolerance).items()
+    }
+    if whole:
+        for key, (_, value) in measure(served[1], whole, tolerance).items():
             parity[key] |= {
                 "whole_case": recordings.whole_case,
                 "largest_difference_whole": value,
@@ -299,10 +306,9 @@ def compare(folder: Path, recordings: Recordings, *, tolerance: float) -> dict[s
 
 
 def measure(
-    folder: Path, examples: Mapping[str, Example], tolerance: float
+    served: Mapping[str, np.ndarray], examples: Mapping[str, Example], tolerance: float
 ) -> dict[str, tuple[float, float]]:
     """Return, by "signature/output", what is accepted and the difference that was found."""
-    served = run_elsewhere(folder, {name: example.inputs for name, example in examples.items()})
     found = {}
     for name, example in examples.items():
         for output, expected in example.expected.items():

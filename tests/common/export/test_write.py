@@ -203,7 +203,7 @@ class TestOtherProcess:
     @pytest.mark.slow
     def test_it_really_has_no_keras(self, exported, tmp_path):
         folder, _ = exported
-        np.savez(tmp_path / "in.npz", **{"serving_default/x": np.ones((2, 3), np.float32)})
+        np.savez(tmp_path / "in.npz", **{"0/serving_default/x": np.ones((2, 3), np.float32)})
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_KERAS, folder, tmp_path / "in.npz", tmp_path / "o.npz"],
             cwd=ROOT,
@@ -214,7 +214,7 @@ class TestOtherProcess:
         assert done.returncode == 0, done.stderr
         assert done.stdout == "refused []\n"
         with np.load(tmp_path / "o.npz") as outputs:
-            np.testing.assert_array_equal(outputs["serving_default/y"], np.full((2, 3), 3.0))
+            np.testing.assert_array_equal(outputs["0/serving_default/y"], np.full((2, 3), 3.0))
 
     @pytest.mark.slow
     def test_what_it_says_is_passed_on(self, tmp_path):
