@@ -15,13 +15,14 @@ from fetal_brain.study.bench import draw_batch, draw_volume
 
 RULES: dict = {}
 """All layers are Keras' own."""
-ANY_PLANE = (CODE.patch_shape[0], None, None, 1)
+ANY_SIZE = (None, None, None, 1)
+"""Of a known depth the pooling consists of operations [F30], otherwise it is one layer."""
 
 
 def train(sizes, folder: Path) -> Contender:
     """Take the same training step: gradient descent with momentum on the cross-entropy."""
     layout = LAYOUTS_3D[sizes["layout"]]
-    model = build_model(CODE, ANY_PLANE)
+    model = build_model(CODE, ANY_SIZE)
     share_weights(model, folder)
     twin = make_twin(model).to(memory_format=layout)
     images, labels = draw_batch()
@@ -42,7 +43,7 @@ def segment_volume(sizes, folder: Path) -> Contender:
     from monai.inferers import sliding_window_inference
 
     layout = LAYOUTS_3D[sizes["layout"]]
-    model = build_model(PORT, ANY_PLANE)
+    model = build_model(PORT, ANY_SIZE)
     share_weights(model, folder)
     twin = make_twin(model).to(memory_format=layout)
     image = draw_volume(sizes)

@@ -58,7 +58,13 @@ def build_both(paper, config):
         elif variable.dtype == "float32" and variable.name != "fixed":
             # Variances and slopes stay positive; `fixed` would mix statistics in training [V2].
             variable.assign(np.abs(value + rng.normal(0, 0.1, value.shape)))
-    twin = make_twin(model, importlib.import_module(f"{paper}.study.torch_twin").RULES)
+    written = model
+    if paper == "fetal_brain":  # of a known depth its pooling consists of operations, not layers
+        written = importlib.import_module(f"{paper}.model").build_model(
+            config, (None, *model.input_shape[2:])
+        )
+        written.set_weights(model.get_weights())
+    twin = make_twin(written, importlib.import_module(f"{paper}.study.torch_twin").RULES)
     inputs = draw(module.workload_of(config).training_shapes, rng)
     return model, twin, inputs
 
