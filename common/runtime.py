@@ -169,7 +169,8 @@ def configure_runtime(
         op determinism (Keras refuses XLA under it), False on a CPU, where XLA is 5 to 12 times
         slower.
     Raises:
-        OptionError: `seed` is out of range; see `check_environment`.
+        OptionError: `seed` is out of range, or bfloat16 cannot be computed; see
+            `check_environment`.
     """
     if not 0 <= seed < 2**32:
         raise OptionError(f"--seed is {seed}; expected 0 to {2**32 - 1}")
@@ -192,6 +193,8 @@ def configure_runtime(
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+    if mixed_precision and not gpus:
+        _check_bfloat16()
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
 
     op_determinism = is_op_determinism_enabled()
@@ -256,6 +259,30 @@ def has_native_bfloat16(
 ) -> bool:
     """Return whether the processor multiplies bfloat16 itself; arguments as `instruction_set`."""
     return _level(flags, environment) >= _position("AVX512_CORE_BF16")
+
+
+def has_amx(flags: set[str] | None = None, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether oneDNN computes with AMX; arguments as for `instruction_set`."""
+    return _level(flags, environment) >= _position("AVX512_CORE_AMX")
+
+
+def _check_bfloat16() -> None:
+    """Refuse bfloat16 where convolutions would fail; say in one line where it is slow.
+
+    TensorFlow asks the processor whether oneDNN can compute in bfloat16, not oneDNN's own limit.
+    """
+    if onednn_in_force() and has_avx512(environment={}) and not has_avx512():
+        raise OptionError(
+            f"--mixed_precision: oneDNN is limited to {instruction_set()} by ONEDNN_MAX_CPU_ISA and"
+            " cannot compute in bfloat16; expected no such limit, or float32"
+        )
+    if not (onednn_in_force() and has_native_bfloat16()):
+        kernels = f"oneDNN, {instruction_set()}" if onednn_in_force() else f"{ONEDNN}=0"
+        print(
+            f"note: --mixed_precision is slow here, slower than float32: no bfloat16 instructions "
+            f"are used ({kernels})",
+            file=sys.stderr,
+        )
 
 
 def usable_cores() -> int:

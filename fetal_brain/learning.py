@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import tensorflow as tf
-
-from common.errors import OptionError
+from common.network.bfloat16 import refuse_wrong_gradients
 from common.network.losses import sparse_cross_entropy
 from common.network.meters import LabelDice
 from fetal_brain.config import Config
@@ -29,19 +27,7 @@ def go_on_from(original: Path, model, config: Config) -> None:
     assign_optimizer(model.optimizer, model, tensors, config.learning_rate)
 
 
-def refuse_wrong_gradients(config: Config) -> None:
-    """Refuse bfloat16 where TensorFlow's CPU kernels compute another gradient than asked for.
-
-    Measured with TensorFlow 2.21: the gradient of a 5 x 5 x 5 kernel over three slices is off by
-    as much as its own size (it holds uninitialised memory), from five slices on it is right.
-
-    Raises:
-        OptionError: there is no GPU and a kernel is deeper than the patch.
-    """
-    too_deep = not config.slices_as_channels and max(config.kernels) > config.patch_shape[0]
-    if too_deep and not tf.config.list_physical_devices("GPU"):
-        raise OptionError(
-            f"--mixed_precision: without a GPU, TensorFlow's bfloat16 gradients are wrong for "
-            f"kernels of {max(config.kernels)} slices in patches of {config.patch_shape[0]}; "
-            "expected a GPU, or float32"
-        )
+def refuse_wrong_bfloat16(config: Config) -> None:
+    """Refuse bfloat16 where its gradients are wrong; see `common.network.bfloat16`."""
+    if not config.slices_as_channels:
+        refuse_wrong_gradients(max(config.kernels), config.patch_shape[0])

@@ -40,14 +40,15 @@ def train(
         overwrite: discard what an earlier run left in the folder; the original's --restart.
         deterministic: same bits at every repetition on the same machine; default: yes on a CPU,
             where it costs nothing, no on a GPU, where it excludes XLA.
-        mixed_precision: bfloat16 arithmetic, float32 weights and logits; on a GPU alone.
+        mixed_precision: bfloat16 arithmetic, float32 weights and logits; refused where
+            TensorFlow's gradients are wrong.
     """
     from common.network.trained import save_network
     from common.training.loop import fit
     from fetal_brain import batches, inference, learning, validation
 
     if mixed_precision:
-        learning.refuse_wrong_gradients(config)
+        learning.refuse_wrong_bfloat16(config)
     split = split_cases(find_cases(train_csv), config)
     warn_of_overlap(split)
     options = {

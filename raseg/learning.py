@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+from common.network.bfloat16 import refuse_wrong_gradients
 from common.network.meters import LabelDice
 from common.network.trained import save_network
 from raseg.averages import WeightAverages
 from raseg.binaries import Binaries
 from raseg.config import Config
 from raseg.inference import build_for_any_size
-from raseg.model import DiceLoss, build_model, make_optimizer
+from raseg.model import KERNEL, DiceLoss, build_model, make_optimizer
 from raseg.original_weights import assign_original, assign_training_state, read_original
 from raseg.rematerialise import Rematerialised
 
@@ -32,6 +33,18 @@ def build_for_training(config: Config, examples: int, *, xla: bool):
         jit_compile=xla,
     )
     return network, trained, WeightAverages(network.trainable_variables, config.ema_decay)
+
+
+def refuse_wrong_bfloat16(config: Config, rows: int) -> None:
+    """Refuse bfloat16 where its gradients are wrong, at the first level or the last.
+
+    Args:
+        config: uses patch_shape, top_kernels and filters.
+        rows: of the volumes.
+    """
+    rows = config.patch_shape[0] if config.patch_shape else rows
+    refuse_wrong_gradients(max(config.top_kernels), rows)
+    refuse_wrong_gradients(KERNEL, -(-rows // 2 ** (len(config.filters) - 1)))
 
 
 def go_on_from(original: Path, trained, network, averages) -> None:

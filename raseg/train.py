@@ -53,6 +53,8 @@ def train(
         "deterministic": deterministic,
         "mixed_precision": mixed_precision,
     }
+    if mixed_precision:
+        learning.refuse_wrong_bfloat16(config, records.layout.shape[0])
     with open_run(
         run, paper="raseg", options=options, config=config, seed=seed, overwrite=overwrite
     ) as record:

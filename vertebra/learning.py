@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from common.data.prepared_store import PreparedCase
+from common.network.bfloat16 import refuse_wrong_gradients
 from common.network.losses import stable_sum
 from vertebra.config import Config
 from vertebra.losses import completeness_loss, make_mask_loss
@@ -31,6 +32,11 @@ def compile_model(model: keras.Model, config: Config, *, xla: bool) -> None:
         metrics={"mask": [patch_dice], "completeness": [agreement]},
         jit_compile=xla,
     )
+
+
+def refuse_wrong_bfloat16() -> None:
+    """Refuse bfloat16 where the gradient of `conv_rest`, which ends at 2 x 2 x 2, is wrong."""
+    refuse_wrong_gradients(3, 2)
 
 
 def choose_begin(model: keras.Model, config: Config) -> None:

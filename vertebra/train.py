@@ -52,6 +52,8 @@ def train(
         "deterministic": deterministic,
         "mixed_precision": mixed_precision,
     }
+    if mixed_precision:
+        learning.refuse_wrong_bfloat16()
     with open_run(
         run, paper="vertebra", options=options, config=config, seed=seed, overwrite=overwrite
     ) as record:

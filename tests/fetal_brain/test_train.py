@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 
 from common.errors import DataError, OptionError
+from common.runtime import has_avx512
 from fetal_brain.config import CODE, QUICK
 from fetal_brain.data import Case, split_cases
 from fetal_brain.inference import build_for_any_plane
-from fetal_brain.learning import compile_model, go_on_from, refuse_wrong_gradients
+from fetal_brain.learning import compile_model, go_on_from, refuse_wrong_bfloat16
 from fetal_brain.original_weights import variables_by_name
 from fetal_brain.phantom import phantom
 from fetal_brain.train import train, warn_of_overlap
@@ -139,11 +140,12 @@ def test_loss_and_metric_of_the_compiled_model():
     assert found[5e-4] > found[0.0] + 1e-4
 
 
-def test_bfloat16_is_refused_where_its_gradients_are_wrong():
-    """Kernels may not be deeper than the patch."""
-    if tf.config.list_physical_devices("GPU"):
-        pytest.skip("with a GPU nothing is refused")
-    with pytest.raises(OptionError, match="kernels of 5 slices in patches of 3"):
-        refuse_wrong_gradients(QUICK)
-    refuse_wrong_gradients(replace(QUICK, kernels=(3, 3, 3, 3, 1)))
-    refuse_wrong_gradients(replace(QUICK, slices_as_channels=True))
+def test_bfloat16_is_refused_where_its_gradients_are_wrong(monkeypatch):
+    """Kernels may not be deeper than the patch; see tests/common/network/test_bfloat16.py."""
+    if tf.config.list_physical_devices("GPU") or not has_avx512(environment={}):
+        pytest.skip("wrong with AVX-512 alone")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
+    with pytest.raises(OptionError, match="kernels of 5 slices where the network has 3"):
+        refuse_wrong_bfloat16(QUICK)
+    refuse_wrong_bfloat16(replace(QUICK, kernels=(3, 3, 3, 3, 1)))
+    refuse_wrong_bfloat16(replace(QUICK, slices_as_channels=True))
