@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from common.network.bfloat16 import refuse_wrong_gradients
+from common.network.kernel_gradient import speed_up_kernel_gradients
 from common.network.losses import sparse_cross_entropy
 from common.network.meters import LabelDice
 from fetal_brain.config import Config
@@ -12,6 +13,7 @@ from fetal_brain.original_weights import assign_optimizer, assign_original, read
 
 def compile_model(model, config: Config, *, xla: bool) -> None:
     """Give the network its optimiser, loss and the Dice shown while training."""
+    speed_up_kernel_gradients(model)
     model.compile(
         optimizer=make_optimizer(config),
         loss=sparse_cross_entropy,

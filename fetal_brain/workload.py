@@ -3,6 +3,8 @@
 from dataclasses import replace
 from math import ceil
 
+import keras
+
 from common.cost.workloads import ScanWork, UsualData, Workload, call_whole, payload_of_scan
 from common.network.losses import sparse_cross_entropy
 from fetal_brain.config import CODE, PHANTOM_SHAPE, PORT, QUICK, Config
@@ -50,6 +52,10 @@ def build_network(config: Config):
 
 def compile_network(network, config: Config, *, xla: bool):
     """Return the network with its optimiser and loss."""
+    if keras.config.backend() == "tensorflow":
+        from common.network.kernel_gradient import speed_up_kernel_gradients
+
+        speed_up_kernel_gradients(network)
     network.compile(make_optimizer(config), sparse_cross_entropy, jit_compile=xla)
     return network
 

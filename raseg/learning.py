@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from common.network.bfloat16 import refuse_wrong_gradients
+from common.network.kernel_gradient import speed_up_kernel_gradients
 from common.network.meters import LabelDice
 from common.network.trained import save_network
 from raseg.averages import WeightAverages
@@ -26,6 +27,7 @@ def build_for_training(config: Config, examples: int, *, xla: bool):
     """
     network = build_for_any_size(config)
     trained = Rematerialised(network, config) if config.rematerialise else network
+    speed_up_kernel_gradients(network)
     trained.compile(
         optimizer=make_optimizer(config, examples),
         loss=DiceLoss(config),

@@ -44,10 +44,12 @@ def build_network(config: Config):
 def compile_network(network, config: Config, *, xla: bool):
     """Return what trains the network: itself, or on TensorFlow its rematerialised pass."""
     trained = network
-    if config.rematerialise and keras.config.backend() == "tensorflow":
+    if keras.config.backend() == "tensorflow":
+        from common.network.kernel_gradient import speed_up_kernel_gradients
         from raseg.rematerialise import Rematerialised
 
-        trained = Rematerialised(network, config)
+        speed_up_kernel_gradients(network)
+        trained = Rematerialised(network, config) if config.rematerialise else network
     optimizer = make_optimizer(config, TRAINING_VOLUMES)
     trained.compile(optimizer, DiceLoss(config), jit_compile=xla)
     return trained

@@ -14,6 +14,7 @@ import pytest
 
 from common.errors import OptionError
 from common.network.losses import sparse_cross_entropy
+from common.runtime import has_avx512, onednn_in_force
 from fetal_brain.config import CODE, PAPER, PORT, PRESETS
 from fetal_brain.model import (
     build_model,
@@ -326,7 +327,8 @@ class TestInference:
         np.testing.assert_allclose(moments, recorded["alt_meanstd"], atol=1e-4)
 
     def test_mixed_precision_ends_in_float32(self, recipe_weights, activations, batch):
-        """bfloat16 inside (logits 0.074 off, 99.8 % of the labels equal), float32 at the end."""
+        """bfloat16 inside, float32 at the end: 99.8 % of the labels are equal, 98.8 % with
+        TensorFlow's own kernels, which add up in bfloat16."""
         keras.config.set_dtype_policy("mixed_bfloat16")
         try:
             model = build_model(CODE)
@@ -336,7 +338,8 @@ class TestInference:
         logits = model.predict_on_batch(batch[0])
         assert logits.dtype == np.float32
         exact = activations["last/conv3d/Conv3D"]
-        assert (logits.argmax(-1) == exact.argmax(-1)).mean() > 0.99
+        equal = (logits.argmax(-1) == exact.argmax(-1)).mean()
+        assert equal > (0.99 if onednn_in_force() and has_avx512() else 0.98)
         assert np.abs(logits - exact).max() > 1e-4
 
     @pytest.mark.slow

@@ -91,10 +91,10 @@ class TestUnet2d:
         return model, recorded
 
     def test_prediction(self, network):
-        """0 was measured."""
+        """0 was measured with oneDNN, 1.4e-6 with TensorFlow's own kernels."""
         model, recorded = network
         found = model.predict_on_batch(recorded["x"])
-        np.testing.assert_allclose(found, recorded["pred"], atol=1e-6)
+        np.testing.assert_allclose(found, recorded["pred"], atol=3e-6)
 
     def test_layers(self, network):
         model, recorded = network

@@ -9,6 +9,7 @@ import tensorflow as tf
 from vertebra_network import moments, run_all, run_all_apart
 
 from common.errors import OptionError
+from common.runtime import has_avx512, onednn_in_force
 from vertebra.calibration import calibrate_sites, is_calibrated
 from vertebra.config import CODE, PORT, PRESETS, QUICK
 from vertebra.layers import FirstMaxPool, exact_moments
@@ -216,7 +217,8 @@ def test_saved_and_loaded(tmp_path):
 
 @pytest.mark.parametrize("statistics", ["batch", "per_site"])
 def test_bfloat16(statistics):
-    """Arithmetic of 8 bits, statistics and outputs of 24: probabilities to 0.02 on average."""
+    """Arithmetic of 8 bits, statistics and outputs of 24: probabilities to 0.02 on average, to
+    0.05 with TensorFlow's own kernels, which add up in bfloat16."""
     config = replace(QUICK, channels=8, inference_statistics=statistics)
     patch = np.random.default_rng(0).normal(size=(1, 32, 32, 32, 2)).astype(np.float32)
     keras.utils.set_random_seed(0)
@@ -232,4 +234,4 @@ def test_bfloat16(statistics):
     one, other = exact(patch, training=False), rounded(patch, training=False)
     assert other["mask"].dtype == other["completeness"].dtype == "float32"
     difference = np.abs(one["mask"] - other["mask"])
-    assert 0 < difference.mean() < 0.02
+    assert 0 < difference.mean() < (0.02 if onednn_in_force() and has_avx512() else 0.05)
