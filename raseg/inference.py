@@ -23,9 +23,9 @@ from raseg.sampling import normalise_in_graph
 from raseg.streaming import stream
 
 STREAMED_VOXELS = 2**17
-"""Volumes from this size on are streamed on a CPU, which takes less memory. It is 1.29 times as fast
-on a Zen 3 at 96 x 96 x 20 voxels, 0.98 to 1.04 times on a Xeon from there to 256 x 256 x 20, and
-slower below."""
+"""Volumes from this size on are streamed on a CPU, which takes less memory. It is 1.29 times as
+fast on a Zen 3 at 96 x 96 x 20 voxels, 0.98 to 1.04 times on a Xeon from there to 256 x 256 x 20,
+and slower below."""
 LARGEST_WORD = 65535
 
 
