@@ -305,10 +305,7 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     # Abbreviations would let a misspelt option mean another one.
     parser = ArgumentParser(
-        prog=program,
-        exit_on_error=False,
-        allow_abbrev=False,
-        description=first_lines(function),
+        prog=program, exit_on_error=False, allow_abbrev=False, description=first_lines(function)
     )
     parser.add_argument(
         "--config", action="config", help="Replay a config.yaml; options after it win."

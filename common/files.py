@@ -1,6 +1,6 @@
 """Files that are whole: old content or new, never half of either; plain JSON and YAML.
 
-Every reader and writer turns the system's refusals into one line that names the file.
+Readers and writers turn the system's refusals into one line that names the file.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def atomic_file(path: Path, *, error: type[UserError] = RunError) -> Iterator[IO
     Returns:
         Context manager giving a binary file open for writing.
     Raises:
-        error: names the file and the system's reason; what was at `path` is untouched.
+        error: names the file and the system's reason; the former file is untouched.
     """
     path = Path(path)
     temporary = _temporary_name(path)
@@ -51,34 +51,22 @@ def atomic_file(path: Path, *, error: type[UserError] = RunError) -> Iterator[IO
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text in one go.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written; the old file is untouched.
-    """
+    """Write UTF-8 text atomically; see `atomic_file`."""
     with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON in one go.
+    """Write `value`, which `plain` takes, as indented JSON; see `atomic_file`.
 
-    Args:
-        path: the file; its folder must exist.
-        value: as `plain` takes it. NaN and infinities become null, which is all JSON has for them.
-    Raises:
-        RunError: the disk is full or the folder cannot be written; the old file is untouched.
+    NaN and infinities become null, which is all JSON has for them.
     """
     text = json.dumps(_finite(plain(value)), indent=2, ensure_ascii=False, allow_nan=False)
     write_text_atomically(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RunError: it is missing, unreadable or not JSON.
-    """
+    """Read a JSON file; raise `RunError` if it is missing, unreadable or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as failure:
@@ -88,21 +76,14 @@ def read_json(path: Path) -> Any:
 def as_yaml(options: Mapping[str, Any]) -> str:
     """Return plain options as safe YAML, one line per option with the lists within it."""
     return "".join(
-        yaml.safe_dump(
-            {key: item},
-            allow_unicode=True,
-            default_flow_style=None if isinstance(item, (list, dict)) else False,
-        )
+        yaml.safe_dump({key: item}, allow_unicode=True,
+                       default_flow_style=None if isinstance(item, (list, dict)) else False)
         for key, item in options.items()
-    )
+    )  # fmt: skip
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of options.
-
-    Raises:
-        RunError: it is missing, unreadable, not YAML or no mapping.
-    """
+    """Read a YAML file of options; raise `RunError` if it is missing, damaged or not a mapping."""
     try:
         options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as failure:
@@ -110,6 +91,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise RunError(f"{path} holds no options; expected a mapping of names to values")
     return options
+
+
+def make_folder(path: Path, name: str = "") -> None:
+    """Make a folder with its parents unless it is there.
+
+    Args:
+        path: the folder.
+        name: what the message calls it; default: its path.
+
+    Raises:
+        RunError: it cannot be made; says why.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise RunError(f"{name or path} cannot be made: {failure.strerror}") from failure
 
 
 @contextmanager
@@ -161,11 +158,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, 64 hex digits.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return the SHA-256 of a file's content, 64 hex digits; raise `OSError` if unreadable."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -189,9 +182,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

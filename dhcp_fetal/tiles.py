@@ -119,7 +119,7 @@ def tile_corners(
         Integer array (tiles, 3) of low corners.
     Source: sampling.py, `get_slice_coords_of_all_img_tiles`; specification 7.
     """
-    corners = window_corners(shape, segment, stride, fastest="first")
+    corners = window_corners(shape, segment, stride)
     if mask is None:
         return corners
     kept = [mask[_box(corner, segment)].any() for corner in corners]

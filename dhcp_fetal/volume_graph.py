@@ -13,7 +13,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from common.inference.windows_in_graph import join_tiles, window_starts
+from common.inference.loops import join_tiles
+from common.inference.windows import window_starts
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.inference import PieceNetwork, lattice_step, plan_lattice

@@ -1,7 +1,6 @@
-"""What training and prediction take, said in one line once the first step or scan has shown it.
+"""What training and prediction take, in one line once the first step or scan has shown it.
 
-Before that only a lack of memory for arrays that are certain to be made is warned of. How much all
-of it takes, `plan` measures beforehand.
+`plan` measures it beforehand.
 """
 
 import sys
@@ -16,12 +15,7 @@ Item = TypeVar("Item")
 
 
 def line_of_steps(seconds: Sequence[float], steps: int) -> str:
-    """Return the line about the steps of a training.
-
-    Args:
-        seconds: of the first step and, where there is one, of the second.
-        steps: in all.
-    """
+    """Return the line about the steps of a training, from the seconds of the first one or two."""
     first, *second = seconds
     line = f"measured: the first step took {show_time(first)} with compilation"
     if second:
@@ -33,12 +27,7 @@ def line_of_steps(seconds: Sequence[float], steps: int) -> str:
 
 
 def after_first(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Yield items, and say on stderr what the work on the first one took.
-
-    Args:
-        items: that are worked on one after the other.
-        what: one of them is, such as "scan".
-    """
+    """Yield items, and print on stderr what the work on the first one took."""
     for number, item in enumerate(items):
         began = time.monotonic()
         yield item
@@ -46,8 +35,8 @@ def after_first(items: Sequence[Item], what: str) -> Iterator[Item]:
             seconds, others = time.monotonic() - began, len(items) - 1
             line = f"measured: the first {what} took {show_time(seconds)}"
             if others:
-                line += f"; about {show_time(others * seconds)} for {others} more of its size"
-                line += " at this load"
+                more = f"about {show_time(others * seconds)} for {others} more of its size"
+                line += f"; {more} at this load"
             print(f"{line}; {peak_in_words()}", file=sys.stderr, flush=True)
 
 

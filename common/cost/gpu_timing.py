@@ -24,36 +24,31 @@ SECONDS = {False: 2.0, True: 0.05}
 
 
 def list_requests(papers: Sequence[str], *, small: bool, precisions: Sequence[str]) -> list[dict]:
-    """Return what is to be measured: networks, kinds and precisions."""
-    requests = []
-    for paper in papers:
-        module = load_workload(paper)
-        names = module.small() if small else module.full_size()
-        requests += [
-            {"paper": paper, "name": name, "kind": kind, "precision": precision, "small": small}
-            for name in names
-            for kind in KINDS
-            for precision in precisions
-        ]
-    return requests
+    """Return what is to be measured: networks, kinds and precisions, as arguments of `measure`."""
+    return [
+        {"paper": paper, "name": name, "kind": kind, "precision": precision, "small": small}
+        for paper in papers
+        for name in configurations(load_workload(paper), small)
+        for kind in KINDS
+        for precision in precisions
+    ]
+
+
+def configurations(module: WorkloadModule, small: bool) -> dict[str, Any]:
+    """Return the configurations of a paper that are timed, by name."""
+    return module.small() if small else module.full_size()
 
 
 def measure(paper: str, name: str, kind: str, precision: str, small: bool) -> dict[str, Any]:
-    """Time one network in this process.
+    """Time a network, of the paper's `small()` or `full_size()` configurations, in this process.
 
-    Args:
-        paper: package name.
-        name: of the configuration in the paper's `full_size()` or `small()`.
-        kind: training or inference.
-        precision: float32 or bfloat16 (with float32 weights).
-        small: which of the two.
     Returns:
-        ms, peak_gib, memory (whose), operations, tflops, matmul_tflops, share, backend, device,
-        batch.
+        ms, peak_gib, memory (whose), operations, tflops, matmul_tflops, share, backend, device and
+        shapes.
     """
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     module = load_workload(paper)
-    config = (module.small() if small else module.full_size())[name]
+    config = configurations(module, small)[name]
     workload = module.workload_of(config)
     if kind == "training":
         shapes, time_work = workload.training_shapes, time_training
@@ -138,12 +133,7 @@ def matmul_rate(precision: str, *, small: bool) -> float:
 
 
 def time_repeats(run: Callable[[int], None], least: float) -> float:
-    """Return the seconds of one of many calls in a row, waited for at the end.
-
-    Args:
-        run: function of the number of calls; the first one compiles and does not count.
-        least: seconds that the timed calls last at least.
-    """
+    """Return the seconds of one of many calls that last `least` in all; the first compiles."""
     run(1)
     count = 2
     while True:
@@ -157,9 +147,7 @@ def time_repeats(run: Callable[[int], None], least: float) -> float:
 
 def compiled(function: Callable) -> Callable:
     """Return the function compiled with XLA by whichever backend there is."""
-    if BACKEND == "jax":
-        return jax.jit(function)
-    return tf.function(function, jit_compile=True)
+    return jax.jit(function) if BACKEND == "jax" else tf.function(function, jit_compile=True)
 
 
 def total(outputs: Any) -> Any:

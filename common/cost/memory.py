@@ -19,12 +19,7 @@ GIB = 2**30
 def available_memory(
     membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
 ) -> int:
-    """Return the bytes that the machine and the limits of this process's groups leave free.
-
-    Args:
-        membership: the kernel's list of the control groups of this process.
-        mount: where their files are.
-    """
+    """Return the bytes that the machine and this process's control groups leave free."""
     import psutil
 
     return min([psutil.virtual_memory().available, *_left_in_groups(membership, mount)])
@@ -97,12 +92,7 @@ def _left_in_group(group: Path, limit: str, usage: str, cache: str) -> Iterator[
 
 
 def warn_of_memory(least: int, *, what: str) -> None:
-    """Warn on stderr where arrays that are certain to be made exceed the memory that is left.
-
-    Args:
-        least: bytes of these arrays, in the memory of the host; everything else comes on top.
-        what: makes them, such as "training".
-    """
+    """Warn on stderr if so many bytes, which are certain to be needed, exceed what is free."""
     available = available_memory()
     if least > available:
         print(

@@ -16,23 +16,14 @@ TRAINING_PASSES = 3
 
 
 def count_operations(network: keras.Model, shapes: Sequence[Shape]) -> float:
-    """Return the operations of one forward pass: two per multiply-add of the layers' kernels.
-
-    Args:
-        network: functional.
-        shapes: of every input, the batch first.
-    """
+    """Return the operations of a forward pass of a functional network: two per multiply-add."""
     return 2.0 * sum(count_multiply_adds(network, shapes).values())
 
 
 def count_multiply_adds(network: keras.Model, shapes: Sequence[Shape]) -> dict[str, int]:
-    """Return the multiply-adds of the kernels, by layer and in the order of the layers.
+    """Return the multiply-adds of the kernels of a functional network by layer, in their order.
 
-    Args:
-        network: functional; its layers are left as they are.
-        shapes: of every input, the batch first.
-    Raises:
-        ValueError: the number of shapes is not that of the inputs.
+    The shapes are those of every input, the batch first.
     """
     if len(shapes) != len(network.inputs):
         raise ValueError(f"{len(shapes)} shapes for {len(network.inputs)} inputs")

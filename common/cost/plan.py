@@ -1,4 +1,4 @@
-"""Say what training and a prediction will take: memory, time, payloads."""
+"""Estimate memory and time of training and prediction, by measuring one step and one call."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def plan(
     mixed_precision: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Say what training and a prediction will take here: memory, time, payloads.
+    """Estimate memory and time of training and prediction on this machine, and payloads.
 
     Memory and time are measured on random numbers, in processes of their own. A time holds for a
     machine that is as busy as this one is now.
@@ -78,10 +78,15 @@ def plan(
     scan, examples = scan or usual.scan, examples or usual.examples
     asked, network = module.scan_work(scan, config), module.build_network(config)
     load = {"processes": os.getloadavg()[0], "cores": usable_cores()}
-    operations = operations_of(module, network, config, scan)
-    works = list_work(module, config, operations, scan=scan, examples=examples)
-    if probe:
-        works = [measure_work(work, paper, config, scan, mixed_precision) for work in works]
+    step, call = operations_of(module, network, config, scan)
+    steps, work = module.count_steps(config, examples), module.workload_of(config, scan)
+    works = [
+        Work("training", work.training_shapes, step, steps, work.lower_in_training),
+        Work("prediction", work.prediction_shapes, call, asked.calls, work.lower_in_prediction),
+    ]
+    for number, work in enumerate(works if probe else ()):
+        found = measure(paper, config, work.kind, scan=scan, mixed_precision=mixed_precision)
+        works[number] = replace(work, measured=found, too_large=found is None)
     rows = [("parameters", f"{network.count_params():,}")]
     for work in works:
         rows += rows_of_work(work, examples=examples)
@@ -100,42 +105,7 @@ def plan(
             "scan": asdict(asked),
             "load": load,
         }
-        write_json(out, facts | {work.kind: asdict(work) for work in works})  # fmt: skip
-
-
-def list_work(
-    module: Any,
-    config: Any,
-    operations: tuple[float, float],
-    *,
-    scan: Sequence[int],
-    examples: int | None,
-) -> list[Work]:
-    """Return a training step and a call at prediction, counted and not measured yet.
-
-    Args:
-        module: the paper's `WorkloadModule`.
-        config: of the run.
-        operations: of a step and of a call, as `operations_of` returns them.
-        scan: voxels of a scan.
-        examples: that are trained on; None: not known.
-    """
-    work = module.workload_of(config, scan)
-    training, prediction = work.training_shapes, work.prediction_shapes
-    step, call = operations
-    steps, calls = module.count_steps(config, examples), module.scan_work(scan, config).calls
-    return [
-        Work("training", training, step, steps, work.lower_in_training),
-        Work("prediction", prediction, call, calls, work.lower_in_prediction),
-    ]
-
-
-def measure_work(
-    work: Work, paper: str, config: Any, scan: Sequence[int], mixed_precision: bool
-) -> Work:
-    """Return the work with what it takes, or that it is too large."""
-    measured = measure(paper, config, work.kind, scan=scan, mixed_precision=mixed_precision)
-    return replace(work, measured=measured, too_large=measured is None)
+        write_json(out, facts | {work.kind: asdict(work) for work in works})
 
 
 def rows_of_work(work: Work, *, examples: int | None) -> Rows:

@@ -57,7 +57,7 @@ def measure(
         scan: shape of the scans; None: that of the paper's data.
         mixed_precision: bfloat16 arithmetic.
     Returns:
-        What was measured; None where memory did not suffice.
+        What was measured; None if memory did not suffice.
     Raises:
         OptionError: the process failed for another reason.
     """
@@ -65,20 +65,13 @@ def measure(
         write_text_atomically(Path(folder) / "config.yaml", as_yaml(plain(config)))
         request = {"paper": paper, "folder": folder, "kind": kind, "scan": scan,
                    "mixed": mixed_precision}  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-m", "common.cost.probe"],
-            input=json.dumps(request),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        words, asked = [sys.executable, "-m", "common.cost.probe"], json.dumps(request)
+        done = subprocess.run(words, input=asked, cwd=ROOT, capture_output=True, text=True)
     if done.returncode == 0:
         return Measured(**json.loads(done.stdout.splitlines()[-1]))
-    lines = done.stderr.strip().splitlines() or ["no message"]
-    told = any(word in line for line in lines for word in OUT_OF_MEMORY)
-    if done.returncode == -signal.SIGKILL or told:
+    if done.returncode == -signal.SIGKILL or any(word in done.stderr for word in OUT_OF_MEMORY):
         return None
+    lines = done.stderr.strip().splitlines() or ["no message"]
     last = f"signal {-done.returncode}" if done.returncode < 0 else lines[-1]
     raise OptionError(f"the measurement of {kind} failed: {last} (--probe false does without it)")
 

@@ -15,13 +15,7 @@ MOST_REPEATS = 20
 
 
 def run_request(request: dict) -> dict:
-    """Measure what a request asks for, in this process.
-
-    Args:
-        request: paper, folder of config.yaml, kind, scan, mixed.
-    Returns:
-        The fields of `common.cost.probe.Measured`.
-    """
+    """Measure what `common.cost.probe.measure` asks for; return the fields of its `Measured`."""
     config_class = importlib.import_module(f"{request['paper']}.config").Config
     config = load_config(Path(request["folder"]), config_class)
     xla = configure_runtime(seed=0, mixed_precision=request["mixed"])["xla"]

@@ -1,4 +1,4 @@
-"""What benchmarks measure with: wall and CPU seconds, and the rate of a matrix product."""
+"""What benchmarks measure with: wall and CPU seconds."""
 
 import time
 from collections.abc import Callable
@@ -22,24 +22,6 @@ def time_call(work: Callable[[], object]) -> Clock:
     start = clock()
     work()
     return since(start)
-
-
-def fastest(work: Callable[[], object], repeats: int) -> Clock:
-    """Return what the fastest of some calls takes."""
-    return min(time_call(work) for _ in range(repeats))
-
-
-def matmul_rate(edge: int = 3072) -> float:
-    """Return the floating-point operations per second of TensorFlow's float32 matrix product.
-
-    Args:
-        edge: rows and columns of both factors.
-    """
-    import tensorflow as tf
-
-    square = tf.random.stateless_normal((edge, edge), (0, 0))
-    tf.linalg.matmul(square, square)
-    return 2 * edge**3 / fastest(lambda: tf.linalg.matmul(square, square).numpy(), 4)[0]
 
 
 def show_time(seconds: float) -> str:

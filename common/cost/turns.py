@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,14 +105,12 @@ class NotInstalledError(UserError):
 def run_contest(
     contest: Contest, *, turns: int = 3, environment: Mapping[str, str] | None = None
 ) -> list[Timing]:
-    """Let all sides do the work in turns.
+    """Let all sides do the work in turns; return what each took, in their order.
 
     Args:
         contest: what and who.
-        turns: timed calls of each side.
+        turns: timed calls of each side, at least 1.
         environment: variables for all sides; a side's own come first.
-    Returns:
-        What each side took, in their order.
     """
     timings = [Timing(side.name, side.options) for side in contest.sides]
     running: dict[int, _Process] = {}
@@ -132,11 +130,12 @@ def run_contest(
                 continue
             running[number] = process
             timings[number] = replace(timings[number], difference=difference)
-        for _ in range(turns):
-            for number, process in running.items():
-                timings[number] = _least(timings[number], *process.work())
+        rounds = [{n: process.work() for n, process in running.items()} for _ in range(turns)]
         for number, process in running.items():
-            timings[number] = replace(timings[number], peak_bytes=process.peak())
+            wall, cpu = (min(times) for times in zip(*(r[number] for r in rounds), strict=True))
+            timings[number] = replace(
+                timings[number], wall_s=wall, cpu_s=cpu, peak_bytes=process.peak()
+            )
     return timings
 
 
@@ -169,17 +168,13 @@ class _Process:
             raise NotInstalledError(f"{missing[0]} is not installed: pip install '.[bench]'")
         options = json.dumps({**sizes, **side.options})
         words = [sys.executable, "-m", __name__, side.function, options, str(folder)]
+        variables = {**os.environ, **environment, **side.environment}
         self._folder = folder
         self._notices = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env={**os.environ, **environment, **side.environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._notices,
-            text=True,
-        )
+            words, cwd=ROOT, env=variables, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._notices,
+        )  # fmt: skip
         self._answer()
 
     def __enter__(self) -> "_Process":
@@ -204,11 +199,9 @@ class _Process:
         return self._ask("peak")
 
     def _ask(self, order: str) -> Any:
-        try:
+        with suppress(BrokenPipeError):  # what it died of is said by the missing answer
             self._process.stdin.write(f"{order}\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # what it died of is said by the missing answer
         return self._answer()
 
     def _answer(self) -> Any:
@@ -221,13 +214,6 @@ class _Process:
         self._notices.seek(0)
         last = (self._notices.read().strip().splitlines() or ["no message"])[-1]
         raise ContenderError(f"failed: {last}")
-
-
-def _least(timing: Timing, wall: float, cpu: float) -> Timing:
-    def least(before, now):
-        return now if before is None else min(before, now)
-
-    return replace(timing, wall_s=least(timing.wall_s, wall), cpu_s=least(timing.cpu_s, cpu))
 
 
 def serve(function: str, sizes: Mapping[str, Any], folder: Path) -> None:

@@ -106,15 +106,7 @@ def draw_batch(
     shapes: Sequence[Shape],
     rng: np.random.Generator,
 ) -> tuple[Any, Any]:
-    """Return random inputs and targets of a training step; several inputs are a tuple.
-
-    Args:
-        module: the paper's.
-        network: of `module.build_network(config)`.
-        config: its configuration.
-        shapes: of its inputs, the batch first.
-        rng: drawn from.
-    """
+    """Return random inputs and targets of a training step; several inputs are a tuple."""
     inputs = draw(shapes, rng)
     outputs = network.compute_output_shape(list(shapes) if len(shapes) > 1 else shapes[0])
     targets = module.draw_targets(config, outputs, rng)
@@ -124,14 +116,7 @@ def draw_batch(
 def prepare_step(
     module: WorkloadModule, config: Any, scan: Shape | None, *, xla: bool
 ) -> Callable[[], object]:
-    """Return the function that takes one training step on one random batch.
-
-    Args:
-        module: the paper's.
-        config: its configuration.
-        scan: see `WorkloadModule.workload_of`.
-        xla: compile the step with it.
-    """
+    """Return the function that takes one training step on one random batch."""
     network = module.build_network(config)
     model = module.compile_network(network, config, xla=xla)
     shapes = module.workload_of(config, scan).training_shapes
@@ -140,7 +125,7 @@ def prepare_step(
 
 
 def prepare_call(module: WorkloadModule, config: Any, scan: Shape | None) -> Callable[[], object]:
-    """Return the function that calls the network once on random numbers; see `prepare_step`."""
+    """Return the function that calls the network once on random numbers."""
     call = module.make_call(module.build_network(config), config)
     inputs = draw(module.workload_of(config, scan).prediction_shapes, np.random.default_rng(0))
     return lambda: call(*inputs)
@@ -149,14 +134,7 @@ def prepare_call(module: WorkloadModule, config: Any, scan: Shape | None) -> Cal
 def operations_of(
     module: WorkloadModule, network: keras.Model, config: Any, scan: Shape | None
 ) -> tuple[float, float]:
-    """Return the floating-point operations of a training step and of a call.
-
-    Args:
-        module: of the paper.
-        network: of its `build_network(config)`.
-        config: of the run.
-        scan: voxels of a scan; None: as the paper's.
-    """
+    """Return the floating-point operations of a training step and of a call."""
     work = module.workload_of(config, scan)
     step = TRAINING_PASSES * count_operations(network, work.training_shapes)
     return step, count_operations(network, work.prediction_shapes)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from common.evaluation.claims_reader import data_kind
 from common.evaluation.metrics import summarise
+from common.files import write_folder_atomically, write_json, write_text_atomically
 from common.report.drawing import draw_learning_curve
 from common.report.page import (
     PHANTOM_NOTICE,
@@ -26,7 +27,7 @@ from common.report.page import (
     write_sections,
 )
 from common.report.viewer.embed import FOLDER, ViewedCase, write_case
-from common.runs.folder import Run, write_folder_atomically, write_json, write_text_atomically
+from common.runs.folder import Run
 from common.runs.log import read_log
 
 MEASURES = {

@@ -34,14 +34,7 @@ def run_elsewhere(folder: Path, *examples: Mapping[str, Arrays]) -> list[dict[st
                             for number, calls in enumerate(examples)
                             for signature, arrays in calls.items()
                             for name, array in arrays.items()})  # fmt: skip
-        words = [
-            sys.executable,
-            "-m",
-            "common.export.elsewhere",
-            folder.resolve(),
-            inputs,
-            outputs,
-        ]
+        words = [sys.executable, "-m", "common.export.elsewhere", folder.resolve(), inputs, outputs]
         done = subprocess.run(
             [str(word) for word in words], cwd=ROOT, capture_output=True, text=True, check=False
         )

@@ -147,11 +147,7 @@ def make_passport(
         "name": name,
         "version": version,
         "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "code": {
-            **git_state(ROOT),
-            "package": package_version(),
-            **frameworks,
-        },
+        "code": {**git_state(ROOT), "package": package_version(), **frameworks},
         "run": provenance.run,
         "data": provenance.data,
         "weights": weights,

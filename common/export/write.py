@@ -293,10 +293,7 @@ def compare(folder: Path, recordings: Recordings, *, tolerance: float) -> dict[s
     }
     if whole:
         for key, (_, value) in measure(served[1], whole, tolerance).items():
-            parity[key] |= {
-                "whole_case": recordings.whole_case,
-                "largest_difference_whole": value,
-            }
+            parity[key] |= {"whole_case": recordings.whole_case, "largest_difference_whole": value}
     values = {key: max(entry["largest_difference"], entry.get("largest_difference_whole", 0.0))
               for key, entry in parity.items()}  # fmt: skip
     beyond = {key: value for key, value in values.items() if not value <= parity[key]["tolerance"]}

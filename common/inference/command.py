@@ -14,11 +14,7 @@ def with_inference_of(config: Config, preset: Config, fields: Sequence[str]) -> 
 
 
 def show_progress(what: str) -> Callable[[int, int], None] | None:
-    """Return the function that shows on a terminal how much is done; None where there is none.
-
-    Args:
-        what: is counted, such as windows.
-    """
+    """Return the function that shows on a terminal how many of what are done; None without one."""
     if not sys.stderr.isatty():
         return None
     return lambda done, total: print(

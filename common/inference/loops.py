@@ -1,4 +1,4 @@
-"""Loops of a graph that run one step after the other, so that one step's tensors are in memory."""
+"""Loops of a graph that run one step after the other."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,12 +6,9 @@ import tensorflow as tf
 
 
 def one_by_one(count: tf.Tensor, step: Callable, *arrays: tf.TensorArray) -> tuple:
-    """Return what is left of some arrays after a step for every number below `count`.
+    """Return some arrays after `count` steps, each of which takes its number and the arrays.
 
-    Args:
-        count: of the steps.
-        step: number, arrays -> arrays.
-        arrays: what the steps write into.
+    The steps run one after the other, so that only the tensors of one of them are in memory.
     """
     _, *arrays = tf.while_loop(
         lambda number, *_: number < count,

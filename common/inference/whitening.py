@@ -8,12 +8,7 @@ import tensorflow as tf
 def sum_in_double(array: tf.Tensor, transform: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
     """Sum a function of float64 values over all but the last axis, one slice in memory at a time.
 
-    Args:
-        array: (first axis, ..., last axis), any real dtype.
-        transform: of the float64 values of one slice along the first axis.
-
-    Returns:
-        (last axis,) float64.
+    The function takes and returns the values of one slice along the first axis.
     """
 
     def of_slice(plane):

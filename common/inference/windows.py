@@ -17,29 +17,14 @@ Size = int | tf.Tensor
 
 
 def window_starts(size: Size, window: Size, stride: int) -> tf.Tensor:
-    """Return 0, stride, 2 stride, ... while a window ends before the axis does, then size - window.
-
-    Args:
-        size: voxels along the axis, at least the window.
-        window: voxels of a window along the axis.
-        stride: voxels between successive starts, except before the last.
-
-    Raises:
-        tf.errors.InvalidArgumentError: the window does not fit.
-    """
+    """Return 0, stride, 2 stride, ...; the last start is moved back to size - window."""
     tf.debugging.assert_less_equal(window, size, "a window does not fit into the volume")
     count = -(-(size - window) // stride) + 1
     return tf.minimum(tf.range(count) * stride, size - window)
 
 
 def window_corners(shape: tf.Tensor, window: Sequence[Size], stride: Sequence[int]) -> tf.Tensor:
-    """Return the first voxel of every window, (n, 3) int32; the last axis varies fastest.
-
-    Args:
-        shape: (3,) int32, voxels of the volume.
-        window: voxels of a window per axis.
-        stride: voxels between successive windows per axis.
-    """
+    """Return the first voxel of every window, (n, 3) int32; the last axis varies fastest."""
     starts = [window_starts(shape[axis], window[axis], stride[axis]) for axis in range(3)]
     return tf.reshape(tf.stack(tf.meshgrid(*starts, indexing="ij"), axis=-1), (-1, 3))
 
@@ -136,13 +121,7 @@ def continue_with_zeros(
 
 
 def cut_windows(volume: tf.Tensor, corners: tf.Tensor, window: Sequence[Size]) -> tf.Tensor:
-    """Return some windows of a volume, (n, *window, channels).
-
-    Args:
-        volume: (Z, Y, X, channels).
-        corners: (n, 3) int32, the first voxel of each.
-        window: voxels per axis.
-    """
+    """Return the windows at some corners, (n, 3) int32, of a volume: (n, *window, channels)."""
     voxels = tf.reshape(volume, (-1, volume.shape[-1]))
     return tf.gather(voxels, number_voxels(tf.shape(volume), corners, window))
 
@@ -150,17 +129,7 @@ def cut_windows(volume: tf.Tensor, corners: tf.Tensor, window: Sequence[Size]) -
 def add_windows(
     sums: tf.Tensor, outputs: tf.Tensor, corners: tf.Tensor, window: Sequence[Size]
 ) -> tf.Tensor:
-    """Add outputs of windows to the sums of their voxels, and ones to the last channel.
-
-    Args:
-        sums: (Z, Y, X, C + 1) float64.
-        outputs: (n, *window, C).
-        corners: (n, 3) int32, the first voxel of each.
-        window: voxels per axis.
-
-    Returns:
-        The new sums.
-    """
+    """Add outputs (n, *window, C) to the sums of their voxels, and ones to the last channel."""
     outputs = tf.cast(outputs, tf.float64)
     counted = tf.concat([outputs, tf.ones_like(outputs[..., :1])], axis=-1)
     places = number_voxels(tf.shape(sums), corners, window)[..., tf.newaxis]
@@ -169,11 +138,7 @@ def add_windows(
 
 
 def number_voxels(shape: tf.Tensor, corners: tf.Tensor, window: Sequence[Size]) -> tf.Tensor:
-    """Return where the voxels of windows lie in a volume of that shape, its axes laid end to end.
-
-    Returns:
-        (n, *window) int32.
-    """
+    """Return the flat indices of the voxels of windows in a volume, (n, *window) int32."""
     z, y, x = (corners[:, axis, tf.newaxis] + tf.range(window[axis]) for axis in range(3))
     rows = z[:, :, tf.newaxis] * shape[1] + y[:, tf.newaxis]
     return rows[..., tf.newaxis] * shape[2] + x[:, tf.newaxis, tf.newaxis]

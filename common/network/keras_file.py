@@ -19,17 +19,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         RunError: it is not such a file.
     """
-    arrays: dict[str, np.ndarray] = {}
-
-    def take(name: str, entry: object) -> None:
-        if isinstance(entry, h5py.Dataset):
-            arrays[name] = entry[()]
-
+    names: list[str] = []
     try:
         with zipfile.ZipFile(path) as archive:
             content = archive.read(WEIGHTS)
         with h5py.File(io.BytesIO(content), "r") as file:
-            file.visititems(take)
+            file.visit(names.append)
+            return {name: file[name][()] for name in names if isinstance(file[name], h5py.Dataset)}
     except (OSError, KeyError, zipfile.BadZipFile) as failure:
         raise RunError(f"{path} cannot be read as a Keras model: {failure}") from failure
-    return arrays

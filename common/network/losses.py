@@ -32,7 +32,7 @@ def stable_mean(x, axes: Axes = None):
         x: tensor of any shape whose rank is known.
         axes: axis or axes to average over; None for all.
     Returns:
-        Tensor of x's dtype (float32 for whole numbers) without those axes.
+        Tensor of x's dtype (float32 for integers) without those axes.
     """
     for axis in _last_first(x, axes):
         x = ops.mean(x, axis=axis)
@@ -85,7 +85,7 @@ def sparse_cross_entropy(labels, logits):
 
 
 def _last_first(x, axes):
-    """The axes counted from the front, last first, so that removing one leaves the others valid."""
+    """Return the axes counted from the front, last first: removing one leaves the others valid."""
     rank = len(x.shape)
     if axes is None:
         axes = range(rank)
@@ -105,6 +105,6 @@ def _check_same_shape(first, second):
 
 
 def _at_least_float32(*tensors):
-    """The tensors' common dtype, but float32 where they are half precision or whole numbers."""
+    """Return the tensors' common dtype, but float32 where they are half precision or integers."""
     dtypes = [backend.standardize_dtype(tensor.dtype) for tensor in tensors]
     return backend.result_type(*dtypes, "float32")

@@ -24,13 +24,7 @@ class LabelDice(keras.metrics.Metric):
         self.sizes = self.add_weight(name="sizes", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Count one batch.
-
-        Args:
-            y_true: integer classes (B, ...).
-            y_pred: logits or probabilities (B, ..., C); the class is their argmax.
-            sample_weight: not supported by an overlap measure; ignored.
-        """
+        """Count a batch of classes (B, ...) and scores (B, ..., C); `sample_weight` is ignored."""
         predicted = ops.cast(ops.equal(ops.argmax(y_pred, axis=-1), self.label), "float32")
         reference = ops.cast(ops.equal(ops.cast(y_true, "int32"), self.label), "float32")
         self.overlap.assign_add(ops.sum(predicted * reference))

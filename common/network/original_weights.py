@@ -1,7 +1,4 @@
-"""Weights of the originals: reading TensorFlow checkpoints, assigning arrays by name.
-
-TensorFlow is imported inside the one function that needs it; assigning works on every backend.
-"""
+"""Weights of the originals: reading TensorFlow checkpoints, assigning arrays by name."""
 
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -19,7 +16,7 @@ LISTED_NAMES = 3
 
 
 def read_tf_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a TensorFlow checkpoint (0.12 to 2.x) by its name.
+    """Return every tensor of a TensorFlow checkpoint (0.12 to 2.x) by its name.
 
     Args:
         path: the checkpoint's prefix (`model.ckpt-500`) or one of its files (`.index`, `.data-...`,
@@ -28,7 +25,7 @@ def read_tf_checkpoint(path: Path) -> dict[str, np.ndarray]:
     Returns:
         {variable name: array} in the file's own dtypes.
     Raises:
-        DataError: nothing there, no checkpoint, or a truncated or damaged one; names the file.
+        DataError: there is no checkpoint, or a truncated or damaged one; names the file.
     """
     prefix = find_checkpoint_prefix(Path(path))
     try:
@@ -44,15 +41,7 @@ def read_tf_checkpoint(path: Path) -> dict[str, np.ndarray]:
 
 
 def find_checkpoint_prefix(path: Path) -> Path:
-    """The prefix that a checkpoint's files share, from any of the ways to point at it.
-
-    Args:
-        path: see `read_tf_checkpoint`.
-    Returns:
-        Path without `.index` or `.data-...`.
-    Raises:
-        DataError: nothing is there, or no checkpoint or more than one to choose from.
-    """
+    """Return the prefix that a checkpoint's files share; see `read_tf_checkpoint`."""
     if path.is_dir():
         return _prefix_in_folder(path)
     if path.name == "saved_model.pb":
@@ -92,6 +81,7 @@ def assign_by_name(
     ignored = tuple(ignored)
     others = sorted(set(tensors) - set(targets))
     left = [name for name in others if any(_matches(name, pattern) for pattern in ignored)]
+    unmatched = [name for name in others if name not in left]
     values, faults = {}, []
     for name, (variable, transform) in targets.items():
         if name not in tensors:
@@ -99,16 +89,14 @@ def assign_by_name(
             continue
         values[name], fault = _fit(tensors[name], variable, transform)
         faults += [f"{name} {fault}"] if fault else []
-    unmatched = sorted(set(others) - set(left))
     if faults or unmatched:
-        raise DataError(f"{source} is of another architecture: {_describe(faults, unmatched)}")
+        raise DataError(f"{source} is of another architecture: {_first_of(faults, unmatched)}")
     for name, (variable, _) in targets.items():
         variable.assign(values[name])
     return left
 
 
 def _prefix_in_folder(folder):
-    """The prefix of the checkpoint that a folder stands for."""
     if (folder / "checkpoint").is_file():
         return _latest_prefix(folder)
     for variables in (folder, folder / "variables"):
@@ -124,7 +112,6 @@ def _prefix_in_folder(folder):
 
 
 def _latest_prefix(folder):
-    """The checkpoint that a folder's `checkpoint` file calls the latest."""
     state = tf.train.get_checkpoint_state(str(folder))
     if state is None or not state.model_checkpoint_path:
         raise DataError(f"{folder / 'checkpoint'}: expected a line `model_checkpoint_path: ...`")
@@ -141,7 +128,7 @@ def _matches(name, pattern):
 
 
 def _fit(array, variable, transform):
-    """The value for a variable, and what forbids assigning it or None."""
+    """Return the value for a variable, and what forbids assigning it or None."""
     expected = tuple(variable.shape)
     try:
         value = np.asarray(array if transform is None else transform(array))
@@ -155,14 +142,13 @@ def _fit(array, variable, transform):
     return value, None
 
 
-def _describe(faults, unmatched):
-    """The first fault and how many there are, then the names left over."""
+def _first_of(faults, unmatched):
+    """Return the first fault and the count of the others, and the names left over."""
     parts = []
     if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        parts.append(faults[0] + more)
+        parts.append(faults[0] + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))
     if unmatched:
+        more = len(unmatched) - LISTED_NAMES
         names = ", ".join(unmatched[:LISTED_NAMES])
-        more = f" and {len(unmatched) - LISTED_NAMES} more" if len(unmatched) > LISTED_NAMES else ""
-        parts.append(f"left over in the file: {names}{more}")
+        parts.append(f"left over in the file: {names}" + (f" and {more} more" if more > 0 else ""))
     return "; ".join(parts)

@@ -14,16 +14,12 @@ SEED_STATE = "seed_generator"
 
 
 def load_trained(network: keras.Model, run: Path) -> keras.Model:
-    """Give a freshly built network the weights of a run.
-
-    The network that the file describes is not built, which takes as long as building `network`.
+    """Give a freshly built network the weights of a run, and return it.
 
     Args:
         network: what the run's configuration describes.
-        run: run folder with `model.keras`.
-
-    Returns:
-        `network`, with the weights of the file.
+        run: run folder with `model.keras`. The network that this file describes is not built: that
+            takes as long as building `network`.
 
     Raises:
         RunError: there is no trained network, it cannot be read, or it is another architecture.
@@ -32,9 +28,8 @@ def load_trained(network: keras.Model, run: Path) -> keras.Model:
     if not path.is_file():
         raise RunError(f"{path} is missing; expected the network of a finished training run")
     stored = [array for name, array in read_arrays(path).items() if SEED_STATE not in name]
-    if sorted(array.shape for array in stored) != sorted(
-        tuple(weight.shape) for weight in network.weights
-    ):
+    wanted = [tuple(weight.shape) for weight in network.weights]
+    if sorted(array.shape for array in stored) != sorted(wanted):
         raise RunError(
             f"{path} is another architecture ({sum(array.size for array in stored)} parameters) "
             f"than {Path(run) / 'config.yaml'} describes ({network.count_params()} parameters)"

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,42 +21,19 @@ from jsonargparse import ArgumentParser
 from common.errors import RunError
 from common.files import (
     as_yaml,
-    atomic_file,
+    make_folder,
     plain,
     read_json,
     read_yaml,
     remove_leftovers,
     sha256_of,
-    write_folder_atomically,
     write_json,
     write_text_atomically,
-)
+)  # fmt: skip
 from common.runs.provenance import DECIDES_THE_BITS, environment_facts, first_difference, shown
 
-__all__ = [
-    "Run",
-    "atomic_file",
-    "load_config",
-    "load_run",
-    "open_run",
-    "sha256_of",
-    "write_folder_atomically",
-    "write_json",
-    "write_text_atomically",
-]
-
-ENTRIES = (
-    "manifest.json",
-    "config.yaml",
-    "split.json",
-    "log.csv",
-    "tensorboard",
-    "prepared",
-    "checkpoints",
-    "model.keras",
-    "predictions",
-    "report",
-)
+ENTRIES = ("manifest.json", "config.yaml", "split.json", "log.csv", "tensorboard", "prepared",
+           "checkpoints", "model.keras", "predictions", "report")  # fmt: skip
 """All that a run makes; overwriting removes these and nothing else."""
 
 _LOCK = ".lock"
@@ -66,25 +43,19 @@ _NOT_COMPARED = ("run", "overwrite", "preset")
 ConfigT = TypeVar("ConfigT")
 
 
+@dataclass
 class Run:
-    """One run folder; made by `open_run` (to write) or `load_run` (to read).
+    """One run folder; made by `open_run` (to write) or `load_run` (to read)."""
 
-    Attributes:
-        path: the folder.
-        config: the paper's `Config` as given to `open_run`; from `load_run` the mapping of
-            config.yaml (`load_config` gives the dataclass).
-        resumed: whether an unfinished run goes on.
-        manifest: what manifest.json holds.
-    """
-
-    def __init__(
-        self, path: Path, *, config: Any, manifest: dict, resumed: bool, writable: bool
-    ) -> None:
-        self.path = path
-        self.config = config
-        self.resumed = resumed
-        self.manifest = manifest
-        self._writable = writable
+    path: Path
+    config: Any
+    """The paper's `Config` as given to `open_run`; from `load_run` the mapping of config.yaml
+    (`load_config` gives the dataclass)."""
+    manifest: dict
+    """What manifest.json holds."""
+    resumed: bool = False
+    """Whether an unfinished run goes on."""
+    writable: bool = False
 
     @property
     def paper(self) -> str:
@@ -104,12 +75,9 @@ class Run:
     def record(self, **facts: Any) -> None:
         """Merge facts into the manifest, replacing those of the same name.
 
-        When a run goes on under another `runtime` than it began with, a line on stderr says so.
-
-        Raises:
-            RunError: the disk is full or the folder unwritable.
+        If a run goes on under another `runtime` than it began with, a line on stderr says so.
         """
-        if not self._writable:
+        if not self.writable:
             raise ValueError(f"{self.path} was opened for reading")
         facts = plain(facts)
         if self.resumed and "runtime" in facts and "runtime" in self.manifest:
@@ -120,8 +88,6 @@ class Run:
     def record_files(self, paths: Iterable[Path]) -> None:
         """Add size and SHA-256 of data files to the manifest.
 
-        Args:
-            paths: the files, named in the manifest as given here.
         Raises:
             RunError: a file cannot be read, or has changed since this run began.
         """
@@ -142,17 +108,14 @@ class Run:
         self.record(data_files=known)
 
     def write_split(self, split: Mapping[str, Iterable[Mapping]]) -> None:
-        """Write split.json: the cases of every subset.
+        """Write split.json: the cases of every subset, each a mapping of plain values and paths.
 
-        Args:
-            split: subset name -> cases, each a mapping of plain values and paths.
         Raises:
             RunError: the run goes on and the cases are no longer those it began with.
         """
         new = plain({name: list(cases) for name, cases in split.items()})
         if self.resumed and (self.path / "split.json").exists():
-            difference = first_difference(self.read_split(), new)
-            if difference:
+            if difference := first_difference(self.read_split(), new):
                 field, old, now = difference
                 raise RunError(
                     f"the cases differ from {self.path / 'split.json'}, with which this run "
@@ -162,11 +125,7 @@ class Run:
         write_json(self.path / "split.json", new)
 
     def read_split(self) -> dict[str, list[dict]]:
-        """Return the cases of every subset as `write_split` stored them (paths as strings).
-
-        Raises:
-            RunError: there is no readable split.json.
-        """
+        """Return the cases of every subset as `write_split` stored them (paths as strings)."""
         return read_json(self.path / "split.json")
 
     def _end(self, status: str, **facts: Any) -> None:
@@ -176,16 +135,12 @@ class Run:
         self.record(status=status, finished=now if status == "finished" else None, **facts)
 
     def _note_changes(self, old: Any, new: Any) -> None:
-        difference = first_difference(old, new)
-        if not difference:
-            return
-        field, before, now = difference
-        self.manifest["attempts"][-1].setdefault("changed", {})[field] = [before, now]
-        print(
-            f"note: the run in {self.path} began with {field} {shown(before)}, now "
-            f"{shown(now)}: it may not end bit for bit like an unbroken run",
-            file=sys.stderr,
-        )
+        if difference := first_difference(old, new):
+            field, before, now = difference
+            self.manifest["attempts"][-1].setdefault("changed", {})[field] = [before, now]
+            print(f"note: the run in {self.path} began with {field} {shown(before)}, now "
+                  f"{shown(now)}: it may not end bit for bit like an unbroken run",
+                  file=sys.stderr)  # fmt: skip
 
 
 @contextmanager
@@ -202,24 +157,19 @@ def open_run(
     Args:
         path: the folder; missing parents are made.
         paper: key of the paper's package.
-        options: the command's options by name, for config.yaml; `config` and `overwrite` are left
-            out of it.
-        config: the paper's resolved `Config`; its fields stand beside the options, as on the
-            command line.
+        options: the command's options by name, for config.yaml, without `config` and `overwrite`.
+        config: the paper's resolved `Config`; its fields follow the options in the file.
         seed: of the whole run.
         overwrite: remove what an earlier run made (`ENTRIES`, never a foreign file) and begin anew.
     Returns:
         Context manager giving the `Run`.
     Raises:
-        RunError: the folder is in use, finished, of another configuration, no run folder though it
-            holds files named like a run's, or not writable.
+        RunError: the folder is in use, finished, of another configuration, not writable, or not a
+            run folder though it holds files named like a run's.
     """
     path = Path(path)
     stored = _stored_options(options, config=config, seed=seed)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as failure:
-        raise RunError(f"run folder {path} cannot be made: {failure.strerror}") from failure
+    make_folder(path, f"run folder {path}")
     with _locked(path):
         resumed = _prepare_folder(path, paper=paper, stored=stored, overwrite=overwrite)
         run = _begin(path, paper=paper, stored=stored, config=config, resumed=resumed)
@@ -231,30 +181,18 @@ def open_run(
                 if isinstance(failure, KeyboardInterrupt):
                     run._end("interrupted")
                 else:
-                    message = " ".join(str(failure).split())
-                    run._end(
-                        "failed", error=f"{type(failure).__name__}: {message}".rstrip(": ")[:2000]
-                    )
+                    message = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+                    run._end("failed", error=message.rstrip(": ")[:2000])
             raise
         run._end("finished")
 
 
 def load_run(path: Path) -> Run:
-    """Open a run folder, in whatever state, for reading.
-
-    Raises:
-        RunError: `path` is no run folder, or its manifest or configuration cannot be read.
-    """
+    """Open a run folder, in whatever state, for reading; raise `RunError` if it is not one."""
     path = Path(path)
     if not (path / "manifest.json").is_file():
         raise RunError(f"{path} is not a run folder: expected manifest.json in it")
-    return Run(
-        path,
-        config=read_yaml(path / "config.yaml"),
-        manifest=read_json(path / "manifest.json"),
-        resumed=False,
-        writable=False,
-    )
+    return Run(path, read_yaml(path / "config.yaml"), read_json(path / "manifest.json"))
 
 
 def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
@@ -262,9 +200,7 @@ def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
 
     Args:
         path: the run folder.
-        config_class: the paper's `Config`.
-    Returns:
-        An instance; fields that config.yaml lacks have their defaults.
+        config_class: the paper's `Config`; fields that config.yaml lacks have their defaults.
     Raises:
         RunError: config.yaml is missing or unreadable, or a field has a value of another type.
     """
@@ -304,13 +240,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _prepare_folder(path: Path, *, paper: str, stored: dict, overwrite: bool) -> bool:
-    """Refuse, clear or accept the folder; tell whether an unfinished run goes on in it."""
+    """Refuse, clear or accept the folder; return whether an unfinished run goes on in it."""
     if not (path / "manifest.json").exists():
-        occupied = [name for name in ENTRIES if (path / name).exists()]
-        if occupied:
+        if occupied := [name for name in ENTRIES if (path / name).exists()]:
             raise RunError(
-                f"{path} holds {occupied[0]} but no manifest.json, so it is no run folder of ours; "
-                "give another folder"
+                f"{path} is not a run folder: it holds {occupied[0]} but no manifest.json; give "
+                "another folder"
             )
         return False
     if overwrite:
@@ -324,8 +259,10 @@ def _prepare_folder(path: Path, *, paper: str, stored: dict, overwrite: bool) ->
     if not (path / "config.yaml").exists():
         return False
     old = {"paper": manifest["paper"], **read_yaml(path / "config.yaml")}
-    difference = first_difference(_compared(old), _compared({"paper": paper, **stored}))
-    if difference:
+    new = {"paper": paper, **stored}
+    if difference := first_difference(
+        *({k: v for k, v in each.items() if k not in _NOT_COMPARED} for each in (old, new))
+    ):
         field, before, now = difference
         raise RunError(
             f"the unfinished run in {path} has {field} {shown(before)}, but {shown(now)} is "
@@ -339,25 +276,19 @@ def _begin(path: Path, *, paper: str, stored: dict, config: Any, resumed: bool) 
     old = read_json(path / "manifest.json") if resumed else {}
     manifest = {"paper": paper, "status": "running", "seed": stored["seed"], "started": _now()}
     manifest |= facts | old | {"status": "running", "finished": None}
-    # The manifest's top level tells how the run began; who writes now is known by its pid.
+    # The manifest's top level says how the run began; its pid, who writes now.
     manifest |= {"pid": facts["pid"], "host": facts["host"]}
-    manifest["attempts"] = [
-        *old.get("attempts", []),
-        {"started": _now(), "status": "running", "command": facts["command"]},
-    ]
-    run = Run(path, config=config, manifest=manifest, resumed=resumed, writable=True)
-    if resumed:
-        for name in (name for name in DECIDES_THE_BITS if name in old):
-            run._note_changes({name: old[name]}, {name: facts[name]})
+    attempt = {"started": _now(), "status": "running", "command": facts["command"]}
+    manifest["attempts"] = [*old.get("attempts", []), attempt]
+    run = Run(path, config, manifest, resumed, writable=True)
+    for name in (name for name in DECIDES_THE_BITS if name in old):
+        run._note_changes({name: old[name]}, {name: facts[name]})
     remove_leftovers(path)
     run.record()
     if not resumed:
         header = f"# python -m {paper} train --config <this file> --run <new folder>\n"
         write_text_atomically(path / "config.yaml", header + as_yaml(stored))
-    try:
-        run.checkpoints.mkdir(exist_ok=True)
-    except OSError as failure:
-        raise RunError(f"{run.checkpoints} cannot be made: {failure.strerror}") from failure
+    make_folder(run.checkpoints)
     remove_leftovers(run.checkpoints)
     return run
 
@@ -380,10 +311,6 @@ def _stored_options(options: Mapping, *, config: Any, seed: int) -> dict:
     stored = plain({**kept, "seed": seed, **plain(config)})
     # What the file will give back, so that old and new are compared alike.
     return yaml.safe_load(as_yaml(stored)) or {}
-
-
-def _compared(stored: Mapping) -> dict:
-    return {key: item for key, item in stored.items() if key not in _NOT_COMPARED}
 
 
 def _now() -> str:

@@ -14,14 +14,12 @@ LOG = "log.csv"
 def read_log(run_path: Path) -> list[dict[str, float]]:
     """Read the training log of a run.
 
-    Args:
-        run_path: the run folder.
     Returns:
         A row per epoch: epoch (from 1), step (optimiser steps done), then the epoch's means and
         measures by name, to the last bit as they were. Values an epoch lacks are absent. Empty if
         there is no log.
     Raises:
-        RunError: the log is no table of numbers.
+        RunError: the log is not a table of numbers.
     """
     path = Path(run_path) / LOG
     try:
@@ -36,18 +34,11 @@ def read_log(run_path: Path) -> list[dict[str, float]]:
             for row in csv.DictReader(io.StringIO(text))
         ]
     except (ValueError, TypeError) as failure:
-        raise RunError(f"{path} is no training log: {failure}") from failure
+        raise RunError(f"{path} is not a training log: {failure}") from failure
 
 
 def write_log(run_path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write the whole training log, atomically.
-
-    Args:
-        run_path: the run folder.
-        rows: as `read_log` returns them.
-    Raises:
-        RunError: the disk is full or unwritable; the former log is untouched.
-    """
+    """Write the whole training log atomically; the rows are as `read_log` returns them."""
     table = io.StringIO()
     columns = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(table, columns, restval="", lineterminator="\n")

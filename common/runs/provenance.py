@@ -17,38 +17,20 @@ import psutil
 from common.papers import ROOT
 from common.runtime import cpu_fact, usable_cores
 
-PACKAGES = (
-    "tensorflow",
-    "keras",
-    "tf-keras",
-    "numpy",
-    "scipy",
-    "pandas",
-    "SimpleITK",
-    "nibabel",
-    "h5py",
-    "jsonargparse",
-)
+PACKAGES = ("tensorflow", "keras", "tf-keras", "numpy", "scipy", "pandas", "SimpleITK", "nibabel",
+            "h5py", "jsonargparse")  # fmt: skip
 DECIDES_THE_BITS = ("packages", "python", "cpu", "cpu_flags", "cores", "variables", "git")
 """Facts that, when they change between two parts of one run, may change its numbers."""
 VARIABLES = (
-    "KERAS_BACKEND",
-    "TF_ENABLE_ONEDNN_OPTS",
-    "TF_DETERMINISTIC_OPS",
-    "TF_NUM_INTRAOP_THREADS",
-    "TF_NUM_INTEROP_THREADS",
-    "TF_XLA_FLAGS",
-    "XLA_FLAGS",
-    "ONEDNN_MAX_CPU_ISA",
-    "OMP_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-    "NVIDIA_TF32_OVERRIDE",
-)
+    "KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS", "TF_DETERMINISTIC_OPS", "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS", "TF_XLA_FLAGS", "XLA_FLAGS", "ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
 """Environment variables by which a user may change the arithmetic."""
 
 
 def environment_facts() -> dict:
-    """Describe this process, plain enough for JSON.
+    """Return what identifies this process: its command, code, packages and machine; plain.
 
     Returns:
         command, folder (working directory), pid, host, python, platform, cpu, cpu_flags (vector
@@ -75,12 +57,9 @@ def environment_facts() -> dict:
 def git_state(root: Path) -> dict:
     """Return the commit of the checkout at `root` and whether files differ from it.
 
-    Args:
-        root: folder of the code. A checkout further up (an environment inside another project)
-            does not count.
     Returns:
         {"commit": 40 hex digits or None, "dirty": bool or None}; None where there is no git, no
-        checkout or no commit yet.
+        commit yet, or only a checkout further up (an environment inside another project).
     """
     unknown = {"commit": None, "dirty": None}
     top = _git(root, "rev-parse", "--show-toplevel")
@@ -92,24 +71,13 @@ def git_state(root: Path) -> dict:
 
 
 def vector_flags(flags: str) -> list[str]:
-    """Return the vector instructions among a processor's flags, which choose its kernels.
-
-    Args:
-        flags: as the kernel lists them, separated by spaces.
-    """
+    """Return the vector instructions among a processor's flags, which choose its kernels."""
     kinds = ("sse4", "avx", "fma", "f16c", "amx")
     return sorted(flag for flag in set(flags.split()) if flag.startswith(kinds))
 
 
 def differences(old: Any, new: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the places where two values of plain JSON types differ.
-
-    Args:
-        old, new: nested dict, list, str, number, bool and None. A missing key counts as None.
-        field: name of the place of both.
-    Returns:
-        Iterator of dotted name, old and new value.
-    """
+    """Yield dotted name, old and new value of each place where two plain values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
             yield from differences(old.get(key), new.get(key), f"{field}.{key}")

@@ -1,4 +1,4 @@
-"""Repeat a finished run from what it says of itself, and tell whether the same weights came out.
+"""Repeat a finished run from its own records, and compare the weights.
 
 `python -m common replay RUN [--to FOLDER]` trains once more with the run's config.yaml, seed
 and data, into a new folder, and compares the networks array by array. Exit status 0: identical;
@@ -9,7 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,7 @@ COMPARED = (*DECIDES_THE_BITS, "platform", "runtime", "data_files")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Answer `RUN [--to FOLDER]`.
-
-    Args:
-        argv: words after the program's name; None: those of this process.
-    Returns:
-        Exit status: 0 identical, 1 different.
-    """
+    """Answer `RUN [--to FOLDER]`; return 0 where the weights are identical, else 1."""
     parser = Parser(prog="python -m common replay", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the finished run")
     parser.add_argument("--to", type=Path, help="new run folder; default: <run>-replay beside it")
@@ -43,13 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def replay(path: Path, to: Path | None = None) -> int:
-    """Repeat a run into a new folder and say whether its weights came out again.
+    """Repeat a run into a new folder, print whether its weights came out again, return the status.
 
     Args:
         path: run folder, finished, with its network.
         to: folder of the repetition; None: <path>-replay.
-    Returns:
-        0 where all arrays are equal to the bit, else 1.
     Raises:
         RunError: the run is not finished, has no network, or its data are not all there.
         OptionError: the new folder has content; the training failed.
@@ -65,24 +57,17 @@ def replay(path: Path, to: Path | None = None) -> int:
     for line in [*check_data(run, folder), *check_code(run)]:
         print(f"note: {line}", file=sys.stderr)
     train_again(run, to, folder)
-    return tell(run, load_run(to))
+    return compare_weights(run, load_run(to))
 
 
 def working_folder(run: Run) -> Path:
-    """Return the folder in which the run's command was given, where its relative paths begin.
-
-    Runs of an older version do not tell it, and another machine may lack it: then this process's.
-    """
-    told = Path(run.manifest.get("folder", "."))
-    return told if told.is_dir() else Path.cwd()
+    """Return the folder the run's command was given in, or this process's if that is gone."""
+    recorded = Path(run.manifest.get("folder", "."))
+    return recorded if recorded.is_dir() else Path.cwd()
 
 
 def check_data(run: Run, folder: Path) -> Iterator[str]:
-    """Yield a line for every data file that is not what it was.
-
-    Raises:
-        RunError: a file is missing; names it.
-    """
+    """Yield a line for every data file that has changed; raise `RunError` if one is missing."""
     known = run.manifest.get("data_files", {})
     if not known:
         yield f"{run.path} names no data files; whether the data are the same cannot be checked"
@@ -110,11 +95,7 @@ def check_code(run: Run) -> Iterator[str]:
 
 
 def train_again(run: Run, to: Path, folder: Path) -> None:
-    """Train in a process of its own, as the run's configuration says.
-
-    Raises:
-        OptionError: it failed; what it said stands above.
-    """
+    """Train in a process of its own, as the run's configuration says."""
     words = ["-m", run.paper, "train", "--config", str((run.path / "config.yaml").resolve())]
     words += ["--run", str(to)]
     print(f"replay: python {' '.join(words)}", file=sys.stderr, flush=True)
@@ -127,16 +108,17 @@ def train_again(run: Run, to: Path, folder: Path) -> None:
         raise OptionError(f"the training failed with status {done.returncode}; see above")
 
 
-def tell(old: Run, new: Run) -> int:
+def compare_weights(old: Run, new: Run) -> int:
     """Print whether two finished runs have the same weights, and else what differs."""
-    before, after = (hash_arrays(run.path / "model.keras") for run in (old, new))
+    networks = [read_arrays(run.path / "model.keras") for run in (old, new)]
+    before, after = map(hash_arrays, networks)
     if before == after:
         print(f"identical: all {len(before)} arrays of {new.path / 'model.keras'}, "
               f"sha256 over their names and values {hash_of_all(before)[:16]}")  # fmt: skip
         return IDENTICAL
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     print(f"different: {len(changed)} of {len({**before, **after})} arrays, {changed[0]} first"
-          f"{distance(old, new)}")  # fmt: skip
+          f"{distance(*networks)}")  # fmt: skip
     found = list(differences(*({name: run.manifest.get(name) for name in COMPARED}
                                for run in (old, new))))  # fmt: skip
     for field, then, now in found:
@@ -144,17 +126,17 @@ def tell(old: Run, new: Run) -> int:
     if not new.manifest.get("runtime", {}).get("deterministic"):
         print("  runtime.deterministic: false; expected --deterministic true for equal bits")
     elif not found:
-        print("  nothing that the manifests tell of: the code itself is not repeatable")
+        print("  no recorded difference: the computation itself is not deterministic")
     return DIFFERENT
 
 
-def hash_arrays(path: Path) -> dict[str, str]:
-    """Return the SHA-256 of every array of a .keras file: dtype, shape and bytes, by name."""
+def hash_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return the SHA-256 of every array, of its dtype, shape and bytes, by name."""
     return {
         name: hashlib.sha256(
             f"{array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes()
         ).hexdigest()
-        for name, array in read_arrays(path).items()
+        for name, array in arrays.items()
     }
 
 
@@ -164,14 +146,12 @@ def hash_of_all(hashes: dict[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def distance(old: Run, new: Run) -> str:
-    """Return how far apart the arrays of two runs are, as the end of a sentence."""
-    before, after = (read_arrays(run.path / "model.keras") for run in (old, new))
+def distance(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> str:
+    """Return how far apart the arrays of two networks are, as the end of a sentence."""
     if {name: a.shape for name, a in before.items()} != {n: a.shape for n, a in after.items()}:
         return "; the networks differ in shape"
-    largest = max(
-        (float(np.abs(before[name].astype(float) - after[name]).max()), name)
-        for name in before
-        if before[name].size
+    largest, name = max(
+        (float(np.abs(array.astype(float) - after[name]).max(initial=0.0)), name)
+        for name, array in before.items()
     )
-    return f"; largest difference {largest[0]:.3g} in {largest[1]}"
+    return f"; largest difference {largest:.3g} in {name}"

@@ -33,10 +33,8 @@ class Checkpoint:
     """Values by group, in the order of the variables."""
 
     def assign(self, groups: Groups) -> None:
-        """Give variables the stored values.
+        """Give the variables of some groups the stored values.
 
-        Args:
-            groups: some or all of the groups that were written.
         Raises:
             RunError: number or shapes differ: the checkpoint is another model's. Nothing is
                 assigned then.
@@ -60,12 +58,8 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, groups: Groups, position: Mapping) -> float:
-    """Write all variables and the position, atomically.
+    """Write all variables and the position, plain facts, atomically.
 
-    Args:
-        path: the .npz file; the one there stays valid until the new one has taken its place.
-        groups: Keras variables by group.
-        position: plain facts to store with them.
     Returns:
         Seconds it took.
     Raises:
@@ -77,20 +71,15 @@ def write_checkpoint(path: Path, groups: Groups, position: Mapping) -> float:
         for name, variables in groups.items()
         for index, variable in enumerate(variables)
     }
-    header = json.dumps(
-        {"position": dict(position), "groups": {n: len(v) for n, v in groups.items()}}
-    )
+    counts = {name: len(variables) for name, variables in groups.items()}
+    header = json.dumps({"position": dict(position), "groups": counts})
     with atomic_file(path) as file:
         np.savez(file, header=np.array(header), **arrays)
     return time.perf_counter() - begin
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """Read a checkpoint, or return None where there is none.
-
-    Raises:
-        RunError: the file is damaged.
-    """
+    """Read a checkpoint, None where there is none; raise `RunError` if it is damaged."""
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -110,6 +99,4 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
 
 def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
     # numpy files know no bfloat16 or float8: they come back as raw bytes of that width.
-    if array.dtype.kind != "V":
-        return array
-    return array.view(getattr(ml_dtypes, dtype))
+    return array.view(getattr(ml_dtypes, dtype)) if array.dtype.kind == "V" else array

@@ -1,4 +1,4 @@
-"""A callback that says what the steps of a training take."""
+"""A callback that prints once what the steps of a training take."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,12 +9,7 @@ from common.cost.first_step import line_of_steps
 
 
 class FirstSteps(keras.callbacks.Callback):
-    """Says once what the steps of a training take: after the second, since the first compiles.
-
-    Args:
-        steps: that this process is to take.
-        say: prints a line.
-    """
+    """Says what the steps to be taken will take: after the second, since the first compiles."""
 
     def __init__(self, steps: int, say: Callable[[str], None]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is seen of a training run while it goes on: TensorBoard events, progress on stderr."""
+"""Training logs: TensorBoard events, progress on stderr."""
 
 import sys
 import time

@@ -6,6 +6,7 @@ doubles, and a dataset that begins at any step (`common.data.batches`).
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,8 +23,6 @@ from common.runs.log import read_log, write_log
 from common.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from common.training.first_steps import FirstSteps
 from common.training.journal import EventWriter, ProgressReport
-
-__all__ = ["fit", "read_log"]
 
 CHECKPOINT = "last.npz"
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -77,38 +76,32 @@ def fit(
         raise ValueError("the model has no variables yet: build it before training")
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    training = _Training(run, max_steps, steps_per_epoch, checkpoint_every, evaluate, pictures,
+                         callbacks)  # fmt: skip
     with surface_user_errors():
-        state = _restore(model, callbacks, make_dataset, run=run)
-    report = ProgressReport(step=state.step, max_steps=max_steps, enabled=progress)
-    events = EventWriter(run.path)
+        training.restore(model, make_dataset)
     if progress and not uses_gpu():
         # The gradients are what is certain to be made; without a GPU they lie in this memory.
         warn_of_memory(bytes_of(model.trainable_variables), what="training")
-    around = [
-        _Before(state, steps_per_epoch=steps_per_epoch, max_steps=max_steps, evaluate=evaluate),
-        FirstSteps(max_steps - state.step, report.say),
-        *callbacks,
-        _After(
-            state,
-            run=run,
-            callbacks=callbacks,
-            checkpoint_every=checkpoint_every,
-            pictures=pictures,
-            report=report,
-            events=events,
-        ),
-    ]
-    try:
-        with surface_user_errors():
-            for part in _parts(state.step, max_steps=max_steps, steps_per_epoch=steps_per_epoch):
-                if state.stopped:
-                    break
-                _fit_part(model, make_dataset, part, around)
-    finally:
-        report.close()
-        events.close()
-    run.record(training={"steps": state.step, "stopped_early": state.stopped})
-    return state.rows
+    report = ProgressReport(step=training.step, max_steps=max_steps, enabled=progress)
+    events = EventWriter(run.path)
+    first_steps = FirstSteps(max_steps - training.step, report.say)
+    around = [_Before(training), first_steps, *callbacks, _After(training, report, events)]
+    with closing(report), closing(events), surface_user_errors():
+        for part in _parts(training.step, max_steps=max_steps, steps_per_epoch=steps_per_epoch):
+            if training.stopped:
+                break
+            model.fit(
+                make_dataset(part.first_step),
+                initial_epoch=part.first_epoch,
+                epochs=part.first_epoch + part.epochs,
+                steps_per_epoch=part.steps,
+                callbacks=around,
+                shuffle=False,
+                verbose=0,
+            )
+    run.record(training={"steps": training.step, "stopped_early": training.stopped})
+    return training.rows
 
 
 class _Part(NamedTuple):
@@ -133,28 +126,18 @@ def _parts(step: int, *, max_steps: int, steps_per_epoch: int) -> Iterator[_Part
         step += part.epochs * part.steps
 
 
-def _fit_part(
-    model: keras.Model,
-    make_dataset: Callable[[int], tf.data.Dataset],
-    part: _Part,
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> None:
-    model.fit(
-        make_dataset(part.first_step),
-        initial_epoch=part.first_epoch,
-        epochs=part.first_epoch + part.epochs,
-        steps_per_epoch=part.steps,
-        callbacks=list(callbacks),
-        shuffle=False,
-        verbose=0,
-    )
-
-
 @dataclass
-class _State:
-    """Where training is; shared by the callbacks around the paper's own."""
+class _Training:
+    """A training under way; shared by the callbacks around the paper's own."""
 
-    step: int
+    run: Run
+    max_steps: int
+    steps_per_epoch: int
+    checkpoint_every: int | None
+    evaluate: Callable[[], Mapping[str, float]] | None
+    pictures: Callable[[], Mapping[str, np.ndarray]] | None
+    callbacks: Sequence[keras.callbacks.Callback]
+    step: int = 0
     stopped: bool = False
     rows: list[dict[str, float]] = field(default_factory=list)
     broken_epoch: Checkpoint | None = None
@@ -162,155 +145,123 @@ class _State:
     epoch_end: int = 0
     """Step at which the current epoch ends."""
 
-
-def _restore(
-    model: keras.Model,
-    callbacks: Sequence[keras.callbacks.Callback],
-    make_dataset: Callable[[int], tf.data.Dataset],
-    *,
-    run: Run,
-) -> _State:
-    checkpoint = read_checkpoint(run.checkpoints / CHECKPOINT)
-    if checkpoint is None:
-        return _State(step=int(model.optimizer.iterations))
-    step = checkpoint.position["step"]
-    if not checkpoint.position["epoch_done"]:
-        # Keras makes the metrics' variables in its first step: rehearse one, then restore all.
-        batch = next(iter(make_dataset(step).take(1)))
-        model.train_on_batch(*keras.utils.unpack_x_y_sample_weight(batch))
-    groups = _groups(model, callbacks)
-    # Keras resets the metrics when it begins an epoch; theirs are assigned after that.
-    groups.pop("metrics")
-    checkpoint.assign(groups)
-    return _State(
-        step=step,
-        stopped=checkpoint.position["stopped"],
+    def restore(self, model: keras.Model, make_dataset: Callable[[int], tf.data.Dataset]) -> None:
+        """Go on from the run's checkpoint, or begin at the optimiser's own step."""
+        checkpoint = read_checkpoint(self.run.checkpoints / CHECKPOINT)
+        if checkpoint is None:
+            self.step = int(model.optimizer.iterations)
+            return
+        self.step = checkpoint.position["step"]
+        self.stopped = checkpoint.position["stopped"]
+        if not checkpoint.position["epoch_done"]:
+            self.broken_epoch = checkpoint
+            # Keras makes the metrics' variables in its first step: rehearse one, then restore all.
+            batch = next(iter(make_dataset(self.step).take(1)))
+            model.train_on_batch(*keras.utils.unpack_x_y_sample_weight(batch))
+        groups = self.variables_of(model)
+        # Keras resets the metrics when it begins an epoch; theirs are assigned after that.
+        groups.pop("metrics")
+        checkpoint.assign(groups)
         # A row after the checkpoint belongs to an epoch that is finished once more.
-        rows=[row for row in read_log(run.path) if row["step"] <= step],
-        broken_epoch=None if checkpoint.position["epoch_done"] else checkpoint,
-    )
+        self.rows = [row for row in read_log(self.run.path) if row["step"] <= self.step]
 
-
-def _groups(
-    model: keras.Model, callbacks: Sequence[keras.callbacks.Callback]
-) -> dict[str, list[Any]]:
-    return {
-        # Not `model.weights`: that lacks the states of the random generators (Dropout).
-        "model": list(model.variables),
-        "optimizer": list(model.optimizer.variables),
-        "callbacks": [v for callback in callbacks for v in getattr(callback, "variables", ())],
-        "metrics": list(model.metrics_variables),
-    }
+    def variables_of(self, model: keras.Model) -> dict[str, list[Any]]:
+        """Return all that a checkpoint holds, by group."""
+        return {
+            # Not `model.weights`: that lacks the states of the random generators (Dropout).
+            "model": list(model.variables),
+            "optimizer": list(model.optimizer.variables),
+            "callbacks": [v for each in self.callbacks for v in getattr(each, "variables", ())],
+            "metrics": list(model.metrics_variables),
+        }
 
 
 class _Before(keras.callbacks.Callback):
     """Ahead of the paper's callbacks: counts steps, checks the loss, evaluates."""
 
-    def __init__(
-        self,
-        state: _State,
-        *,
-        steps_per_epoch: int,
-        max_steps: int,
-        evaluate: Callable[[], Mapping[str, float]] | None,
-    ) -> None:
+    def __init__(self, training: _Training) -> None:
         super().__init__()
-        self._state = state
-        self._steps_per_epoch = steps_per_epoch
-        self._max_steps = max_steps
-        self._evaluate = evaluate
-        self._epoch_begin = state.step
+        self._training = training
+        self._epoch_begin = training.step
 
     def on_epoch_begin(self, epoch: int, logs: Mapping | None = None) -> None:
-        state = self._state
-        if state.broken_epoch is not None:
-            state.broken_epoch.assign({"metrics": list(self.model.metrics_variables)})
-            state.broken_epoch = None
-        self._epoch_begin = state.step
-        state.epoch_end = min((epoch + 1) * self._steps_per_epoch, self._max_steps)
+        training = self._training
+        if training.broken_epoch is not None:
+            training.broken_epoch.assign({"metrics": list(self.model.metrics_variables)})
+            training.broken_epoch = None
+        self._epoch_begin = training.step
+        training.epoch_end = min((epoch + 1) * training.steps_per_epoch, training.max_steps)
 
     def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
-        self._state.step = min(self._epoch_begin + batch + 1, self._state.epoch_end)
+        step = min(self._epoch_begin + batch + 1, self._training.epoch_end)
+        self._training.step = step
         # The running mean of the epoch: one bad step spoils it to the end.
         loss = (logs or {}).get("loss")
         if loss is not None and not np.isfinite(loss):
             raise TrainingDivergedError(
-                f"the loss is {loss} at step {self._state.step}; expected a finite number: "
-                "try a lower learning rate"
+                f"the loss is {loss} at step {step}; expected a finite number: try a lower "
+                "learning rate"
             )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        state = self._state
-        if state.step < state.epoch_end and not self.model.stop_training:
+        training = self._training
+        if training.step < training.epoch_end and not self.model.stop_training:
             raise ValueError(
-                f"make_dataset ended at step {state.step}, before the epoch's {state.epoch_end}"
+                f"make_dataset ended at step {training.step}, before the epoch's "
+                f"{training.epoch_end}"
             )
-        if self._evaluate is not None:
+        if training.evaluate is not None:
             # One dictionary passes through all callbacks: the paper's see these measures too.
-            logs.update({name: float(value) for name, value in self._evaluate().items()})
+            logs.update({name: float(value) for name, value in training.evaluate().items()})
 
 
 class _After(keras.callbacks.Callback):
     """Behind the paper's callbacks: keeps what they all did."""
 
-    def __init__(
-        self,
-        state: _State,
-        *,
-        run: Run,
-        callbacks: Sequence[keras.callbacks.Callback],
-        checkpoint_every: int | None,
-        pictures: Callable[[], Mapping[str, np.ndarray]] | None,
-        report: ProgressReport,
-        events: EventWriter,
-    ) -> None:
+    def __init__(self, training: _Training, report: ProgressReport, events: EventWriter) -> None:
         super().__init__()
-        self._state = state
-        self._run = run
-        self._callbacks = callbacks
-        self._checkpoint_every = checkpoint_every
-        self._pictures = pictures
+        self._training = training
         self._report = report
         self._events = events
         self._epoch = 0
-        self._last_step = state.step
+        self._last_step = training.step
         self._next_time = time.monotonic() + SECONDS_BETWEEN_CHECKPOINTS
 
     def on_epoch_begin(self, epoch: int, logs: Mapping | None = None) -> None:
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
-        step = self._state.step
+        step = self._training.step
         # A checkpoint at the end of an epoch, or of the run, waits until that is complete.
-        if self._is_due(step) and step < self._state.epoch_end and not self.model.stop_training:
+        if self._is_due(step) and step < self._training.epoch_end and not self.model.stop_training:
             self._write_checkpoint(epoch_done=False)
         self._report.show_step(self._epoch + 1, step, (logs or {}).get("loss"))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        state = self._state
-        row = {"epoch": epoch + 1, "step": state.step}
+        training = self._training
+        row = {"epoch": epoch + 1, "step": training.step}
         row |= {name: float(value) for name, value in (logs or {}).items()}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
-        state.stopped = bool(self.model.stop_training)
-        state.rows.append(row)
-        self._events.write(row, self._pictures() if self._pictures else {})
+        training.stopped = bool(self.model.stop_training)
+        training.rows.append(row)
+        self._events.write(row, training.pictures() if training.pictures else {})
         # The log goes first: a row too many is dropped when the run goes on, one too few is lost.
-        write_log(self._run.path, state.rows)
+        write_log(training.run.path, training.rows)
         self._write_checkpoint(epoch_done=True)
         self._report.show_epoch(row)
 
     def _is_due(self, step: int) -> bool:
-        if self._checkpoint_every is None:
+        if (every := self._training.checkpoint_every) is None:
             return time.monotonic() >= self._next_time
-        return step // self._checkpoint_every > self._last_step // self._checkpoint_every
+        return step // every > self._last_step // every
 
     def _write_checkpoint(self, *, epoch_done: bool) -> None:
-        state = self._state
+        training = self._training
         seconds = write_checkpoint(
-            self._run.checkpoints / CHECKPOINT,
-            _groups(self.model, self._callbacks),
-            {"step": state.step, "epoch_done": epoch_done, "stopped": state.stopped},
+            training.run.checkpoints / CHECKPOINT,
+            training.variables_of(self.model),
+            {"step": training.step, "epoch_done": epoch_done, "stopped": training.stopped},
         )
-        self._last_step = state.step
+        self._last_step = training.step
         # Never more than about two per cent of the time.
         self._next_time = time.monotonic() + max(SECONDS_BETWEEN_CHECKPOINTS, 50 * seconds)

@@ -18,12 +18,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from common.errors import RunError
-from common.runs.folder import (
-    load_config,
-    load_run,
-    open_run,
-    write_text_atomically,
-)
+from common.files import write_text_atomically
+from common.runs.folder import load_config, load_run, open_run
 from common.runs.provenance import git_state
 
 SHA256_OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
@@ -177,7 +173,7 @@ def test_overwriting_removes_what_a_run_makes_and_nothing_else(tmp_path):
 def test_a_folder_that_is_no_run_is_never_touched(tmp_path, overwrite):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match=r"holds report but no manifest\.json"):
+    with pytest.raises(RunError, match=r"not a run folder: it holds report but no manifest\.json"):
         open_example(tmp_path, overwrite=overwrite).__enter__()
     assert (tmp_path / "report" / "thesis.tex").read_text() == "years of work"
 

@@ -22,6 +22,6 @@ def test_the_log_reads_back_to_the_bit(tmp_path):
     write_log(tmp_path, [{"epoch": 1, "step": 5, "dice": float("nan")}])
     assert np.isnan(read_log(tmp_path)[0]["dice"])
     (tmp_path / "log.csv").write_text("epoch,step\n1,many\n")
-    with pytest.raises(RunError, match=r"log\.csv is no training log"):
+    with pytest.raises(RunError, match=r"log\.csv is not a training log"):
         read_log(tmp_path)
     assert read_log(tmp_path / "absent") == []
