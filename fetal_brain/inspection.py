@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.geometry import check_same_grid
-from common.data.inspection import Entry, Inspection, describe_grid, listed, note_twins
+from common.data.inspection import Entry, Inspection, listed, note_grid, note_twins
 from common.data.labels import integer_labels
 from common.data.names import check_id, check_new, normal_id
 from common.data.tables import Row, Table, check_cells
@@ -104,7 +104,7 @@ def inspect_image(entry: Entry, path: Path, config: Config):
     grid = entry.attempt(read_geometry, path)
     if grid is None:
         return None
-    describe_grid(entry, grid)
+    note_grid(entry, grid)
     shape, geometry = grid
     entry.attempt(check_size, shape, path, config)
     if geometry.spacing_zyx_mm[0] < max(geometry.spacing_zyx_mm) * 0.99:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.geometry import Volume, check_same_grid
-from common.data.inspection import Entry, Inspection, describe_grid, listed, note_twins
+from common.data.inspection import Entry, Inspection, listed, note_grid, note_twins
 from common.data.volumes import check_scan, read_geometry, read_volume, stem_of
 from vertebra.config import Config, Layout
 from vertebra.data import (
@@ -122,7 +122,7 @@ def inspect_scan(entry: Entry, path: Path):
     grid = entry.attempt(read_geometry, path)
     if grid is None:
         return None
-    describe_grid(entry, grid)
+    note_grid(entry, grid)
     if max(grid[1].spacing_mm) > THICK_MM:
         entry.note(f"voxels of up to {max(grid[1].spacing_mm):.3g} mm: vertebrae may merge")
     volume = entry.attempt(read_volume, path, finite=False)

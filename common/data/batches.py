@@ -1,7 +1,6 @@
-"""From draws to batches, in parallel and in order, beginning anywhere.
+"""From draws to batches, in parallel and in order, beginning at any step.
 
-No batch depends on the one before: it is drawn from its own number, so that a run may begin at any
-step.
+Each batch depends on its own number alone, not on the one before.
 """
 
 import atexit
@@ -60,18 +59,14 @@ def make_batches(
             _draw_failures.append(failure)
             raise
         tf.nest.assert_same_structure(element_spec, example)
-        return [
-            _checked(array, spec)
-            for array, spec in zip(tf.nest.flatten(example), specs, strict=True)
-        ]
+        return list(map(_checked, tf.nest.flatten(example), specs))
 
     @tf.autograph.experimental.do_not_convert
     def draw_tensors(index: tf.Tensor) -> Any:
         # Under op determinism TensorFlow runs stateful functions one at a time; `draw` has no
         # state, and said so it runs in parallel.
-        tensors = tf.numpy_function(
-            draw_flat, [index], [spec.dtype for spec in specs], stateful=False
-        )
+        dtypes = [spec.dtype for spec in specs]
+        tensors = tf.numpy_function(draw_flat, [index], dtypes, stateful=False)
         for tensor, spec in zip(tensors, specs, strict=True):
             tensor.set_shape(spec.shape)
         return tf.nest.pack_sequence_as(element_spec, tensors)

@@ -64,8 +64,7 @@ def check_same_grid(
     `GRID_TOLERANCE` times the smallest spacing; this covers spacing, origin and direction at once.
 
     Args:
-        first: a volume, or what `common.data.volumes.read_geometry` returns.
-        second: the same.
+        first, second: a volume, or what `common.data.volumes.read_geometry` returns.
         names: what the message calls the two, file names as a rule.
 
     Raises:
@@ -78,32 +77,28 @@ def check_same_grid(
     on_two_grids = f"{names[0]} and {names[1]}: expected one voxel grid, found"
     if tuple(shape) != tuple(other_shape):
         raise DataError(f"{on_two_grids} shape (z, y, x) {tuple(shape)} and {tuple(other_shape)}")
-    distances = np.linalg.norm(
-        corners_mm(shape, geometry) - corners_mm(shape, other_geometry), axis=1
-    )
+    apart = largest_distance_mm(shape, geometry, other_geometry)
     # Written so that a geometry with NaN is refused.
-    if not distances.max() <= GRID_TOLERANCE * min(geometry.spacing_mm):
+    if not apart <= GRID_TOLERANCE * min(geometry.spacing_mm):
         remarks = [
             f"; {name}: {remark}"
             for name, grid in zip(names, (geometry, other_geometry), strict=True)
             for remark in grid.remarks
         ]
         raise DataError(
-            f"{on_two_grids} {_differences(geometry, other_geometry)} (up to "
-            f"{distances.max():.3g} mm apart){''.join(remarks)}"
+            f"{on_two_grids} {_differences(geometry, other_geometry)} (up to {apart:.3g} mm "
+            f"apart){''.join(remarks)}"
         )
 
 
-def corners_mm(shape: tuple[int, ...], geometry: Geometry) -> np.ndarray:
-    """Return the centres of the eight corner voxels, (8, 3), (x, y, z) in mm.
-
-    Args:
-        shape: (Z, Y, X).
-        geometry: of the volume.
-    """
+def largest_distance_mm(shape: tuple[int, ...], first: Geometry, second: Geometry) -> float:
+    """Return how far the corner voxels of a volume (Z, Y, X) move from a geometry to another."""
     indices = np.array(list(product(*((0, size - 1) for size in shape[::-1]))))
-    direction = np.reshape(geometry.direction, (3, 3))
-    return geometry.origin_mm + indices * geometry.spacing_mm @ direction.T
+    corners = [
+        each.origin_mm + indices * each.spacing_mm @ np.reshape(each.direction, (3, 3)).T
+        for each in (first, second)
+    ]
+    return float(np.linalg.norm(corners[0] - corners[1], axis=1).max())
 
 
 def orientation_of(geometry: Geometry) -> str:
@@ -116,11 +111,9 @@ def orientation_of(geometry: Geometry) -> str:
     nearest = np.abs(direction).argmax(axis=0)
     if sorted(nearest) != [0, 1, 2]:
         raise DataError(f"found the direction {geometry.direction}; expected three clear axes")
-    letters = [POSITIVE[axis] for axis in nearest]
-    signs = direction[nearest, range(3)]
     return "".join(
-        letter if sign > 0 else OPPOSITE[letter]
-        for letter, sign in zip(letters, signs, strict=True)
+        POSITIVE[axis] if direction[axis, column] > 0 else OPPOSITE[POSITIVE[axis]]
+        for column, axis in enumerate(nearest)
     )
 
 

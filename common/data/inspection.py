@@ -1,9 +1,8 @@
 """`prepare --check`: everything that is wrong with a data set, found in one pass, nothing written.
 
-The checks of a paper's `data.py` raise at the first mistake, as a run must. Here each of them is
-attempted by itself and its message kept, so that what a check means is told in one place and one
-table still shows every fault of every file. Faults keep data from being used and end the command
-with status 2; notes are worth a look and do not.
+The checks of a paper's `data.py` raise at the first mistake. Here each is attempted by itself and
+its message kept, so that a rule is stated once and one table shows every fault of every file.
+Faults make the data unusable and end the command with status 2; notes are warnings.
 """
 
 import shutil
@@ -33,15 +32,7 @@ class Entry:
     notes: list[str] = field(default_factory=list)
 
     def attempt(self, check: Callable[..., Found], *args: Any, **options: Any) -> Found | None:
-        """Run one check and keep its mistake as a fault.
-
-        Args:
-            check: raises a `UserError` where something is wrong.
-            args: of the check.
-            options: of the check.
-        Returns:
-            What the check returns, or None after a fault.
-        """
+        """Run a check and return its result, or None after a fault, which is kept."""
         try:
             return check(*args, **options)
         except UserError as mistake:
@@ -52,11 +43,11 @@ class Entry:
         return None
 
     def fault(self, message: str) -> None:
-        """Add what keeps the data from being used; the same message counts once."""
+        """Add what makes the data unusable; the same message counts once."""
         _add(self.faults, message)
 
     def note(self, message: str) -> None:
-        """Add what is worth a look and hinders nothing."""
+        """Add a warning."""
         _add(self.notes, message)
 
     @property
@@ -75,27 +66,24 @@ class Inspection:
     """What a line of the table is about."""
     entries: list[Entry] = field(default_factory=list)
     whole: list[Entry] = field(default_factory=list)
-    """Lines about the list, the split or the disk, which are no cases."""
+    """Lines about the list, the split or the disk, which are not cases."""
 
     def entry(self, name: str) -> Entry:
         """Add and return the line of a file or case."""
-        return _appended(self.entries, Entry(name))
+        self.entries.append(Entry(name))
+        return self.entries[-1]
 
     def general(self, name: str) -> Entry:
         """Add and return a line about all cases."""
-        return _appended(self.whole, Entry(name))
+        self.whole.append(Entry(name))
+        return self.whole[-1]
 
     def track(self, items: Sequence[Found]) -> Iterator[Found]:
         """Yield the items of a long scan and show how far it is on a terminal's stderr."""
         yield from tqdm(items, desc="check", unit=self.unit, disable=None)
 
     def check_space(self, folder: Path, needed_bytes: int) -> None:
-        """Compare what will be written with the room that is left.
-
-        Args:
-            folder: where it will be written; it need not exist.
-            needed_bytes: of all that is written, at most.
-        """
+        """Compare the bytes to be written to a folder, which may be absent, with those free."""
         entry = self.general("disk space")
         free = free_bytes(folder)
         entry.facts["needed"] = size_in_words(needed_bytes)
@@ -132,21 +120,16 @@ class Inspection:
         )
 
     def conclude(self) -> None:
-        """Print the table and refuse the data if anything has a fault.
-
-        Raises:
-            DataError: at least one fault; says of how many cases.
-        """
+        """Print the table; raise `DataError` if there is a fault."""
         print(self.render())
-        broken = sum(1 for entry in self.entries if entry.faults)
-        others = [entry.name for entry in self.whole if entry.faults]
-        if not broken and not others:
-            return
-        parts = [f"{broken} of {count_in_words(len(self.entries), self.unit)}"] if broken else []
-        raise DataError(
-            f"{self.source} cannot be used: faults in {' and in '.join([*parts, *others])}; the "
-            "table says which"
-        )
+        parts = [entry.name for entry in self.whole if entry.faults]
+        if broken := sum(1 for entry in self.entries if entry.faults):
+            parts.insert(0, f"{broken} of {count_in_words(len(self.entries), self.unit)}")
+        if parts:
+            raise DataError(
+                f"{self.source} cannot be used: faults in {' and in '.join(parts)}; the table says "
+                "which"
+            )
 
     def _shortened(self, line: str) -> str:
         folder = self.source if self.source.is_dir() else self.source.parent
@@ -157,7 +140,7 @@ class Inspection:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the room on the disk of a folder that may not exist yet."""
+    """Return the free bytes on the disk of a folder that may not exist yet."""
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -188,13 +171,8 @@ def numbers(values: Iterable[float], *, digits: int = 4) -> str:
     return " x ".join(f"{value:.{digits}g}" for value in values)
 
 
-def describe_grid(entry: Entry, grid: tuple[Sequence[int], Any]) -> None:
-    """Put shape and spacing of a volume, (z, y, x), into the table, with what is odd about them.
-
-    Args:
-        entry: of the case.
-        grid: of `common.data.volumes.read_geometry`.
-    """
+def note_grid(entry: Entry, grid: tuple[Sequence[int], Any]) -> None:
+    """Put shape and spacing (z, y, x) of `volumes.read_geometry` into the table, with remarks."""
     shape, geometry = grid
     entry.facts["size (z, y, x)"] = " x ".join(map(str, shape))
     entry.facts["spacing, mm"] = numbers(geometry.spacing_zyx_mm)
@@ -203,28 +181,23 @@ def describe_grid(entry: Entry, grid: tuple[Sequence[int], Any]) -> None:
 
 
 def note_twins(entries: Mapping[str, Entry], paths: Mapping[str, Path]) -> None:
-    """Note the cases that name one and the same file.
-
-    Args:
-        entries: by case.
-        paths: of the cases' images.
-    """
+    """Note the cases, by name, whose images are one and the same file."""
     first: dict[Path, str] = {}
     for name, path in paths.items():
         path = path.resolve()
         if path in first:
-            entries[name].note(f"its image is that of {first[path]}, too")
+            entries[name].note(f"same image as {first[path]}")
         first.setdefault(path, name)
 
 
 def note_differing(
     entries: Mapping[str, Entry], values: Mapping[str, Any], *, what: str, why: str
 ) -> None:
-    """Note the cases whose value is not the commonest one.
+    """Note the cases whose value, such as a spacing, is not the commonest one.
 
     Args:
         entries: by case.
-        values: such as a spacing, by case; compared as they are.
+        values: by case; compared as they are.
         what: names the value.
         why: it matters.
     """
@@ -268,8 +241,3 @@ def _add(messages: list[str], message: str) -> None:
     message = " ".join(message.split())
     if message not in messages:
         messages.append(message)
-
-
-def _appended(entries: list[Entry], entry: Entry) -> Entry:
-    entries.append(entry)
-    return entry

@@ -55,15 +55,15 @@ _stderr_lock = RLock()
 def read_head(
     path: Path, *, first_of_many: bool = False, flat: bool = False
 ) -> tuple[tuple[int, int, int], Geometry]:
-    """Read the shape (Z, Y, X) and geometry of a volume from its header.
+    """Read the shape (Z, Y, X) and geometry of a .mha, .mhd or .nrrd file from its header.
 
     Args:
-        path: .mha, .mhd or .nrrd.
+        path: of the file.
         first_of_many: of a 4-D file the first volume counts.
         flat: take a 2-D image as one slice.
 
     Raises:
-        DataError: the file is missing, its header is damaged, or it is no scalar volume.
+        DataError: the file is missing, its header is damaged, or it is not a scalar volume.
     """
     return _grid_of(_open(path), path, first_of_many, flat)
 
@@ -91,13 +91,7 @@ def read_voxels(
 def write_voxels(
     path: Path, array: np.ndarray, geometry: Geometry, *, compress: bool
 ) -> list[Path]:
-    """Write a volume.
-
-    Args:
-        path: see `read_head`.
-        array: (Z, Y, X).
-        geometry: of the volume.
-        compress: with compressed data (.zraw beside a .mhd).
+    """Write a volume (Z, Y, X), with compressed data on request (.zraw beside a .mhd).
 
     Returns:
         The files: of a .mhd the data first, then the header.
@@ -133,7 +127,7 @@ def unreadable(path: Path, found: str) -> DataError:
 
 
 def reason(error: Exception, messages: bytes = b"") -> str:
-    """Say what went wrong in one short line, in the library's own words where it printed some."""
+    """Return what went wrong in one line, in the library's own words where it printed some."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = messages.decode(errors="replace")
@@ -147,10 +141,7 @@ def reason(error: Exception, messages: bytes = b"") -> str:
 def _open(path: Path) -> SimpleITK.ImageFileReader:
     engine = ENGINES[path.suffix.lower()]
     try:
-        if engine == "NrrdImageIO":
-            _check_nrrd(path)
-        else:
-            _check_meta(path)
+        (_check_nrrd if engine == "NrrdImageIO" else _check_meta)(path)
     except OSError as refusal:
         raise unreadable(path, reason(refusal)) from None
     reader = SimpleITK.ImageFileReader()
@@ -191,12 +182,7 @@ def _grid_of(
 
 
 def _check_meta(path: Path) -> None:
-    """Refuse a MetaImage header that its reader cannot be trusted with.
-
-    Raises:
-        DataError: names the field, what was found and what was expected.
-        OSError: the file cannot be read.
-    """
+    """Raise `DataError` for a MetaImage header that its reader cannot be trusted with."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         while "ElementDataFile" not in fields:
@@ -208,28 +194,19 @@ def _check_meta(path: Path) -> None:
             fields[match[1].decode(errors="replace")] = match[2].decode(errors="replace")
         begin = file.tell()
         rest = file.read(LARGEST_HEADER).split(b"\n") if fields["ElementDataFile"] == "LIST" else []
-    sizes = _integers(fields.get("DimSize", ""), path, "DimSize")
-    if _integers(fields.get("NDims", ""), path, "NDims") != [len(sizes)] or len(sizes) > 5:
-        raise unreadable(path, f"found {len(sizes)} sizes and NDims {fields['NDims'][:9]!r}")
+    sizes = _sizes(fields, path, "DimSize", "NDims")
     channels = _integers(fields.get("ElementNumberOfChannels", "1"), path, "channels")
     kind = fields.get("ElementType", "").removeprefix("MET_")
     if kind not in _META_TYPES or channels[0] > 100:
         raise unreadable(path, f"found ElementType {fields.get('ElementType', '')[:40]!r}")
-    name = fields["ElementDataFile"]
+    voxel_bytes, name = channels[0] * _META_TYPES[kind], fields["ElementDataFile"]
     if names := _slice_files(name, rest, path):
-        _check_slices(names, path, sizes, math.prod(channels[:1]) * _META_TYPES[kind])
-        return
-    if not _is_true(fields, "BinaryData", default=True):
-        return  # text, whose length is left to SimpleITK
-    found = _size_of_data(path, "" if name.upper() == "LOCAL" else name, begin)
-    skipped = _integer(fields.get("HeaderSize", "0"), path, "HeaderSize")
-    _check_length(
-        path,
-        math.prod([*sizes, *channels[:1]]) * _META_TYPES[kind] + max(skipped, 0),
-        found,
-        packed=_is_true(fields, "CompressedData"),
-        exact=skipped >= 0,
-    )
+        _check_slices(names, path, sizes, voxel_bytes)
+    elif _is_true(fields, "BinaryData", default=True):  # else text, which is left to SimpleITK
+        found = _size_of_data(path, "" if name.upper() == "LOCAL" else name, begin)
+        skipped = _integer(fields.get("HeaderSize", "0"), path, "HeaderSize")
+        expected, packed = math.prod(sizes) * voxel_bytes, _is_true(fields, "CompressedData")
+        _check_length(path, expected, found, skipped=skipped, packed=packed)
 
 
 def _is_true(fields: dict[str, str], name: str, *, default: bool = False) -> bool:
@@ -237,7 +214,7 @@ def _is_true(fields: dict[str, str], name: str, *, default: bool = False) -> boo
 
 
 def _check_nrrd(path: Path) -> None:
-    """Refuse an NRRD header that its reader cannot be trusted with; see `_check_meta`."""
+    """Raise `DataError` for an NRRD header that its reader cannot be trusted with."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         if not re.fullmatch(rb"NRRD000[1-5]\r?\n", file.readline(20)):
@@ -256,27 +233,26 @@ def _check_nrrd(path: Path) -> None:
                 break
         begin = file.tell()
         rest = file.read(LARGEST_HEADER).split(b"\n") if fields.get("datafile") == "LIST" else []
-    sizes = _integers(fields.get("sizes", ""), path, "sizes")
-    if _integers(fields.get("dimension", ""), path, "dimension") != [len(sizes)] or len(sizes) > 5:
-        raise unreadable(path, f"found {len(sizes)} sizes, dimension {fields['dimension'][:9]!r}")
+    sizes = _sizes(fields, path, "sizes", "dimension")
     kind = " ".join(fields.get("type", "").lower().split())
     if kind not in _NRRD_TYPES:
         raise unreadable(path, f"found the type {kind[:40]!r}")
     encoding, name = fields.get("encoding", "").lower(), fields.get("datafile", "")
     if names := _slice_files(name, rest, path):
         _check_slices(names, path, sizes, _NRRD_TYPES[kind])
-        return
-    if encoding not in ("raw", "gz", "gzip") or "lineskip" in fields:
-        return
-    skipped = _integer(fields.get("byteskip", "0"), path, "byte skip")
-    packed = encoding != "raw"
-    _check_length(
-        path,
-        math.prod(sizes) * _NRRD_TYPES[kind] + (0 if packed else max(skipped, 0)),
-        _size_of_data(path, name, begin),
-        packed=packed,
-        exact=skipped >= 0,
-    )
+    elif encoding in ("raw", "gz", "gzip") and "lineskip" not in fields:
+        found = _size_of_data(path, name, begin)
+        skipped = _integer(fields.get("byteskip", "0"), path, "byte skip")
+        expected, packed = math.prod(sizes) * _NRRD_TYPES[kind], encoding != "raw"
+        _check_length(path, expected, found, skipped=skipped, packed=packed)
+
+
+def _sizes(fields: dict[str, str], path: Path, name: str, count: str) -> list[int]:
+    """Return the sizes of a header, of which there must be as many as it states, 5 at most."""
+    sizes = _integers(fields.get(name, ""), path, name)
+    if _integers(fields.get(count, ""), path, count) != [len(sizes)] or len(sizes) > 5:
+        raise unreadable(path, f"found {len(sizes)} sizes and {count} {fields[count][:9]!r}")
+    return sizes
 
 
 def _integers(text: str, path: Path, name: str) -> list[int]:
@@ -290,13 +266,8 @@ def _integers(text: str, path: Path, name: str) -> list[int]:
 def _slice_files(name: str, rest: list[bytes], path: Path) -> list[str]:
     """Return the files that hold a slice each; none where a header names a single file.
 
-    Args:
-        name: of the data file: LIST, a pattern with first, last and step, or another.
-        rest: the lines that follow, which a LIST is made of.
-        path: of the header.
-
-    Raises:
-        DataError: a pattern that could be anything else; the libraries hand it to `sprintf`.
+    The name is LIST, with a file in each of the remaining lines; or a pattern with first, last and
+    step, which the libraries hand to `sprintf` and is checked for that; or that of a single file.
     """
     if name == "LIST":
         return [line.rstrip(b"\r").decode(errors="replace") for line in rest if line.strip()]
@@ -338,14 +309,16 @@ def _integer(text: str, path: Path, name: str) -> int:
     return int(text)
 
 
-def _check_length(path: Path, expected: int, found: int, *, packed: bool, exact: bool) -> None:
-    """Refuse data that are shorter than the header says, or longer where they may not be."""
+def _check_length(path: Path, expected: int, found: int, *, skipped: int, packed: bool) -> None:
+    """Refuse data shorter than the header says, or longer unless it skips all but the end (-1)."""
     if packed:
         if expected > found * _DEFLATE_MOST:
             raise unreadable(path, f"truncated: found {found} packed bytes for {expected}")
-    elif found < expected:
+        return
+    expected += max(skipped, 0)
+    if found < expected:
         raise unreadable(path, f"truncated: found {found} of {expected} bytes of data")
-    elif exact and found > expected:
+    if skipped >= 0 and found > expected:
         raise DataError(
             f"{path}: found {found} bytes of data, its header says {expected}; expected sizes and "
             "type to fit the data"
@@ -356,7 +329,7 @@ def _check_length(path: Path, expected: int, found: int, *, packed: bool, exact:
 def _library_messages_held() -> Iterator:
     """Hold what C libraries print to stderr; hand it on if the block succeeds, drop it if not.
 
-    Yields a function that returns the bytes held so far. One block at a time: the file descriptor
+    Gives a function that returns the bytes held so far. One block at a time: the file descriptor
     belongs to the whole process, and what other threads print meanwhile must come out again.
     """
     with _stderr_lock:

@@ -8,7 +8,7 @@ from common.errors import DataError, OptionError
 
 ROUNDING = 1e-3
 """How far a stored label may be from the integer it means. Scale factors and resampling leave
-0.99999988 for 1; anything further off is no label."""
+0.99999988 for 1; anything further off is not a label."""
 LARGEST = np.iinfo(np.int32).max
 MOST_CLASSES = 256
 
@@ -68,15 +68,12 @@ def inside(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def join_labels(labels: np.ndarray, label_ids: Sequence[int | Sequence[int]]) -> np.ndarray:
-    """Turn the ids of a label file into class numbers.
+    """Turn the ids of a label file into class numbers, uint8 of the same shape.
 
     Args:
         labels: any shape, integer ids.
-        label_ids: one entry per class: an id, or several ids that are one class.
-
-    Returns:
-        uint8 of the same shape: the position of the voxel's id in `label_ids`, 0 where it is in
-        none of them.
+        label_ids: one entry per class: an id, or several ids that are one class. A voxel's class is
+            the position of its id, 0 where it is in none of them.
 
     Raises:
         OptionError: there are fewer than two classes, more than 256, or an id is in two classes.
@@ -96,16 +93,7 @@ def join_labels(labels: np.ndarray, label_ids: Sequence[int | Sequence[int]]) ->
 
 
 def check_classes(labels: np.ndarray, name: str, count: int) -> None:
-    """Refuse class numbers that a network does not have.
-
-    Args:
-        labels: integers from 0.
-        name: of the file, for the message.
-        count: classes of the network, background included.
-
-    Raises:
-        DataError: names the largest class.
-    """
+    """Raise `DataError` for class numbers (integers from 0) beyond the `count` of a network."""
     if labels.max() >= count:
         raise DataError(
             f"{name}: found the class {labels.max()}, expected 0 to {count - 1} (--classes {count})"

@@ -18,22 +18,14 @@ def normal_id(text: str) -> str:
 def can_name_a_file(case_id: str) -> bool:
     """Return whether an id is not empty nor longer than `LONGEST_ID`, has no path separator and no
     character that cannot be printed, and does not begin with a dot."""
-    # A lone surrogate, what Python makes of a byte that is no UTF-8, is not printable.
+    # A lone surrogate, what Python makes of a byte that is not UTF-8, is not printable.
     if not case_id or case_id.startswith(".") or not case_id.isprintable():
         return False
     return not set(case_id) & set("/\\") and len(case_id.encode()) <= LONGEST_ID
 
 
 def check_id(case_id: str, where: str) -> None:
-    """Refuse an id that cannot be the name of a file in a folder; see `can_name_a_file`.
-
-    Args:
-        case_id: of `normal_id`.
-        where: file, and line where there is one, that the message names.
-
-    Raises:
-        DataError: names the place and the id.
-    """
+    """Raise `DataError`, naming the place `where`, for an id that cannot name a file."""
     if not can_name_a_file(case_id):
         raise DataError(
             f"{where}: id {case_id[:40]!r} cannot name a file; expected a short word without path"
@@ -42,16 +34,7 @@ def check_id(case_id: str, where: str) -> None:
 
 
 def check_new(case_id: str, places: Mapping[str, str], where: str) -> None:
-    """Refuse an id that an earlier case has.
-
-    Args:
-        case_id: of `normal_id`.
-        places: where each id so far stood, such as "line 2".
-        where: file and place that the message names.
-
-    Raises:
-        DataError: names both places.
-    """
+    """Raise `DataError` for an id already used; `places` says where each so far stood."""
     if case_id in places:
         raise DataError(
             f"{where}: id {case_id!r} was already used in {places[case_id]}; expected an id of its"
@@ -62,9 +45,7 @@ def check_new(case_id: str, places: Mapping[str, str], where: str) -> None:
 def check_outputs(
     outputs: Iterable[tuple[str, Iterable[Path]]], inputs: Iterable[Path] = (), *, option: str
 ) -> None:
-    """Refuse files to write of which one would take the place of another, or of a file to read.
-
-    To be called before the first is written.
+    """Refuse to write one file twice, or in place of a file that is read; call it before writing.
 
     Args:
         outputs: what the message calls a case, and the files that will be written of it.

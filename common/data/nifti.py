@@ -11,8 +11,8 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
@@ -23,7 +23,7 @@ from nibabel.quaternions import fillpositive, quat2mat
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling, endian_codes
 
-from common.data.geometry import GRID_TOLERANCE, Geometry, corners_mm
+from common.data.geometry import GRID_TOLERANCE, Geometry, largest_distance_mm
 from common.errors import DataError
 
 Frames = Literal["one", "first"]
@@ -78,15 +78,10 @@ class Head:
 
 
 def read_head(path: Path, *, frames: Frames = "one", flat: bool = False) -> Head:
-    """Read and check the header of a NIfTI file.
-
-    Args:
-        path: .nii or .nii.gz; whether it is packed is told by its content.
-        frames: see `Frames`.
-        flat: take a 2-D image as one slice.
+    """Read and check the header of a NIfTI file, packed or not whatever it is called.
 
     Raises:
-        DataError: it is missing or no NIfTI file, or its header says what cannot be believed or
+        DataError: it is missing or not a NIfTI file, or its header says what cannot be believed or
             used; one line that names the field and what was expected.
     """
     with _unreadable_named(path), _open(path) as file:
@@ -96,10 +91,7 @@ def read_head(path: Path, *, frames: Frames = "one", flat: bool = False) -> Head
 def read_voxels(
     path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[np.ndarray, Geometry]:
-    """Read a volume.
-
-    Args:
-        path: see `read_head`, as for frames and flat.
+    """Read a volume; see `read_head`.
 
     Returns:
         (Z, Y, X) in the machine's byte order: the stored type, or float64 where slope or intercept
@@ -126,17 +118,9 @@ def read_voxels(
 def write_voxels(
     path: Path, array: np.ndarray, header: nibabel.Nifti1Header, *, packed: bool
 ) -> None:
-    """Write a volume under a header.
+    """Write an array (Z, Y, X) under a header, whose shape and slope are set here.
 
-    Args:
-        path: of a file that takes its name when it is whole.
-        array: (Z, Y, X); stored as the header's type, with a slope and an intercept where that
-            needs them.
-        header: `header_for` or one of another maker; shape and slope are set here.
-        packed: with gzip, without a time stamp.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written.
+    It is stored as the header's type; the gzip of `packed` files has no time stamp.
     """
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     image = kind(array.T, None, header)
@@ -153,12 +137,7 @@ def write_voxels(
 def header_for(shape: tuple[int, ...], dtype: np.dtype, geometry: Geometry) -> nibabel.Nifti1Header:
     """Return a new header: both forms, their codes and the unit as a NIfTI file stated them.
 
-    Where no file did, or the geometry is no longer the file's, both forms are the geometry's.
-
-    Args:
-        shape: (Z, Y, X).
-        dtype: of the stored voxels.
-        geometry: of the volume.
+    Where no file did, or the geometry has changed since, both forms are the geometry's.
     """
     stated = geometry.nifti
     kept = stated is not None and _is_stated(geometry)
@@ -192,10 +171,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb") as raw:
         is_packed = raw.read(2) == _GZIP_MAGIC
         raw.seek(0)
-        if not is_packed:
-            yield raw
-            return
-        with gzip.GzipFile(fileobj=raw) as file:
+        with gzip.GzipFile(fileobj=raw) if is_packed else nullcontext(raw) as file:
             yield file
 
 
@@ -244,7 +220,7 @@ def _parse(file: IO[bytes], path: Path) -> nibabel.Nifti1Header:
 
 def _check_offset(header: nibabel.Nifti1Header, path: Path) -> None:
     offset, least = float(header["vox_offset"]), int(header.single_vox_offset)
-    if not (math.isfinite(offset) and offset >= least and offset == int(offset)):
+    if not (offset >= least and offset.is_integer()):
         raise DataError(
             f"{path}: found vox_offset {offset:g}; expected an integer of at least {least}, behind "
             "the header"
@@ -293,7 +269,7 @@ def _sizes(header, path: Path, frames: Frames, flat: bool) -> tuple[int, ...]:
 
 
 def _check_kind(header, path: Path) -> None:
-    """Refuse voxels that are no single real numbers: colours, complex numbers, vectors."""
+    """Refuse voxels that are not single real numbers: colours, complex numbers, vectors."""
     code, intent = int(header["datatype"]), int(header["intent_code"])
     try:
         dtype, name = header.get_data_dtype(), data_type_codes.label[code]
@@ -311,7 +287,7 @@ def _check_kind(header, path: Path) -> None:
 
 
 def _geometry(header, shape: tuple[int, int, int], path: Path) -> Geometry:
-    """Return where the voxels lie, by the one form that counts; see the top of this module."""
+    """Return where the voxels lie, by the form that counts; see the top of this module."""
     unit = int(header["xyzt_units"]) & _SPATIAL_UNIT
     if unit not in UNITS_MM:
         raise DataError(f"{path}: found the code {unit} of a spatial unit; expected 0 to 3")
@@ -327,12 +303,11 @@ def _geometry(header, shape: tuple[int, int, int], path: Path) -> Geometry:
         affine[:3] = _RAS_TO_LPS @ affine[:3]
         remarks.append("it states no position (codes of sform and qform are 0): axes as stored")
     affine[:3] *= UNITS_MM[unit]
-    spacing, origin, direction = _placed(affine)
-    geometry = Geometry(spacing, origin, direction, header)
+    geometry = Geometry(*_placed(affine), header)
     _check_right_angles(geometry, shape, path)
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         remarks += _other_form(header, geometry, shape, UNITS_MM[unit])
-    return Geometry(spacing, origin, direction, header, tuple(remarks))
+    return replace(geometry, remarks=tuple(remarks))
 
 
 def _placed(affine: np.ndarray) -> tuple[tuple, tuple, tuple]:
@@ -392,8 +367,9 @@ def _check_right_angles(geometry: Geometry, shape: tuple[int, int, int], path: P
     """Refuse a sheared grid; what rounding may do to a corner is let pass."""
     direction = np.reshape(geometry.direction, (3, 3))
     left, _, right = np.linalg.svd(direction)
-    turned = Geometry(geometry.spacing_mm, geometry.origin_mm, tuple((left @ right).ravel()))
-    moved = np.linalg.norm(corners_mm(shape, geometry) - corners_mm(shape, turned), axis=1).max()
+    moved = largest_distance_mm(
+        shape, geometry, replace(geometry, direction=tuple((left @ right).ravel()))
+    )
     if moved > GRID_TOLERANCE * min(geometry.spacing_mm):
         cosines = np.abs(direction.T @ direction - np.eye(3)).max()
         raise DataError(
@@ -404,21 +380,20 @@ def _check_right_angles(geometry: Geometry, shape: tuple[int, int, int], path: P
 
 
 def _other_form(header, geometry: Geometry, shape, unit_mm: float) -> list[str]:
-    """Return what is worth saying of a qform beside the sform, which counts."""
+    """Return a remark if the qform differs from the sform, which counts."""
     try:
         affine = _qform(header, shape, Path())
     except DataError:
         return ["its qform cannot be used; its sform counts"]
     affine[:3] *= unit_mm
-    other = Geometry(*_placed(affine))
-    apart = np.linalg.norm(corners_mm(shape, geometry) - corners_mm(shape, other), axis=1).max()
+    apart = largest_distance_mm(shape, geometry, Geometry(*_placed(affine)))
     if apart <= GRID_TOLERANCE * min(geometry.spacing_mm):
         return []
     return [f"its qform and sform are up to {apart:.3g} mm apart; the sform counts"]
 
 
 def _is_stated(geometry: Geometry) -> bool:
-    """Return whether a geometry is still that of the header it came with."""
+    """Return whether a geometry is still that of its header."""
     header = geometry.nifti
     shape = tuple(max(int(size), 1) for size in header["dim"][3:0:-1])
     try:
@@ -428,22 +403,20 @@ def _is_stated(geometry: Geometry) -> bool:
 
 
 def _read_array(file: IO[bytes], path: Path, head: Head) -> np.ndarray:
-    """Read the voxels of the first frame and see that the file ends where it should."""
+    """Read the voxels of the first frame and check that the file ends where it should."""
     packed, on_disk = isinstance(file, gzip.GzipFile), path.stat().st_size
     if head.size > (on_disk * _GZIP_MOST if packed else on_disk):
         found = "" if packed else f": found {on_disk} of {head.size} bytes"
         raise unreadable(path, f"truncated{found}")
     file.seek(head.offset)
     array = np.empty(head.shape, head.dtype)
-    target = memoryview(array.reshape(-1).view(np.uint8))
-    done = 0
+    target, done = memoryview(array.reshape(-1).view(np.uint8)), 0
     while done < len(target) and (count := file.readinto(target[done:])):
         done += count
-    left = head.size - head.offset - done
-    while done == len(target) and left > 0 and (chunk := file.read(min(left, _CHUNK))):
-        left -= len(chunk)
-    if done < len(target) or left > 0:
-        found = head.size - left if done == len(target) else head.offset + done
+    found = head.offset + done
+    while found < head.size and (chunk := file.read(min(head.size - found, _CHUNK))):
+        found += len(chunk)
+    if found < head.size:
         raise unreadable(path, f"truncated: found {found} of {head.size} bytes")
     if file.read(1):
         raise DataError(

@@ -1,4 +1,4 @@
-"""What synthetic scans of any body part are made of: smooth fields, solids, artefacts, a marker.
+"""Building blocks of synthetic scans: smooth fields, solids, artefacts, a marker.
 
 Points are millimetres in the array's axis order (Z, Y, X), measured from the centre of the grid.
 Solids are functions of points rather than rasters, so that a moved or bent anatomy is the same
@@ -137,12 +137,7 @@ def ellipsoid_distance(
 
 
 def fraction_inside(distance_mm: np.ndarray, edge_mm: float) -> np.ndarray:
-    """Return the share of a voxel that lies inside, for an edge blurred over a width.
-
-    Args:
-        distance_mm: signed distance, negative inside.
-        edge_mm: width of the ramp from 1 to 0, centred on the surface; about one voxel.
-    """
+    """Return the share of a voxel that lies inside; the edge is a ramp of about one voxel."""
     return np.clip(0.5 - distance_mm / np.float32(edge_mm), 0, 1)
 
 
@@ -167,13 +162,7 @@ def bias_field(
 
 
 def rician_noise(signal: np.ndarray, rng: np.random.Generator, *, sigma: float) -> np.ndarray:
-    """Return the magnitude of a signal with Gaussian noise in both of its channels.
-
-    Args:
-        signal: magnitudes without noise.
-        rng: source of the draws.
-        sigma: standard deviation of the noise in each channel.
-    """
+    """Return the magnitude of a signal with Gaussian noise of `sigma` in both of its channels."""
     real = signal + np.float32(sigma) * rng.standard_normal(signal.shape, np.float32)
     imaginary = np.float32(sigma) * rng.standard_normal(signal.shape, np.float32)
     return np.hypot(real, imaginary)
@@ -199,9 +188,8 @@ def phantom_folder(
     refuse_foreign_content(out)
     with write_folder_atomically(out, replace=True, error=DataError) as folder:
         yield folder
-        files = sorted(
-            str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
-        )
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        files = sorted(str(path.relative_to(folder)) for path in paths)
         marker = {"synthetic": True, "generator": generator, "seed": seed, **facts, "files": files}
         write_json(folder / MARKER, marker)
         refuse_foreign_content(out)
@@ -224,11 +212,7 @@ def refuse_foreign_content(out: Path) -> None:
 
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
-    """Return the marker of a phantom's folder, or None where there is no phantom.
-
-    Args:
-        folder: where the list of cases lies.
-    """
+    """Return the marker of the phantom in a folder, or None where there is none."""
     try:
         marker = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -18,8 +18,8 @@ INDEX = "prepared.json"
 class CaseArrays(Mapping):
     """Arrays of one prepared case by name, opened as memory maps at every access.
 
-    Nothing is kept open, so that memory does not grow with the number of cases: take what is
-    needed and let go. `np.array(arrays["image"][patch])` reads the patch alone.
+    Nothing is kept open, so that memory does not grow with the number of cases:
+    `np.array(arrays["image"][patch])` reads the patch alone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,9 @@ class CaseArrays(Mapping):
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as failure:
-            raise DataError(f"{path} is no readable array: {failure}; prepare again") from failure
+            raise DataError(
+                f"{path} is not a readable array: {failure}; prepare again"
+            ) from failure
 
     def __iter__(self) -> Iterator[str]:
         return (path.stem for path in sorted(self._folder.glob("*.npy")))
@@ -54,26 +56,6 @@ class PreparedCase:
         return CaseArrays(self.folder)
 
 
-class CaseStore(Mapping):
-    """Prepared cases of a folder by id, in the order of their names."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-
-    def __getitem__(self, case_id: str) -> PreparedCase:
-        folder = self.folder / case_id
-        if case_id.startswith(".") or not folder.is_dir():
-            raise KeyError(case_id)
-        return PreparedCase(case_id, folder)
-
-    def __iter__(self) -> Iterator[str]:
-        folders = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        return (path.name for path in folders if path.is_dir() and not path.name.startswith("."))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
 def write_prepared_case(
     folder: Path, case_id: str, arrays: Mapping[str, np.ndarray]
 ) -> PreparedCase:
@@ -83,8 +65,6 @@ def write_prepared_case(
         folder: of all prepared cases; made if missing.
         case_id: one path component; an older case of this id is replaced.
         arrays: by name, of any numeric dtype and shape.
-    Returns:
-        The case as it can now be read.
     Raises:
         DataError: `case_id` cannot be a folder's name, or the disk is full or unwritable.
     """

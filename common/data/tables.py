@@ -46,14 +46,11 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Read a table with a header row.
+    """Read a table with a header row, which is empty where the file is.
 
     Args:
         path: text in UTF-8, or in UTF-16 with a byte order mark; cells separated by commas,
             semicolons or tabs, whichever divides the header into most columns.
-
-    Returns:
-        `Table`; the header is empty where the file is.
 
     Raises:
         DataError: the file is missing, too large or not such text, or a quote is not closed.
@@ -69,16 +66,7 @@ def read_table(path: Path) -> Table:
 
 
 def check_cells(table: Table, row: Row, needed: Sequence[str]) -> None:
-    """Refuse a row that is too short, or longer than the header.
-
-    Args:
-        table: its table.
-        row: to be checked.
-        needed: names of the columns that must be there.
-
-    Raises:
-        DataError: names file, line and columns.
-    """
+    """Raise `DataError` for a row longer than the header, or too short for the `needed` columns."""
     header = table.header.cells
     if len(row.cells) > len(header):
         raise DataError(
@@ -99,7 +87,7 @@ def rows_by_position(table: Table, columns: Sequence[str], needed: int) -> tuple
 
     Args:
         table: of `read_table`.
-        columns: what the columns mean, in order; those after them are not looked at.
+        columns: what the columns mean, in order; those after them are ignored.
         needed: how many of them the header must have.
 
     Raises:
@@ -126,15 +114,12 @@ def rows_by_position(table: Table, columns: Sequence[str], needed: int) -> tuple
 def rows_by_name(
     table: Table, columns: Sequence[str], prefixes: Sequence[str] = ()
 ) -> list[dict[str, str]]:
-    """Return the rows of a table whose columns are known by their names.
+    """Return the rows of a table as dictionaries from column to cell; absent columns are absent.
 
     Args:
         table: of `read_table`.
         columns: names that the header may hold, in small letters.
         prefixes: beginnings of further names, such as "channel_".
-
-    Returns:
-        A dictionary from name to cell for each row; absent columns are absent.
 
     Raises:
         DataError: a column is unknown (with the nearest known one) or there twice, or a row is
@@ -159,14 +144,8 @@ def column_name(cell: str) -> str:
 def find_file(table: Table, row: Row, cell: str, *, what: str) -> Path:
     """Return the file that a cell names; relative paths start at the table's folder.
 
-    Args:
-        table: its table, with an absolute path.
-        row: its row.
-        cell: its text.
-        what: the message calls it.
-
     Raises:
-        DataError: the cell is empty or names no existing file.
+        DataError: the cell is empty or does not name an existing file.
     """
     if not cell:
         raise DataError(f"{table.where(row)}: the {what} is empty; expected a path")
@@ -183,11 +162,8 @@ def find_file(table: Table, row: Row, cell: str, *, what: str) -> Path:
 
 def _read_text(path: Path) -> str:
     try:
-        size = path.stat().st_size
-        if size > LARGEST_TABLE:
-            raise DataError(
-                f"{path}: found {size} bytes; expected a table of at most {LARGEST_TABLE}"
-            )
+        if (size := path.stat().st_size) > LARGEST_TABLE:
+            raise DataError(f"{path}: found {size} bytes; expected {LARGEST_TABLE} at most")
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; expected a CSV list of cases") from None

@@ -23,7 +23,7 @@ ITK_ENDINGS = (".mha", ".mhd", ".nrrd")
 FORMATS = (*nifti.ENDINGS, *ITK_ENDINGS)
 """File name endings, in small letters; a file may have them in capitals."""
 STEM_ENDINGS = (".seg.nrrd", *sorted(FORMATS, key=len, reverse=True))
-"""What is no part of a scan's name; 3D Slicer calls a segmentation case1.seg.nrrd."""
+"""What does not belong to a scan's name; 3D Slicer calls a segmentation case1.seg.nrrd."""
 UNREAD = (".hdr", ".img", ".nhdr", ".gipl", ".mgh", ".mgz", ".mnc", ".nii.bz2", ".dcm", ".ima")
 """Endings of other image files, which a listing names rather than passes over."""
 
@@ -69,13 +69,7 @@ def read_volume(
 def read_geometry(
     path: str | Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[tuple[int, int, int], Geometry]:
-    """Read the shape and geometry of a volume from its header alone.
-
-    Args:
-        path: see `read_volume`, as for frames and flat.
-
-    Returns:
-        Shape (Z, Y, X) and `Geometry`.
+    """Read the shape (Z, Y, X) and geometry of a volume from its header; see `read_volume`.
 
     Raises:
         DataError: the file is missing, its header is unreadable, or it is not a scalar 3-D volume.
@@ -88,22 +82,14 @@ def read_geometry(
 
 
 def check_finite(array: np.ndarray, path: str | Path) -> None:
-    """Refuse NaN and infinite voxels.
-
-    Raises:
-        DataError: names the file and how many there are.
-    """
+    """Refuse NaN and infinite voxels; the `DataError` names the file and how many there are."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         count = array.size - np.count_nonzero(np.isfinite(array))
         raise DataError(f"{path}: found {count} NaN or infinite voxels, expected finite values")
 
 
 def check_scan(array: np.ndarray, path: str | Path) -> None:
-    """Refuse what is no scan: NaN and infinite voxels, or one value only.
-
-    Raises:
-        DataError: names the file.
-    """
+    """Raise `DataError` for what is not a scan: NaN and infinite voxels, or one value only."""
     check_finite(array, path)
     if array.min() == array.max():
         raise DataError(f"{path}: every voxel is {array.flat[0]}; expected a scan")
@@ -131,7 +117,7 @@ def write_volume(
             float32 precision.
         compress: MetaImage and NRRD with compressed data (.zraw beside a .mhd); for NIfTI the
             ending decides.
-        header: of a NIfTI file, instead of one that says nothing but type, size and geometry.
+        header: of a NIfTI file; None: one of type, size and geometry alone.
 
     Raises:
         DataError: the ending is unknown, the folder is missing or cannot be written, or the disk is
@@ -170,11 +156,7 @@ def write_volume(
 
 
 def ending_of(path: Path) -> str:
-    """Return the ending of a volume in small letters.
-
-    Raises:
-        DataError: it is none of `FORMATS`.
-    """
+    """Return the ending of a volume in small letters; raise `DataError` unless in `FORMATS`."""
     for ending in STEM_ENDINGS[1:]:
         if path.name.lower().endswith(ending):
             return ending
@@ -215,7 +197,7 @@ def _converted(array: np.ndarray, dtype, path: Path) -> np.ndarray:
             fits &= array == np.rint(array)
         if not fits.all():
             wrong = array[~fits][0]
-            raise DataError(f"{path}: found the value {wrong}, expected whole numbers in {dtype}")
+            raise DataError(f"{path}: found the value {wrong}, expected integers in {dtype}")
     return array.astype(dtype, copy=False)
 
 

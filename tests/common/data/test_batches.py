@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from common.data.batches import make_batches, surface_user_errors
-from common.data.prepared_store import CaseStore, write_prepared_case
+from common.data.prepared_store import PreparedCase, write_prepared_case
 from common.data.rng import rng_for
 from common.errors import DataError
 
@@ -32,31 +32,27 @@ def test_prepared_cases_come_back_as_memory_maps(tmp_path):
         tmp_path / "cases", "b", {"image": image, "none": np.zeros((0, 3), np.int64)}
     )
     write_prepared_case(tmp_path / "cases", "a", {"count": np.int64(7)})
-    (tmp_path / "cases" / ".unfinished.1.tmp").mkdir()
-    store = CaseStore(tmp_path / "cases")
-    assert list(store) == ["a", "b"]
-    assert "c" not in store
-    case = store["b"]
+    case = PreparedCase("b", tmp_path / "cases" / "b")
     assert case == written
     assert list(case.arrays) == ["image", "none"]
     assert isinstance(case.arrays["image"], np.memmap)
     assert not case.arrays["image"].flags.writeable
     np.testing.assert_array_equal(case.arrays["image"], image)
     assert case.arrays["none"].shape == (0, 3)
-    assert int(store["a"].arrays["count"]) == 7
+    assert int(PreparedCase("a", tmp_path / "cases" / "a").arrays["count"]) == 7
     with pytest.raises(KeyError):
         case.arrays["label"]
-    assert list(CaseStore(tmp_path / "absent")) == []
 
 
 def test_a_case_prepared_again_replaces_the_old_one(tmp_path):
     write_prepared_case(tmp_path, "a", {"image": np.zeros(3), "label": np.zeros(3)})
     write_prepared_case(tmp_path, "a", {"image": np.ones(4)})
-    assert list(CaseStore(tmp_path)["a"].arrays) == ["image"]
-    assert CaseStore(tmp_path)["a"].arrays["image"].sum() == 4
+    case = PreparedCase("a", tmp_path / "a")
+    assert list(case.arrays) == ["image"]
+    assert case.arrays["image"].sum() == 4
     with pytest.raises(ValueError, match="allow_pickle"):
         write_prepared_case(tmp_path, "a", {"image": np.array([object()])})
-    assert CaseStore(tmp_path)["a"].arrays["image"].sum() == 4
+    assert case.arrays["image"].sum() == 4
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -71,7 +67,7 @@ def test_a_damaged_array_is_named(tmp_path):
     case = write_prepared_case(tmp_path, "a", {"image": np.zeros(1000)})
     file = tmp_path / "a" / "image.npy"
     file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(DataError, match=r"image\.npy is no readable array"):
+    with pytest.raises(DataError, match=r"image\.npy is not a readable array"):
         case.arrays["image"]
 
 

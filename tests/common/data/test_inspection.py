@@ -118,7 +118,7 @@ def test_twins_and_odd_ones_out_are_noted(tmp_path):
     (tmp_path / "scan").touch()
     (tmp_path / "link").symlink_to(tmp_path / "scan")
     note_twins(entries, {"a": tmp_path / "scan", "b": tmp_path / "other", "c": tmp_path / "link"})
-    assert [entries[name].notes for name in "abc"] == [[], [], ["its image is that of a, too"]]
+    assert [entries[name].notes for name in "abc"] == [[], [], ["same image as a"]]
     note_differing(entries, {"a": "1", "b": "2", "c": "1"}, what="voxels of", why="so what")
     assert entries["b"].notes == ["voxels of 2, most have 1: so what"]
     assert inspection.faulty == []

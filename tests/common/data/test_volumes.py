@@ -143,7 +143,7 @@ def test_out_of_range_and_nan_are_no_integers(tmp_path):
     for name, value in {"large": 256.0, "nan": np.nan, "infinite": np.inf}.items():
         path = tmp_path / f"{name}.mha"
         write_volume(path, np.full((2, 2, 2), value, np.float32), OBLIQUE)
-        with pytest.raises(DataError, match="expected whole numbers in uint8"):
+        with pytest.raises(DataError, match="expected integers in uint8"):
             read_volume(path, np.uint8)
 
 
@@ -529,7 +529,7 @@ def test_metaimage_headers_that_are_not_believed(tmp_path, changes, found):
         ({"foo": "1"}, "", "found the header line 'foo: 1', expected a field of NRRD"),
         ({"units": '"' + "m" * 5000 + '"'}, "", "found the header line 'units"),
         ({"dimension": "-1"}, "", "dimension '-1'"),
-        ({"sizes": "4 3"}, "", "2 sizes, dimension '3'"),
+        ({"sizes": "4 3"}, "", "2 sizes and dimension '3'"),
         ({"sizes": "40000 30000 20000"}, "", "truncated: found 48 of 48000000000000 bytes"),
         ({"sizes": "4 3 1"}, "", "found 48 bytes of data, its header says 24"),
         ({"type": "block"}, "", "found the type 'block'"),
