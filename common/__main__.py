@@ -20,14 +20,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: words after the program's name; None: those of this process.
-
-    Returns:
-        Exit status: that of the command, or 2 after a mistake of the user's, one line on stderr.
-    """
+    """Run one command; return its exit status, 2 after a mistake of the user's."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print("usage: python -m common COMMAND [options]\n\ncommands:")

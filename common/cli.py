@@ -4,11 +4,10 @@ A verb is a module of the paper with a function of the same name; the function's
 command line, its docstring the help. A parameter `config` of the paper's `Config` type opens every
 field of it as an option, with the values of `--preset` as defaults; `--config FILE` replays a saved
 run's `config.yaml`. Verbs that are the same for every paper are modules of `common` whose function
-takes the paper's name first. Nothing here imports TensorFlow, so that help is quick.
+takes the paper's name first. After `--` one process does the verb again, with other options.
 
-`--` begins another set of options: one process then does the verb once more.
-
-The parser is imported where it is used: `bench-gpu` runs where keras and jax alone are installed.
+Nothing here imports TensorFlow, so that help is quick; jsonargparse is imported where it is used,
+since `bench-gpu` runs where keras and jax alone are installed.
 """
 
 import argparse
@@ -29,20 +28,8 @@ from typing import Any
 from common.errors import OptionError, UserError
 from common.runtime import forget_networks, limit_threads, load_tensorflow_quietly
 
-VERBS = (
-    "phantom",
-    "prepare",
-    "plan",
-    "train",
-    "predict",
-    "evaluate",
-    "export",
-    "convert",
-    "calibrate",
-    "compare",
-    "reproduce",
-    "bench",
-)
+VERBS = ("phantom", "prepare", "plan", "train", "predict", "evaluate", "export", "convert",
+         "calibrate", "compare", "reproduce", "bench")  # fmt: skip
 """The same verbs everywhere, in the order of the work; a paper has those it has a module for."""
 
 SHARED_VERBS = {
@@ -60,7 +47,7 @@ USER_ERRNOS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG,
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
 }  # fmt: skip
-"""Operating-system refusals that a user can mend: said in one line, without a traceback."""
+"""Refusals of the operating system that a user can mend."""
 
 
 def main(
@@ -111,14 +98,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_guarded(program: str, act: Callable[[], int | None]) -> int:
-    """Run a command; what the user can mend becomes one line on stderr.
-
-    Args:
-        program: what the line begins with.
-        act: the command; returns its exit status, None for 0.
+    """Run a command; what the user can mend becomes one line on stderr that begins with `program`.
 
     Returns:
-        Exit status: that of the command, 2 after a mistake of the user's, 130 after Ctrl-C.
+        Exit status: that of the command (None is 0), 2 after a mistake of the user's, 130 after
+        Ctrl-C.
     """
     try:
         return act() or 0
@@ -138,16 +122,13 @@ def run_guarded(program: str, act: Callable[[], int | None]) -> int:
 
 
 def refuse(program: str, message: str) -> int:
-    """Print a mistake as one line on stderr and return the exit status that says so."""
+    """Print a mistake as one line on stderr and return its exit status."""
     print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
 def find_verbs(paper: str) -> dict[str, Path]:
-    """Return the verbs of a paper and the files of their modules, in the order of the work.
-
-    A paper has the verbs that it has a module for, and the shared ones that find their file in it.
-    """
+    """Return the verbs of a paper and the files of their modules, in the order of the work."""
     folder = Path(importlib.import_module(paper).__file__).parent
     found = {}
     for verb in VERBS:
@@ -170,11 +151,7 @@ def describe_paper(paper: str, available: Mapping[str, Path], aliases: Mapping[s
 def run_verb(
     paper: str, verb: str, words: Sequence[str], option_aliases: Mapping[str, str]
 ) -> None:
-    """Parse the words of one verb and call its function, once for every part between `--`.
-
-    Raises:
-        OptionError: see `parse_verb`; then nothing was called.
-    """
+    """Parse the words of one verb and call its function, once for every part between `--`."""
     calls = [parse_verb(paper, verb, part, option_aliases) for part in split_words(words)]
     for number, (function, config_class, values) in enumerate(calls):
         if values.cuda_devices is not None:
@@ -202,15 +179,11 @@ def split_words(words: Sequence[str]) -> list[list[str]]:
 
 def gather_arguments(paper: str, function: Callable, config_class: type, values: Any) -> dict:
     """Return the arguments of a verb's function by name."""
-    arguments = {}
-    for name in inspect.signature(function).parameters:
-        if name == "paper":
-            arguments[name] = paper
-        elif name == "config":
-            arguments[name] = make_config(config_class, values)
-        else:
-            arguments[name] = values[name]
-    return arguments
+    names = inspect.signature(function).parameters
+    given = {"paper": paper}
+    if "config" in names:
+        given["config"] = make_config(config_class, values)
+    return {name: given[name] if name in given else values[name] for name in names}
 
 
 def load_verb(paper: str, verb: str) -> Callable:
@@ -258,8 +231,7 @@ def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
     """Let a yes/no option stand alone: `--overwrite` means `--overwrite true`."""
     parameters = inspect.signature(function).parameters.items()
     types = (bool, bool | None)
-    yes_no = {f"--{name}" for name, parameter in parameters if parameter.annotation in types}
-    yes_no.add("--verbose")
+    yes_no = {"--verbose", *(f"--{name}" for name, each in parameters if each.annotation in types)}
     completed = []
     for position, word in enumerate(words):
         completed.append(word)
@@ -273,8 +245,9 @@ def bracket_tuples(words: Sequence[str], function: Callable, config_class: type)
     """Let a tuple be typed plainly: `--window 3,64,64` is `[3,64,64]`, `--ids a,b` `["a","b"]`."""
     # A verb without `config` may have an option that is called like a field of it.
     hints = typing.get_type_hints(config_class) | typing.get_type_hints(function)
-    tuples = {f"--{name}" for name, hint in hints.items() if is_tuple(hint)}
-    texts = {f"--{name}" for name, hint in hints.items() if is_tuple_of_texts(hint)}
+    kinds = {f"--{name}": (hint, *typing.get_args(hint)) for name, hint in hints.items()}
+    tuples = {name for name, kind in kinds.items() if tuple in map(typing.get_origin, kind)}
+    texts = {name for name, kind in kinds.items() if tuple[str, ...] in kind}
     bracketed, option = [], ""
     for word in words:
         name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)
@@ -288,32 +261,21 @@ def bracket_tuples(words: Sequence[str], function: Callable, config_class: type)
     return bracketed
 
 
-def is_tuple(hint: Any) -> bool:
-    """Say whether a type is a tuple, perhaps or None."""
-    return any(typing.get_origin(option) is tuple for option in (hint, *typing.get_args(hint)))
-
-
-def is_tuple_of_texts(hint: Any) -> bool:
-    """Say whether a type is `tuple[str, ...]`, perhaps or None."""
-    return any(option == tuple[str, ...] for option in (hint, *typing.get_args(hint)))
-
-
 def build_parser(program: str, function: Callable, config_module: Any, words: Sequence[str]):
     """Return the parser of one verb, its defaults taken from the preset that `words` name."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    description = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
     # Abbreviations would let a misspelt option mean another one.
     parser = ArgumentParser(
-        prog=program, exit_on_error=False, allow_abbrev=False, description=first_lines(function)
+        prog=program, exit_on_error=False, allow_abbrev=False, description=description
     )
-    parser.add_argument(
-        "--config", action="config", help="Replay a config.yaml; options after it win."
-    )
+    replay = "Replay a config.yaml; options after it win."
+    parser.add_argument("--config", action="config", help=replay)
     parser.add_argument("--cuda_devices", type=str | None, help="GPUs to use, such as 0 or 0,1.")
-    parser.add_argument(
-        "--threads", type=int | None, help="Threads within an operation; default: all cores."
-    )
+    threads = "Threads within an operation; default: all cores."
+    parser.add_argument("--threads", type=int | None, help=threads)
     parser.add_argument("--verbose", type=bool, default=False, help="Show TensorFlow's notices.")
     parameters = inspect.signature(function).parameters
     skip = {"config", "paper"} & {*parameters}
@@ -334,11 +296,6 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     return parser
 
 
-def first_lines(function: Callable) -> str:
-    """Return a docstring up to its Args section."""
-    return (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
-
-
 def find_preset(words: Sequence[str], default: str) -> str:
     """Return the preset named by `--preset`, or by a replayed `--config` file, or the default."""
     chosen = default
@@ -356,7 +313,7 @@ def preset_of_file(path: Path, default: str) -> str:
     import yaml
 
     if not path.is_file():
-        raise OptionError(f"--config: {path} is no file; expected the config.yaml of a run")
+        raise OptionError(f"--config: {path} is not a file; expected the config.yaml of a run")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):

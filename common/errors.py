@@ -1,11 +1,8 @@
-"""The user's mistakes: each is one line on stderr and exit status 2 (see `common.cli`)."""
+"""Errors caused by user input; reported in one line on stderr, with exit status 2."""
 
 
 class UserError(Exception):
-    """A mistake of the user's.
-
-    The message is one line that names the file or option, what was found and what was expected.
-    """
+    """A user's mistake: one line that names the file or option, what was found and expected."""
 
 
 class DataError(UserError):
@@ -21,7 +18,7 @@ class RunError(UserError):
 
 
 class TrainingDivergedError(UserError):
-    """The loss is no longer a finite number."""
+    """The loss is not finite."""
 
 
 class ServingError(UserError):

@@ -7,12 +7,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def find_papers(having: str = "config.py", *, root: Path = ROOT) -> list[str]:
-    """Return the papers whose package has a file of this name, sorted.
-
-    A paper is a package with a `config.py`.
-    """
-    return sorted(
-        path.parent.name
-        for path in root.glob(f"*/{having}")
-        if (path.parent / "config.py").is_file()
-    )
+    """Return the papers, which are packages with a `config.py`, that have a file of this name."""
+    papers = {path.parent.name for path in root.glob("*/config.py")}
+    return sorted(paper for paper in papers if (root / paper / having).is_file())

@@ -47,7 +47,7 @@ def test_help_lists_the_verbs_with_their_first_lines():
         (["train", "--preset", "cod"], "--preset: expected one of"),
         (["train", "--seed", "many"], "--seed: expected a int"),
         (["train", "--window", "3"], "--window"),
-        (["train", "--config", "nowhere.yaml"], "nowhere.yaml is no file"),
+        (["train", "--config", "nowhere.yaml"], "nowhere.yaml is not a file"),
         (["train", "--run_validation", "perhaps"], "--run_validation: expected a bool"),
         (["predict", "--mode", "TRAIN"], "--mode: expected one of 'EVAL', 'PREDICT'"),
     ],
