@@ -100,8 +100,8 @@ class Config:
     shuffle: Literal["files", "records"] = "records"
     """[R17] Shuffle the five files and read each in order (the original), or every record."""
     rematerialise: bool = True
-    """Compute activations again on the way back instead of keeping them: the same gradient, less
-    memory, a third more work."""
+    """Compute activations of large volumes again in the backward pass instead of keeping them: the
+    same gradient, less memory, up to a third more work."""
 
 
 PORT = Config()

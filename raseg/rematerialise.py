@@ -5,11 +5,16 @@ only the blocks' outputs are kept: the same gradient for a third more work. The 
 wrapped, since its way back begins the moment it ends.
 """
 
+from math import prod
+
 import keras
 import tensorflow as tf
 
 from raseg.blocks import layers_by_name, run_block
 from raseg.config import Config
+
+LEAST_VOXELS = 2**20
+"""Of a volume: the activations of this many take about 5 GB while the original's network trains."""
 
 
 class Rematerialised(keras.Model):
@@ -18,10 +23,12 @@ class Rematerialised(keras.Model):
     Args:
         network: to train.
         config: its configuration; uses filters and batch_statistics.
+        least_voxels: smaller volumes pass through the network as it is.
     """
 
-    def __init__(self, network: keras.Model, config: Config):
+    def __init__(self, network: keras.Model, config: Config, least_voxels: int = LEAST_VOXELS):
         super().__init__(name="rematerialised")
+        self.least_voxels = least_voxels
         self.network = network
         self.bottom = len(config.filters) - 1
         self._steps = layers_by_name(network)
@@ -29,6 +36,9 @@ class Rematerialised(keras.Model):
 
     def call(self, images, training=None):
         """Return logits; see `raseg.model.build_model`."""
+        size = images.shape[1:-1]
+        if None not in size and prod(size) < self.least_voxels:
+            return self.network(images, training=training)
         skips, x = [], images
         for level in range(self.bottom + 1):
             names = [f"down{level}"] if level else []

@@ -20,7 +20,7 @@ def list_contests(shape: tuple[int, int, int], step_shape: tuple[int, int, int])
             (
                 Side("ours", f"{HERE}.sides:train"),
                 *torch_sides(f"{HERE}.torch_twin:train"),
-                Side("all activations kept", f"{HERE}.sides:train_keeping_all"),
+                Side("activations computed again", f"{HERE}.sides:train_rematerialised"),
             ),
             {"shape": step_shape},
         ),

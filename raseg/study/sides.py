@@ -1,6 +1,5 @@
 """The sides of the benchmark that run on TensorFlow; see `common.cost.turns`."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from common.cost.turns import Contender
@@ -12,23 +11,24 @@ from raseg.study.bench import EXAMPLES, draw_label, draw_volume
 
 
 def train(sizes, folder: Path) -> Contender:
-    """Take the training step of `train`, which computes activations again on the way back."""
+    """Take the training step of `train`."""
     network, contender = training_of(PORT, sizes)
     share_weights(network, folder)
     return contender
 
 
-def train_keeping_all(sizes, folder: Path) -> Contender:
-    """Keep all activations, as the original does: `--rematerialise false`."""
-    network, contender = training_of(replace(PORT, rematerialise=False), sizes)
+def train_rematerialised(sizes, folder: Path) -> Contender:
+    """Compute activations again in the backward pass, as `train` does for large volumes."""
+    network, contender = training_of(PORT, sizes, rematerialised=True)
     share_weights(network, folder)
     return contender
 
 
-def training_of(config: Config, sizes):
+def training_of(config: Config, sizes, *, rematerialised: bool = False):
     """Return the network and its training on one volume, running means of the weights included."""
     runtime = configure(sizes)
     network, model, averages = build_for_training(config, EXAMPLES, xla=runtime["xla"])
+    model.least_voxels = 0 if rematerialised else model.least_voxels
     averages.set_model(model)
     return network, train_in_keras(
         model,

@@ -99,7 +99,7 @@ def test_rematerialised_gradient_is_the_same(config):
     """The same operations on the same numbers, twice. What differs is the order of sums in threads:
     1e-5 of a variable's largest gradient was measured with batch statistics, less without."""
     network = network_of(config)
-    again = Rematerialised(network, config)
+    again = Rematerialised(network, config, least_voxels=0)
     rng = np.random.default_rng(2)
     images = tf.constant(rng.normal(size=(2, 11, 8, 7, 2)).astype(np.float32))
     labels = rng.integers(0, 2, (2, 11, 8, 7))
@@ -116,6 +116,25 @@ def test_rematerialised_gradient_is_the_same(config):
     for a, b in zip(found, expected, strict=True):
         assert np.abs(a - b).max() <= 1e-4 * np.abs(b).max()
     assert any(np.abs(g).max() > 1e-4 for g in expected)
+
+
+def test_small_volumes_pass_through_the_network_as_it_is():
+    """Nothing is computed again: the graph's backward pass holds as many convolutions."""
+    network = network_of(SMALL)
+    image = tf.zeros((1, 8, 8, 4, 2))
+
+    def count(model):
+        @tf.function
+        def gradient():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(image, training=True))
+            return tape.gradient(loss, network.trainable_variables)
+
+        operations = gradient.get_concrete_function().graph.get_operations()
+        return sum(operation.type == "Conv3D" for operation in operations)
+
+    assert count(Rematerialised(network, SMALL)) == count(network)
+    assert count(Rematerialised(network, SMALL, least_voxels=256)) > count(network)
 
 
 def test_rematerialised_model_owns_the_networks_variables():
