@@ -25,7 +25,7 @@ def bench_export(
     signature: str = "volume",
     repeats: int = 3,
 ) -> dict[str, float]:
-    """Time an exported signature against the Python path of `predict`, turn and turn about.
+    """Time an exported signature against the Python path of `predict`, alternately.
 
     Args:
         network: whose variables the endpoints use.

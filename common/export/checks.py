@@ -21,22 +21,15 @@ class Check(NamedTuple):
 
 
 def verify(folder: Path) -> list[Check]:
-    """Run all checks of a folder, in this process.
+    """Run all checks of a folder, models/<name>/<version>, in this process.
 
-    Args:
-        folder: models/<name>/<version>.
-
-    Returns:
-        The checks in order. Nothing is evaluated where files are not those of the passport: what a
-        changed graph would do is not known.
+    Nothing is evaluated where files are not those of the passport: what a changed graph would do is
+    not known.
     """
     try:
         passport = read_passport(folder)
-        steps = [
-            Check("passport", "ok", f"{passport['name']} {passport['version']}, data: "
-                                    f"{passport['data']['kind']}"),
-            *check_files(folder, passport["files"]),
-        ]  # fmt: skip
+        what = f"{passport['name']} {passport['version']}, data: {passport['data']['kind']}"
+        steps = [Check("passport", "ok", what), *check_files(folder, passport["files"])]
     except RunError as problem:
         return [Check("passport", "FAILED", str(problem))]
     except (KeyError, TypeError, AttributeError):
@@ -71,8 +64,8 @@ def check_signatures(folder: Path, passport: dict) -> list[Check]:
     found, expected = without_tensors(read_signatures(folder)), passport["signatures"]
     wrong = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
     if wrong:
-        told = (f"{name}: found {found.get(name)}; expected {expected.get(name)}" for name in wrong)
-        return [Check("signatures", "FAILED", text) for text in told]
+        faults = (f"{n}: found {found.get(n)}; expected {expected.get(n)}" for n in wrong)
+        return [Check("signatures", "FAILED", fault) for fault in faults]
     return [Check("signatures", "ok", ", ".join(found))]
 
 
@@ -84,7 +77,7 @@ def check_xla(folder: Path, passport: dict) -> list[Check]:
 
 
 def check_warmup(folder: Path, passport: dict) -> list[Check]:
-    """Read the warmup requests and hold them to the signatures."""
+    """Read the warmup requests and check them against the signatures."""
     requests = read_warmup(folder / WARMUP_FILE)
     for request in requests:
         wanted = passport["signatures"][request.signature]["inputs"]

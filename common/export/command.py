@@ -35,8 +35,7 @@ def export(
         version: its number; default: the next one.
 
     Raises:
-        OptionError: no run is named where the paper has no usual folder for it; see also
-            `version_folder`.
+        OptionError: no run is named and the paper has no usual one; see also `version_folder`.
         RunError: see `load_run` and the paper's `load_run_network`.
         ExportError: see `export_model`.
     """

@@ -26,7 +26,7 @@ def run_elsewhere(folder: Path, *examples: Mapping[str, Arrays]) -> list[dict[st
         Of each, outputs by "signature/output".
 
     Raises:
-        ExportError: the process failed; the message ends with what it said.
+        ExportError: the process failed; the message ends with what it printed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch) / "inputs.npz", Path(scratch) / "outputs.npz"
@@ -51,10 +51,8 @@ def run_elsewhere(folder: Path, *examples: Mapping[str, Arrays]) -> list[dict[st
 def run_saved_model(folder: Path, inputs: Path, outputs: Path) -> None:
     """Evaluate signatures with TensorFlow alone; called in the process without Keras.
 
-    Args:
-        folder: SavedModel.
-        inputs: .npz with entries "number/signature/input", the examples numbered from 0.
-        outputs: .npz to write, with entries "number/signature/output".
+    The entries of `inputs` are named "number/signature/input" with the number of the example, those
+    of `outputs` "number/signature/output".
     """
     forbid_keras()
     load_tensorflow_quietly()

@@ -1,5 +1,5 @@
-"""The passport of an exported model: what it is, what it wants, where it came from, how it was held
-to the network it was trained as.
+"""The passport of an exported model: what it is, what it expects, where it came from, how it was
+compared with the trained network.
 
 `passport.json` lies in the folder of a version and needs nothing of this project to be read. It
 names every other file of the folder with its SHA-256, so that `python -m common verify` notices a
@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from common.export.versions import find_versions
 from common.files import read_json, sha256_of
 from common.papers import ROOT
 from common.runs.folder import Run
-from common.runs.provenance import git_state
+from common.runs.provenance import git_state, package_version
 
 SCHEMA = 1
 PASSPORT = "passport.json"
@@ -66,17 +65,12 @@ class Provenance:
 
     @classmethod
     def of_run(cls, record: Run) -> "Provenance":
-        """Read a run folder; no path of it goes into the passport.
-
-        Raises:
-            RunError: a file of the run is damaged.
-        """
-        config = record.path / "config.yaml"
+        """Read a run folder; no path of it goes into the passport."""
         report = record.path / "report" / "report.json"
         return cls(
             paper=record.paper,
             run={
-                "config_sha256": sha256_of(config),
+                "config_sha256": sha256_of(record.path / "config.yaml"),
                 "preset": record.config.get("preset"),
                 "seed": record.manifest.get("seed"),
                 "status": record.status,
@@ -90,15 +84,14 @@ class Provenance:
 
 
 def describe_data(record: Run) -> dict:
-    """Say what a network was trained on.
+    """Return what a network was trained on.
 
     Returns:
         kind: "phantom", "converted weights" or "own files" (whether those are the paper's is not
         known here; a run may say so itself, as `data_kind` of its manifest); number of files, and
         one SHA-256 over their names and contents, which does not depend on where they lie.
     """
-    manifest = record.manifest
-    kind = "own files"
+    manifest, kind = record.manifest, "own files"
     if manifest.get("converted_from") is not None:
         kind = "converted weights"
     if manifest.get("phantom"):
@@ -126,18 +119,10 @@ def make_passport(
     description: Description,
     parity: Mapping[str, Mapping],
 ) -> dict:
-    """Gather the passport of a folder that is otherwise finished.
+    """Return the passport of a folder that is otherwise finished.
 
-    Args:
-        folder: of the version, with everything but the passport in it.
-        name: of the model.
-        version: its number.
-        frameworks: versions of Keras and TensorFlow by name.
-        weights: sha256 and number of the parameters that were saved.
-        signatures: what `read_signatures` found in the folder.
-        provenance: of the run.
-        description: by the paper.
-        parity: by "signature/output": largest_difference, tolerance, case.
+    Beside what the arguments say, it lists the files of the folder; `parity` holds
+    largest_difference, tolerance and case by "signature/output".
     """
     phantom = provenance.data["kind"] == "phantom"
     uses = ([PHANTOM_USE] if phantom else []) + list(description.intended_use)
@@ -147,7 +132,7 @@ def make_passport(
         "name": name,
         "version": version,
         "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "code": {**git_state(ROOT), "package": package_version(), **frameworks},
+        "code": {**git_state(ROOT), "package": package_version(PACKAGE), **frameworks},
         "run": provenance.run,
         "data": provenance.data,
         "weights": weights,
@@ -166,17 +151,10 @@ def make_passport(
 
 
 def read_passport(folder: Path) -> dict:
-    """Read the passport of an exported model.
-
-    Args:
-        folder: models/<name>/<version>.
-
-    Raises:
-        RunError: there is none, it is no JSON, or of a schema that is not known here.
-    """
+    """Read the passport of an exported version; raise `RunError` if it is absent or damaged."""
     path = Path(folder) / PASSPORT
     if not path.is_file():
-        raise RunError(f"{folder} is no exported model: expected {PASSPORT} in it")
+        raise RunError(f"{folder} is not an exported model: expected {PASSPORT} in it")
     content = read_json(path)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
@@ -185,54 +163,44 @@ def read_passport(folder: Path) -> dict:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what cannot be an exported version.
-
-    Raises:
-        RunError: says what was expected instead.
-    """
+    """Raise `RunError` for what cannot be an exported version."""
     if not folder.is_dir():
-        raise RunError(f"{folder} is no folder; expected models/<name>/<version>")
+        raise RunError(f"{folder} is not a folder; expected models/<name>/<version>")
     if (folder / PASSPORT).is_file() or (folder / "saved_model.pb").is_file():
         return
     versions = find_versions(folder)
     where = f"one of its versions, such as {folder / str(versions[-1])}" if versions else PASSPORT
-    raise RunError(f"{folder} is no exported model; expected {where}")
+    raise RunError(f"{folder} is not an exported model; expected {where}")
 
 
 def hash_files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below a folder but the passport, by path with slashes."""
+    return {name: sha256_of(path) for name, path in _files_below(folder).items()}
+
+
+def _files_below(folder: Path) -> dict[str, Path]:
     found = sorted(path for path in Path(folder).rglob("*") if not path.is_dir())
     names = {path.relative_to(folder).as_posix(): path for path in found}
-    return {name: sha256_of(path) for name, path in names.items() if name != PASSPORT}
+    return {name: path for name, path in names.items() if name != PASSPORT}
 
 
 def find_changes(folder: Path, expected: Mapping[str, str]) -> list[str]:
-    """Return which files of a folder are missing, extra or changed, a sentence each.
-
-    Args:
-        folder: of the version.
-        expected: SHA-256 by path, as the passport lists them.
-    """
-    present = {path.relative_to(folder).as_posix()
-               for path in folder.rglob("*") if not path.is_dir()} - {PASSPORT}  # fmt: skip
-    wrong = [f"{name} is missing" for name in sorted({*expected} - present)]
-    wrong += [f"{name} is not in the passport" for name in sorted(present - {*expected})]
-    for name in sorted(present & {*expected}):
+    """Return which files are missing, extra or changed from their SHA-256, a sentence each."""
+    present = _files_below(folder)
+    wrong = [f"{name} is missing" for name in sorted(expected.keys() - present.keys())]
+    wrong += [f"{name} is not in the passport" for name in present if name not in expected]
+    for name in sorted(present.keys() & expected.keys()):
         try:
-            found = sha256_of(folder / name)
+            found, wanted = sha256_of(present[name]), expected[name]
+            if found != wanted:
+                wrong.append(f"{name} was changed: sha256 {found[:12]}, expected {wanted[:12]}")
         except OSError as refusal:
             wrong.append(f"{name} cannot be read: {refusal.strerror}")
-            continue
-        if found != expected[name]:
-            wrong.append(f"{name} was changed: sha256 {found[:12]}, expected {expected[name][:12]}")
     return wrong
 
 
 def hash_weights(network: Any) -> str:
-    """Return one SHA-256 over names, shapes and numbers of a Keras network's variables, in order.
-
-    The same for two exports of one network, whatever wrote their files.
-    """
+    """Return one SHA-256 over names, shapes and numbers of a Keras network's variables."""
     digest = hashlib.sha256()
     for variable in network.weights:
         array = np.ascontiguousarray(variable.numpy())
@@ -243,24 +211,14 @@ def hash_weights(network: Any) -> str:
 
 def without_tensors(signatures: Mapping[str, Mapping]) -> dict:
     """Return signatures without the graph's own names, which change with every export."""
+
+    def specs(tensors: Mapping) -> dict:
+        return {key: {"dtype": t["dtype"], "shape": t["shape"]} for key, t in tensors.items()}
+
     return {
-        name: {
-            side: {
-                key: {"dtype": tensor["dtype"], "shape": tensor["shape"]}
-                for key, tensor in tensors.items()
-            }
-            for side, tensors in sides.items()
-        }
+        name: {side: specs(tensors) for side, tensors in sides.items()}
         for name, sides in signatures.items()
     }
-
-
-def package_version() -> str | None:
-    """Return the version of this project, None where it is not installed."""
-    try:
-        return metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def describe_input(

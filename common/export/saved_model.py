@@ -15,21 +15,17 @@ XLA_MARK = "_XlaMustCompile"
 def read_signatures(folder: Path) -> dict[str, dict]:
     """Read names, dtypes and shapes of all signatures, and where the graph has their tensors.
 
-    Args:
-        folder: SavedModel.
-
     Returns:
         {signature: {"inputs": {name: {"dtype", "shape", "tensor"}}, "outputs": {...}}}; an open
         dimension of a shape is None, an open rank makes the whole shape None.
 
     Raises:
-        OSError: there is no saved_model.pb, or it cannot be read.
+        OSError: saved_model.pb is missing or cannot be read.
         ValueError: it is damaged.
     """
 
-    def describe(tensor) -> dict:
-        shape = tensor.tensor_shape
-        sizes = None
+    def spec_of(tensor) -> dict:
+        shape, sizes = tensor.tensor_shape, None
         if not shape.unknown_rank:
             sizes = [None if axis.size < 0 else axis.size for axis in shape.dim]
         dtype = tf.dtypes.as_dtype(tensor.dtype).name
@@ -37,8 +33,8 @@ def read_signatures(folder: Path) -> dict[str, dict]:
 
     return {
         name: {
-            "inputs": {key: describe(value) for key, value in sorted(signature.inputs.items())},
-            "outputs": {key: describe(value) for key, value in sorted(signature.outputs.items())},
+            "inputs": {key: spec_of(value) for key, value in sorted(signature.inputs.items())},
+            "outputs": {key: spec_of(value) for key, value in sorted(signature.outputs.items())},
         }
         for name, signature in sorted(_read_graph(folder).signature_def.items())
         if not name.startswith("__saved_model")
@@ -46,11 +42,7 @@ def read_signatures(folder: Path) -> dict[str, dict]:
 
 
 def forced_xla(folder: Path) -> list[str]:
-    """Return the nodes and functions of a SavedModel that only XLA may run; none, if all is well.
-
-    Raises:
-        OSError, ValueError: see `read_signatures`.
-    """
+    """Return the nodes and functions of a SavedModel that only XLA may run."""
     graph = _read_graph(folder).graph_def
     functions = graph.library.function
     nodes = [*graph.node, *(node for function in functions for node in function.node_def)]
@@ -74,14 +66,9 @@ def _read_graph(folder: Path):
 def evaluate_signatures(
     folder: Path, *examples: Mapping[str, Mapping[str, np.ndarray]]
 ) -> list[dict[str, np.ndarray]]:
-    """Evaluate signatures of a SavedModel with TensorFlow, in this process.
+    """Evaluate signatures of a SavedModel, loaded once, with TensorFlow in this process.
 
-    Args:
-        folder: SavedModel, loaded once.
-        examples: each with inputs by name, per signature.
-
-    Returns:
-        Of each, outputs by "signature/output".
+    Each example has inputs by name, per signature; returned are its outputs by "signature/output".
     """
     # Kept whole: the signatures do not keep the variables alive on their own.
     loaded = tf.saved_model.load(str(folder))

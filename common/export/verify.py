@@ -1,8 +1,8 @@
-"""Hold an exported model to its passport: files, signatures, recorded input to recorded output.
+"""Verify an exported model against its passport: files, signatures, recorded input and output.
 
 `python -m common verify models/<name>/<version>` needs TensorFlow and nothing else of what
 trained the model; Keras cannot even be imported while it runs. Exit status 0: all is as the
-passport says; 1: something is not; 2: the folder is no exported model.
+passport says; 1: something is not; 2: the folder is not an exported model.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,10 @@ from pathlib import Path
 
 from common.cli import Parser
 from common.export.passport import check_folder
+from common.report.tables import format_table
 from common.runtime import forbid_keras, load_tensorflow_quietly
+
+COLUMNS = ("check", "result", "detail")
 
 
 def main(words: Sequence[str]) -> int:
@@ -24,14 +27,7 @@ def main(words: Sequence[str]) -> int:
     from common.export.checks import verify
 
     checks = verify(folder)
-    print(format_table(checks))
+    print(format_table([dict(zip(COLUMNS, check, strict=True)) for check in checks]))
     failed = [check.what for check in checks if check.result != "ok"]
     print(f"{folder}: {'FAILED: ' + ', '.join(failed) if failed else 'as its passport says'}")
     return 1 if failed else 0
-
-
-def format_table(checks: Sequence[tuple[str, str, str]]) -> str:
-    """Return the checks as aligned lines."""
-    rows = [("check", "result", "detail"), *checks]
-    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return "\n".join(f"{row[0]:<{first}}  {row[1]:<{second}}  {row[2]}" for row in rows)

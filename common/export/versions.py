@@ -24,12 +24,7 @@ max_enqueued_batches { value: 1 }
 
 
 def version_folder(to: Path, name: str, version: int | None) -> Path:
-    """Return where a version of a model goes: <to>/<name>/<version>, as TensorFlow Serving looks.
-
-    Args:
-        to: folder of models.
-        name: of the model.
-        version: its number; None: the next one.
+    """Return where a version (None: the next one) of a model goes, <to>/<name>/<version>.
 
     Raises:
         OptionError: the number is below 1, the version exists, or the name cannot be a folder's.
@@ -67,11 +62,7 @@ def find_models(to: Path) -> list[str]:
 
 
 def write_server_files(to: Path) -> None:
-    """Rewrite models.config and batching_parameters.txt for all models of a folder.
-
-    Raises:
-        RunError: the folder cannot be written; the files before are untouched.
-    """
+    """Rewrite models.config and batching_parameters.txt for all models of a folder."""
     entries = "".join(
         f'  config {{\n    name: "{name}"\n    base_path: "{SERVED_AT}/{name}"\n'
         '    model_platform: "tensorflow"\n  }\n'

@@ -35,12 +35,7 @@ class Request(NamedTuple):
 
 
 def write_warmup(path: Path, requests: list[Request]) -> None:
-    """Write warmup requests.
-
-    Args:
-        path: the file; its folder is made.
-        requests: one or more; a signature that is not among them is slow for its first client.
-    """
+    """Write warmup requests; a signature without one is slow for its first client."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
         for request in requests:
@@ -48,12 +43,7 @@ def write_warmup(path: Path, requests: list[Request]) -> None:
 
 
 def read_warmup(path: Path) -> list[Request]:
-    """Read warmup requests back.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no TFRecord of such messages.
-    """
+    """Read warmup requests back; raise `OSError` or `ValueError` if that cannot be done."""
     if not path.is_file():
         raise FileNotFoundError(2, "No such file or directory", str(path))
     try:

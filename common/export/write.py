@@ -119,15 +119,12 @@ def scan_endpoints(serve: Callable, image: Any) -> list[Endpoint]:
 
 
 def find_case(load: Callable[[], TestCase], made_up: Callable[[], TestCase]) -> TestCase:
-    """Return a held-out case of the run, or a made-up one where there is none to read.
-
-    A converted network has no data, and a run's data may have been moved away; both are said.
-    """
+    """Return a held-out case of the run, or, with a note, a made-up one if none can be read."""
     try:
         return load()
     except (UserError, OSError) as problem:
         case = made_up()
-        print(f"note: compared on {case.name}, not on a case of the run: {problem}")
+        print(f"note: no case of the run could be read, so {case.name} was used: {problem}")
         return case
 
 
@@ -160,11 +157,8 @@ def make_recordings(
 ) -> Recordings:
     """Compute in Python what the exported signatures are compared with.
 
-    Args:
-        case: of the run.
-        make_examples: returns an example per signature, `volume` among them.
-        least: voxels per axis that a cut scan keeps.
-        voxels: a larger scan is cut for what is kept; the uncut one is compared with all the same.
+    A scan with more voxels is cut for what is kept, to `least` per axis or more; the uncut one is
+    compared as well.
     """
     small = cut_case(case, least=least, voxels=voxels)
     if small is case:
@@ -210,8 +204,7 @@ def export_model(
         network: the network whose variables the endpoints use.
         endpoints: signatures; the first is also `serving_default` unless one has that name.
         recordings: what every signature is compared on.
-        description: for the passport.
-        provenance: for the passport.
+        description, provenance: for the passport.
         tolerance: largest `difference` of an output of real numbers.
         keras_file: the network's .keras file, which is copied.
 
@@ -253,11 +246,7 @@ def export_model(
 
 @contextmanager
 def write_version(folder: Path) -> Iterator[Path]:
-    """Fill a new folder or none, as `write_folder_atomically`, TensorFlow's refusals told alike.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written.
-    """
+    """As `write_folder_atomically`, with TensorFlow's refusals as `RunError`, too."""
     with write_folder_atomically(folder) as unfinished:
         try:
             yield unfinished
@@ -276,59 +265,45 @@ def write_saved_model(folder: Path, network: keras.Model, endpoints: Sequence[En
 
 
 def compare(folder: Path, recordings: Recordings, *, tolerance: float) -> dict[str, dict]:
-    """Compare a SavedModel with what the network says in Python; see `export_model`.
-
-    Raises:
-        ExportError: an output differs by more than is accepted.
-    """
-    kept, whole = recordings.kept, recordings.whole
-    asked = [kept, whole] if whole else [kept]
-    served = run_elsewhere(
-        folder,
-        *({name: example.inputs for name, example in examples.items()} for examples in asked),
-    )
-    parity = {
-        key: {"largest_difference": value, "tolerance": limit, "case": recordings.case}
-        for key, (limit, value) in measure(served[0], kept, tolerance).items()
-    }
-    if whole:
-        for key, (_, value) in measure(served[1], whole, tolerance).items():
-            parity[key] |= {"whole_case": recordings.whole_case, "largest_difference_whole": value}
-    values = {key: max(entry["largest_difference"], entry.get("largest_difference_whole", 0.0))
-              for key, entry in parity.items()}  # fmt: skip
-    beyond = {key: value for key, value in values.items() if not value <= parity[key]["tolerance"]}
+    """Compare a SavedModel with what the network says in Python; see `export_model`."""
+    examples = [each for each in (recordings.kept, recordings.whole) if each]
+    inputs = [{name: example.inputs for name, example in each.items()} for each in examples]
+    served = run_elsewhere(folder, *inputs)
+    parity, worst = {}, {}
+    for key, expected in outputs_of(recordings.kept).items():
+        is_integer = np.issubdtype(expected.dtype, np.integer)
+        worst[key] = difference(served[0][key], expected)
+        parity[key] = {
+            "largest_difference": worst[key],
+            "tolerance": max(tolerance, LABEL_TOLERANCE) if is_integer else tolerance,
+            "case": recordings.case,
+        }
+    for key, expected in outputs_of(recordings.whole).items():
+        whole = difference(served[1][key], expected)
+        worst[key] = float(np.maximum(worst[key], whole))
+        parity[key] |= {"whole_case": recordings.whole_case, "largest_difference_whole": whole}
+    beyond = {key: value for key, value in worst.items() if not value <= parity[key]["tolerance"]}
     if beyond:
         raise ExportError(f"the reloaded model differs by more than is accepted: {beyond}")
     return parity
 
 
-def measure(
-    served: Mapping[str, np.ndarray], examples: Mapping[str, Example], tolerance: float
-) -> dict[str, tuple[float, float]]:
-    """Return, by "signature/output", what is accepted and the difference that was found."""
-    found = {}
-    for name, example in examples.items():
-        for output, expected in example.expected.items():
-            whole_numbers = np.issubdtype(expected.dtype, np.integer)
-            limit = max(tolerance, LABEL_TOLERANCE) if whole_numbers else tolerance
-            key = f"{name}/{output}"
-            found[key] = limit, difference(served[key], expected)
-    return found
+def outputs_of(examples: Mapping[str, Example]) -> dict[str, np.ndarray]:
+    """Return what is expected, by "signature/output"."""
+    return {
+        f"{name}/{output}": expected
+        for name, example in examples.items()
+        for output, expected in example.expected.items()
+    }
 
 
 def report_export(folder: Path, parity: Mapping[str, Mapping], *, began: float) -> None:
-    """Print what `export_model` measured, how long the export took, and where the model lies.
-
-    Args:
-        folder: of the version.
-        parity: what `export_model` returned.
-        began: `time.monotonic()` at the beginning.
-    """
+    """Print what `export_model` measured, how long the export took, and where the model lies."""
     cases = {entry["case"] for entry in parity.values()}
-    print(f"compared on {'; '.join(sorted(cases))}, served without Keras:")
+    print(f"SavedModel without Keras vs the network on {'; '.join(sorted(cases))}:")
     for key, entry in parity.items():
         whole = entry.get("largest_difference_whole")
         more = "" if whole is None else f", {whole:.1e} on the whole of {entry['whole_case']}"
-        print(f"{key}: differs by {entry['largest_difference']:.1e}{more}")
+        print(f"{key}: max difference {entry['largest_difference']:.1e}{more}")
     print(f"exported in {time.monotonic() - began:.1f} s")
     print(f"SavedModel: {folder}")

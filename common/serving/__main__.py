@@ -22,14 +22,7 @@ PROGRAM = "python -m common.serving"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the three commands.
-
-    Args:
-        argv: words after the program's name; None: those of this process.
-
-    Returns:
-        Exit status: 0, or 2 after a mistake of the user's or of a server, one line on stderr.
-    """
+    """Run one of the three commands; return its exit status, 2 after a mistake."""
     words = spell_options(sys.argv[1:] if argv is None else argv, {})
 
     def act() -> None:
@@ -40,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+    """Return the parser of the command line; its options are the arguments of the functions."""
     parser = Parser(prog=PROGRAM, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     segment = commands.add_parser("segment", help="label map of a scan")
@@ -48,9 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("-o", "--output", type=Path, required=True, help="label map to write")
     segment.add_argument("--mask", type=Path, help="region of interest, for models that take one")
     segment.add_argument("--probabilities", type=Path, help="probability of any label, float32")
-    segment.add_argument(
-        "--reorient", action="store_true", help="turn the scan to the model's orientation and back"
-    )
+    segment.add_argument("--reorient", action="store_true",
+                         help="turn the scan to the model's orientation and back")  # fmt: skip
     segment.add_argument("--passport", type=Path, help="passport.json, if --model is not here")
     check = commands.add_parser("check", help="ask the recorded case again")
     bench = commands.add_parser("bench", help="measure the messages")
@@ -79,25 +71,18 @@ def run(options: argparse.Namespace) -> Sequence[str]:
     """Run the command that was chosen and return the lines to print."""
     if options.url is None or not options.url.startswith("http") or options.command == "bench":
         prepare_tensorflow()
-    common = {
-        "model": options.model,
-        "url": options.url,
-        "patience": Patience(options.deadline_s, options.retries),
-        "max_message_mib": options.max_message_mib,
-    }
-    if options.command == "segment":
-        line = segment(
-            options.scans, output=options.output, probabilities=options.probabilities,
-            mask=options.mask, passport=options.passport, reorient=options.reorient, **common,
-        )  # fmt: skip
-        return [line]
+    given = vars(options)
+    command = given.pop("command")
+    given["patience"] = Patience(given.pop("deadline_s"), given.pop("retries"))
+    if command == "segment":
+        return [segment(**given)]
     if options.model is None:
         raise OptionError("--model is missing; expected models/<name>/<version>")
-    if options.command == "check":
-        return check(**common)
+    if command == "check":
+        return check(**given)
     from common.serving.bench import bench
 
-    return bench(**common, shape=options.shape, repeats=options.repeats)
+    return bench(**given)
 
 
 def prepare_tensorflow() -> None:

@@ -7,8 +7,10 @@ answer. The answer is made up here as the server would write it.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -30,24 +32,19 @@ def bench(
     url: str | None = None,
     shape: str | None = None,
     repeats: int = 3,
-    patience: Patience | None = None,
-    max_message_mib: float | None = None,
+    **where: Any,
 ) -> list[str]:
-    """Measure the messages of one scan for a model.
+    """Measure the messages of one scan for a model; return the lines of a table.
 
     Args:
         model: folder of an exported version.
         url: of a server, which is then asked with the scan; None: no network is evaluated.
         shape: "Z,Y,X" of the scan; None: `SHAPE`.
-        repeats: times each step is measured; the median is told.
-        patience: see `open_client`.
-        max_message_mib: see there.
-
-    Returns:
-        Lines of a table.
+        repeats: times each step is measured; the median counts.
+        where: further options of `open_client`.
 
     Raises:
-        OptionError: the shape is none.
+        OptionError: the shape is not one, or the model takes no whole scan.
         UserError: see `open_client`.
     """
     passport = find_passport(model, None, url=url)
@@ -63,26 +60,18 @@ def bench(
             sent, write, back, read = measure(
                 "serving_default", {key: scan}, labels.astype(np.uint8), repeats
             )
-            lines.append(
-                ROW.format(
-                    f"{way}, {what}", f"{sent / MIB:.1f}", f"{write:.2f}", f"{back / MIB:.1f}",
-                    f"{read:.2f}", f"{sent / scan.size:.1f}",
-                )
-            )  # fmt: skip
+            lines.append(ROW.format(
+                f"{way}, {what}", f"{sent / MIB:.1f}", f"{write:.2f}", f"{back / MIB:.1f}",
+                f"{read:.2f}", f"{sent / scan.size:.1f}",
+            ))  # fmt: skip
     if url is not None:
-        with open_client(
-            model=model, url=url, patience=patience, max_message_mib=max_message_mib
-        ) as client:
-            lines += time_round_trips(client, scans["whole numbers"], repeats)
+        with open_client(model=model, url=url, **where) as client:
+            lines += time_round_trips(client, scans["integers"], repeats)
     return lines
 
 
 def read_shape(text: str | None) -> tuple[int, int, int]:
-    """Read "Z,Y,X".
-
-    Raises:
-        OptionError: it is not three numbers from 1.
-    """
+    """Read "Z,Y,X"; raise `OptionError` unless it is three numbers from 1."""
     try:
         shape = SHAPE if text is None else tuple(int(word) for word in text.split(","))
     except ValueError:
@@ -97,7 +86,7 @@ def make_scans(shape: Sequence[int], entry: Mapping, dtype: str) -> dict[str, np
     sizes = dict(zip("ZYX", shape, strict=True), C=len(entry["channels"]))
     rng = np.random.default_rng(0)
     values = rng.gamma(2.0, 150.0, [sizes[letter] for letter in entry["axes"]])
-    return {"whole numbers": np.rint(values).astype(dtype), "fractions": values.astype(dtype)}
+    return {"integers": np.rint(values).astype(dtype), "fractions": values.astype(dtype)}
 
 
 def measure_grpc(
@@ -108,9 +97,8 @@ def measure_grpc(
     predict_pb2 = grpc_way.predict_pb2
     way = grpc_way.GrpcServer("localhost:1", name="bench", version=1, patience=Patience())
     try:
-        write, sent = timed(
-            lambda: way.prepare(signature, inputs, ["labels"]).content.SerializeToString(), repeats
-        )
+        prepare = partial(way.prepare, signature, inputs, ["labels"])
+        write, sent = timed(lambda: prepare().content.SerializeToString(), repeats)
     finally:
         way.close()
     # As the server answers by default: one number after the other, no block of bytes.

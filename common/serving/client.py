@@ -33,11 +33,7 @@ class Client:
 
     @property
     def whole_scan(self) -> str:
-        """Name of the signature that takes a whole scan.
-
-        Raises:
-            OptionError: there is none; names the command that segments scans.
-        """
+        """Name of the signature that takes a whole scan; raise `OptionError` if there is none."""
         name = self.passport["whole_scan"].get("signature")
         if name is None:
             raise OptionError(
@@ -53,11 +49,9 @@ class Client:
         return name
 
     def signature_for(self, outputs: Sequence[str], *, masked: bool = False) -> str:
-        """Return the signature for whole scans that computes the least beside what is asked for.
+        """Return the signature for whole scans that computes the least beside some outputs.
 
-        Args:
-            outputs: "labels", "probabilities" or both.
-            masked: it also takes a `mask`, the region of interest.
+        A masked one also takes a `mask`, the region of interest.
 
         Raises:
             OptionError: the model has none.
@@ -122,17 +116,14 @@ class Client:
             answers.append(self._send(request))
             if progress is not None:
                 progress(number, len(requests))
-        found = {
-            name: np.concatenate([answer[name] for answer in answers], axis=axis)
-            if len(answers) > 1
-            else answers[0][name]
-            for name in outputs
-        }
-        for name, array in found.items():
-            if list(array.shape[:3]) != self._voxels(tensor.shape):
+        found, voxels = {}, tuple(self._voxels(tensor.shape))
+        for name in outputs:
+            parts = [answer[name] for answer in answers]
+            array = found[name] = np.concatenate(parts, axis) if len(parts) > 1 else parts[0]
+            if array.shape[:3] != voxels:
                 raise ServingError(
                     f"{self.way.address}: found {name} of {array.shape[:3]} voxels; expected "
-                    f"{tuple(self._voxels(tensor.shape))}, the scan's"
+                    f"{voxels}, the scan's"
                 )
         return found
 
@@ -141,7 +132,7 @@ class Client:
         for name, array in found.items():
             spec = self.signatures[request.signature].outputs[name]
             if not self.way.typed:
-                found[name] = array = as_told(array, spec.dtype)
+                found[name] = array = as_declared(array, spec.dtype)
             got = TensorSpec(array.dtype.name, array.shape)
             if not got.agrees(spec):
                 raise ServingError(
@@ -205,7 +196,7 @@ class Client:
         more = ", or grpc://host:8500, where a value has 4 bytes"
         if self.way.typed:
             more = (
-                " (and, if the server was told less than its own 2 GiB, "
+                " (and, if the server was given less than its own 2 GiB, "
                 f"--grpc_channel_arguments=grpc.max_receive_message_length={size} there)"
             )
         return ServingError(
@@ -214,16 +205,8 @@ class Client:
         )
 
 
-def as_told(array: np.ndarray, dtype: str) -> np.ndarray:
-    """Give numbers out of JSON, which knows no types, the type of the passport.
-
-    Args:
-        array: as numpy takes lists.
-        dtype: of the passport.
-
-    Returns:
-        The same numbers as `dtype`, or the array as it is where it holds other numbers.
-    """
+def as_declared(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return numbers from JSON, which knows no types, as the passport's dtype if they fit."""
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         whole = array.dtype.kind in "iu" and array.size

@@ -45,7 +45,7 @@ class GrpcServer:
         Args:
             target: host:port.
             name: of the model on the server.
-            version: of the model; every request asks for it and every answer is held to it.
+            version: of the model; requests ask for it, answers are checked for it.
             patience: deadline and tries of a request.
             limit: bytes that one message may have; None: `LARGEST_MIB`.
             secure: TLS with the system's certificates.
@@ -67,11 +67,7 @@ class GrpcServer:
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def describe(self) -> Served:
-        """Ask the server for the model's signatures.
-
-        Raises:
-            ServingError: the server is away, late, has no such model, or sends no signatures.
-        """
+        """Ask the server for the model's signatures."""
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._fill(request.model_spec)
         response = self._call(self._stub.GetModelMetadata, request)
@@ -102,12 +98,7 @@ class GrpcServer:
         return Request(signature, tuple(outputs), message, message.ByteSize())
 
     def send(self, request: Request) -> dict[str, np.ndarray]:
-        """Evaluate a request on the server.
-
-        Raises:
-            ServingError: the server is away, late or refuses, a message is too large, or the answer
-                is that of another model, version or signature.
-        """
+        """Evaluate a request on the server; the answer must name the same model and signature."""
         response = self._call(self._stub.Predict, request.content)
         found = response.model_spec
         answered = (found.name, found.version.value, found.signature_name)
@@ -171,4 +162,4 @@ class GrpcServer:
                 "expected a larger --max_message_mib, and grpc.max_receive_message_length in the "
                 "server's --grpc_channel_arguments or in what lies between"
             )
-        return ServingError(f"{self.address}: {model} refuses, {code.name}: {said}")
+        return ServingError(f"{self.address}: {model} rejected the request, {code.name}: {said}")

@@ -18,16 +18,7 @@ class LocalModel:
     typed = True
 
     def __init__(self, folder: Path, *, name: str, version: int):
-        """Load the SavedModel of a folder.
-
-        Args:
-            folder: SavedModel.
-            name: of the model, which a SavedModel does not say itself.
-            version: likewise.
-
-        Raises:
-            DataError: the folder holds no SavedModel that TensorFlow can load.
-        """
+        """Load the SavedModel of a folder, or raise `DataError`; it does not say its own name."""
         self.address = str(folder)
         self._identity = name, version
         try:
@@ -36,7 +27,7 @@ class LocalModel:
             self._loaded = tf.saved_model.load(str(folder))
         except (OSError, ValueError, KeyError, tf.errors.OpError) as failure:
             reason = (str(failure).splitlines() or [type(failure).__name__])[0][:200]
-            raise DataError(f"{folder} is no SavedModel that can be loaded: {reason}") from None
+            raise DataError(f"{folder} is not a SavedModel that can be loaded: {reason}") from None
 
     def describe(self) -> Served:
         """Return the signatures that the SavedModel holds."""
@@ -50,18 +41,15 @@ class LocalModel:
         return Request(signature, tuple(outputs), dict(inputs), size=0)
 
     def send(self, request: Request) -> dict[str, np.ndarray]:
-        """Evaluate one signature.
-
-        Raises:
-            DataError: the graph refuses the input.
-        """
+        """Evaluate one signature; raise `DataError` if the graph rejects the input."""
         tensors = {name: tf.constant(array) for name, array in request.content.items()}
         try:
             found = self._loaded.signatures[request.signature](**tensors)
         except tf.errors.OpError as refusal:
             reason = refusal.message.splitlines()[0][:300]
-            what = f"{self.address}, {request.signature}"
-            raise DataError(f"{what}: the model refuses: {reason}") from None
+            raise DataError(
+                f"{self.address}, {request.signature}: rejected the input: {reason}"
+            ) from None
         return {name: found[name].numpy() for name in request.outputs}
 
     def value_bytes(self, spec: TensorSpec) -> int:

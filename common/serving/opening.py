@@ -32,14 +32,10 @@ class Address:
 
 
 def parse_url(url: str) -> Address:
-    """Read the URL of a server or of a model on it.
+    """Read the URL of a server or of a model on it; raise `OptionError` unless it has such a form.
 
-    Args:
-        url: grpc://host:port[/NAME[/VERSION]], grpcs://..., or http(s)://host[:port][/before]
-            [/v1[/models/NAME[/versions/VERSION]]].
-
-    Raises:
-        OptionError: it is none of these.
+    grpc://host:port[/NAME[/VERSION]], grpcs://..., or
+    http(s)://host[:port][/before][/v1[/models/NAME[/versions/VERSION]]].
     """
     wrong = OptionError(f"--url: found {url!r}; expected {URL_FORMS}")
     try:
@@ -72,16 +68,16 @@ def parse_url(url: str) -> Address:
 @contextmanager
 def open_client(
     *,
-    model: Path | None,
+    model: Path | None = None,
     passport: Path | None = None,
     url: str | None = None,
     patience: Patience | None = None,
     max_message_mib: float | None = None,
 ) -> Iterator[Client]:
-    """Open a model, here or on a server, and hold it to its passport.
+    """Open a model, here or on a server, and check it against its passport.
 
     Args:
-        model: folder of an exported version; its files are held to its passport.
+        model: folder of an exported version, whose files are checked against its passport.
         passport: a passport.json instead, where the model itself is on the server alone.
         url: of the server; None: the local twin.
         patience: deadline and tries of a request.
@@ -91,14 +87,13 @@ def open_client(
         Context manager giving a `Client`.
 
     Raises:
-        OptionError: no model is named, the URL is none, or a limit or deadline is not positive.
-        RunError: the folder is no exported model, or its files are not those of its passport.
+        OptionError: no model is named, the URL is not one, or a limit or deadline is not positive.
+        RunError: the folder is not an exported model, or its files are not those of its passport.
         ServingError: the server is away, or its model is another than the passport's.
     """
     content = find_passport(model, passport, url=url)
-    signatures = {
-        name: Signature.from_entry(entry) for name, entry in content["signatures"].items()
-    }
+    entries = content["signatures"].items()
+    signatures = {name: Signature.from_entry(entry) for name, entry in entries}
     way = open_way(content, model, url, patience or Patience(), max_message_mib)
     try:
         client = Client(content, way, signatures)
@@ -143,14 +138,7 @@ def open_way(
 
 
 def load_grpc(address: str) -> ModuleType:
-    """Return `common.serving.grpc_way`, for which an extra package must be installed.
-
-    Args:
-        address: what needs it.
-
-    Raises:
-        OptionError: the package tensorflow-serving-api is not installed.
-    """
+    """Return `common.serving.grpc_way`; raise `OptionError` if its extra package is missing."""
     try:
         from common.serving import grpc_way
     except ModuleNotFoundError as absent:
@@ -162,7 +150,7 @@ def load_grpc(address: str) -> ModuleType:
 
 
 def find_passport(model: Path | None, passport: Path | None, *, url: str | None) -> dict[str, Any]:
-    """Read the passport that the options name, and hold the model's files to it.
+    """Read the passport that the options name, and check the model's files against it.
 
     Raises:
         OptionError: no model is named, or no SavedModel where there is no server.
@@ -178,31 +166,15 @@ def find_passport(model: Path | None, passport: Path | None, *, url: str | None)
         check_folder(Path(model))
     folder = Path(model) if passport is None else Path(passport).parent
     content = read_passport(folder)
-    missing = [key for key in KEYS if key not in content]
-    if missing:
+    if missing := [key for key in KEYS if key not in content]:
         raise RunError(f"{folder / PASSPORT}: found no {missing[0]!r}; expected a whole passport")
-    if model is not None:
-        check_files(Path(model), content)
+    if model is not None and (changes := find_changes(Path(model), content["files"])):
+        raise RunError(f"{model} is not as {PASSPORT} says: {changes[0]}")
     return content
 
 
-def check_files(folder: Path, passport: Mapping[str, Any]) -> None:
-    """Refuse a folder whose files are not those that its passport names.
-
-    Raises:
-        RunError: a file is missing, was changed or added.
-    """
-    changes = find_changes(folder, passport["files"])
-    if changes:
-        raise RunError(f"{folder} is not as {PASSPORT} says: {changes[0]}")
-
-
 def check_model(client: Client) -> None:
-    """Hold the model that answers to the passport: name, version, signatures.
-
-    Raises:
-        ServingError: names what was found and what the passport says.
-    """
+    """Raise `ServingError` unless version and signatures of the model are the passport's."""
     served, address = client.way.describe(), client.way.address
     if served.version != int(client.passport["version"]):
         raise ServingError(
@@ -225,16 +197,11 @@ def check_model(client: Client) -> None:
 def check_tensors(
     found: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec], *, what: str
 ) -> None:
-    """Refuse tensors of other names, types or shapes than the passport's.
-
-    Raises:
-        ServingError: names both.
-    """
+    """Raise `ServingError` for tensors of other names, types or shapes than the passport's."""
     same = found.keys() == expected.keys()
-    if same and all(found[name].agrees(expected[name]) for name in expected):
-        return
-    shown, wanted = (
-        ", ".join(f"{name} {spec}" for name, spec in sorted(specs.items()))
-        for specs in (found, expected)
-    )
-    raise ServingError(f"{what}: found {shown}; expected {wanted}, as in the passport")
+    if not (same and all(found[name].agrees(expected[name]) for name in expected)):
+        shown, wanted = (
+            ", ".join(f"{name} {spec}" for name, spec in sorted(specs.items()))
+            for specs in (found, expected)
+        )
+        raise ServingError(f"{what}: found {shown}; expected {wanted}, as in the passport")

@@ -44,14 +44,11 @@ class TensorSpec:
         return f"{self.dtype} ({', '.join('?' if n is None else str(n) for n in self.shape)})"
 
     def agrees(self, other: "TensorSpec") -> bool:
-        """Say whether a tensor may be of both kinds."""
-        if self.dtype != other.dtype:
-            return False
-        if self.shape is None or other.shape is None:
-            return True
+        """Return whether a tensor may be of both kinds."""
+        if self.dtype != other.dtype or self.shape is None or other.shape is None:
+            return self.dtype == other.dtype
         return len(self.shape) == len(other.shape) and all(
-            one is None or two is None or one == two
-            for one, two in zip(self.shape, other.shape, strict=True)
+            None in pair or pair[0] == pair[1] for pair in zip(self.shape, other.shape, strict=True)
         )
 
 
@@ -65,16 +62,15 @@ class Signature:
     @classmethod
     def from_entry(cls, entry: Mapping) -> "Signature":
         """Return a signature from data: {"inputs": {name: {"dtype", "shape"}}, "outputs": ...}."""
-        inputs, outputs = (
-            {
-                name: TensorSpec(
-                    spec["dtype"], None if spec["shape"] is None else tuple(spec["shape"])
-                )
-                for name, spec in entry[kind].items()
+
+        def specs(tensors: Mapping) -> dict[str, TensorSpec]:
+            shapes = {name: spec["shape"] for name, spec in tensors.items()}
+            return {
+                name: TensorSpec(tensors[name]["dtype"], None if shape is None else tuple(shape))
+                for name, shape in shapes.items()
             }
-            for kind in ("inputs", "outputs")
-        )
-        return cls(inputs, outputs)
+
+        return cls(specs(entry["inputs"]), specs(entry["outputs"]))
 
 
 @dataclass(frozen=True)
@@ -151,9 +147,6 @@ def ask_patiently(ask: Callable[[float], Answer], patience: Patience, *, address
         ask: sends the request; its argument is the time left in seconds.
         patience: deadline and number of tries.
         address: what messages call the server.
-
-    Returns:
-        What `ask` returns.
 
     Raises:
         ServingError: the server stayed unavailable, or what `ask` raises.

@@ -1,7 +1,7 @@
 """The REST interface of TensorFlow Serving: JSON, with every voxel written as decimal digits.
 
 The server takes numbers only as nested lists: its {"b64": ...} is for strings, not for floats. It
-writes an answer with one value a line. A scan of whole numbers is as large as over gRPC, one with
+writes an answer with one value a line. A scan of integers is as large as over gRPC, one with
 fractions nearly 3 times, and labels are about 19 times; hence the smaller limit.
 
 Source: https://www.tensorflow.org/tfx/serving/api_rest; tensorflow_serving/util/json_tensor.cc.
@@ -61,11 +61,7 @@ class RestServer:
         self._model = f"{base}/v1/models/{name}/versions/{version}"
 
     def describe(self) -> Served:
-        """Ask the server for the model's signatures.
-
-        Raises:
-            ServingError: the server is away, late, has no such model, or sends something else.
-        """
+        """Ask the server for the model's signatures."""
         answer = self._ask(f"{self._model}/metadata", None, limit=METADATA_LIMIT)
         try:
             found = answer["metadata"]["signature_def"]["signature_def"]
@@ -92,14 +88,7 @@ class RestServer:
         return Request(signature, tuple(outputs), body, len(body))
 
     def send(self, request: Request) -> dict[str, np.ndarray]:
-        """Evaluate a request on the server.
-
-        The answer names no version; the URL that was asked does.
-
-        Raises:
-            ServingError: the server is away, late or refuses, a message is too large, or the answer
-                is none of this signature.
-        """
+        """Evaluate a request on the server; the answer names no version, the URL does."""
         answer = self._ask(f"{self._model}:predict", request.content, limit=self.limit)
         found = answer.get("outputs") if isinstance(answer, dict) else None
         if found is None:
@@ -171,7 +160,9 @@ class RestServer:
                 f"{self.address}: the message is too large ({mib(len(body or b''))} of JSON); "
                 "expected a larger limit of what lies between, or grpc://host:8500"
             )
-        return ServingError(f"{self.address}: {model} refuses, HTTP {refusal.code}: {said}")
+        return ServingError(
+            f"{self.address}: {model} rejected the request, HTTP {refusal.code}: {said}"
+        )
 
     def _strange(self, what: str) -> ServingError:
         return ServingError(
@@ -181,16 +172,10 @@ class RestServer:
 
 
 def encode(signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:
-    """Write a request of the Predict interface, in its column format.
+    """Return a request of the Predict interface as UTF-8 JSON, its float32 values exact to the bit.
 
-    Row format ("instances") is for signatures with a batch axis, which whole scans lack.
-
-    Args:
-        signature: its name.
-        inputs: arrays by name, finite.
-
-    Returns:
-        UTF-8 JSON from which the server reads the very same float32 values.
+    The column format: rows ("instances") are for signatures with a batch axis, which whole scans
+    lack. The arrays must be finite.
     """
     columns = ",".join(f"{json.dumps(name)}:{_nested(array)}" for name, array in inputs.items())
     return f'{{"signature_name":{json.dumps(signature)},"inputs":{{{columns}}}}}'.encode()

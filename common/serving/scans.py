@@ -26,11 +26,6 @@ class Turn:
     """For every axis x, y, z of the model, the file's."""
     flipped: tuple[bool, bool, bool] = (False, False, False)
 
-    @property
-    def is_none(self) -> bool:
-        """Say whether nothing is turned."""
-        return self == Turn()
-
     def apply(self, array_zyx: np.ndarray) -> np.ndarray:
         """Turn an array (Z, Y, X, ...) of the file into the model's."""
         turned = array_zyx.transpose(*self._zyx(self.sources), *range(3, array_zyx.ndim))
@@ -61,7 +56,7 @@ class Scan:
     """Of the first file, as it is."""
 
     def back(self, output: np.ndarray) -> np.ndarray:
-        """Return an output in the passport's axes (a class axis may follow) as the file's Z, Y, X.
+        """Return an output as the file's Z, Y, X; a class axis may follow.
 
         Args:
             output: labels or probabilities, the axes of the tensor without C, perhaps classes last.
@@ -81,7 +76,7 @@ def read_scan(paths: Sequence[Path], entry: Mapping, *, dtype: str, reorient: bo
         reorient: turn axes to the model's orientation; voxels are moved, never interpolated.
 
     Raises:
-        DataError: a file cannot be read or is no scan, the number of files, the orientation, the
+        DataError: a file cannot be read or is not a scan, the number of files, the orientation, the
             spacing or the size is another than the passport's, or the files lie on several grids.
     """
     channels = list(entry["channels"])
@@ -107,12 +102,12 @@ def read_scan(paths: Sequence[Path], entry: Mapping, *, dtype: str, reorient: bo
 
 
 def read_mask(path: Path, scan: Scan, like: Path, *, dtype: str) -> np.ndarray:
-    """Read a region of interest as the tensor that belongs to a scan's.
+    """Read a region of interest, every voxel other than 0, as the tensor that belongs to a scan's.
 
     Args:
-        path: file on the scan's grid; every voxel other than 0 is inside and becomes 1.
+        path: of the mask.
         scan: whose axes it takes.
-        like: the scan's first file.
+        like: the scan's first file, whose grid it must have.
         dtype: of the tensor.
 
     Raises:
@@ -130,11 +125,7 @@ def read_mask(path: Path, scan: Scan, like: Path, *, dtype: str) -> np.ndarray:
 
 
 def find_turn(path: Path, geometry: Geometry, wanted: str, *, reorient: bool) -> Turn:
-    """Return how a file is turned to the model's orientation.
-
-    Raises:
-        DataError: it has another orientation and may not be turned.
-    """
+    """Return how a file is turned to the model's orientation, or raise `DataError`."""
     if wanted == AS_STORED:
         return Turn()
     found = orientation_of(geometry)
@@ -154,16 +145,13 @@ def find_turn(path: Path, geometry: Geometry, wanted: str, *, reorient: bool) ->
 
 
 def check_spacing(path: Path, found: Sequence[float], entry: Mapping) -> None:
-    """Refuse voxels of another size than those the model learnt on.
+    """Raise `DataError` for voxels of another size than those the model learnt on.
 
     Args:
         path: what the message names.
         found: mm, in the order of the passport's axes.
         entry: spacing_mm: `expected` in the same order, or None for any; `tolerance`, the largest
             share they may differ, None for rounding alone.
-
-    Raises:
-        DataError: they differ by more.
     """
     expected = entry["spacing_mm"]["expected"]
     if expected is None:
@@ -177,22 +165,13 @@ def check_spacing(path: Path, found: Sequence[float], entry: Mapping) -> None:
 
 
 def check_size(path: Path, found: Sequence[int], entry: Mapping) -> None:
-    """Refuse a scan with fewer or more voxels than the model takes.
-
-    Raises:
-        DataError: see above.
-    """
+    """Raise `DataError` for a scan with fewer or more voxels than the model takes."""
     least, most = entry.get("minimum_size"), entry.get("maximum_size")
-    if least and any(n < limit for n, limit in zip(found, least, strict=True)):
-        raise DataError(
-            f"{path}: found {_times(found)} voxels ({_axes(entry)}); expected at least "
-            f"{_times(least)}"
-        )
-    if most and any(n > limit for n, limit in zip(found, most, strict=True)):
-        raise DataError(
-            f"{path}: found {_times(found)} voxels ({_axes(entry)}); expected at most "
-            f"{_times(most)}"
-        )
+    shown = f"{path}: found {_times(found)} voxels ({_axes(entry)}); expected"
+    if least and np.less(found, least).any():
+        raise DataError(f"{shown} at least {_times(least)}")
+    if most and np.greater(found, most).any():
+        raise DataError(f"{shown} at most {_times(most)}")
 
 
 def _read(path: Path, limits: Sequence[float] | None) -> Volume:

@@ -101,8 +101,8 @@ def test_pictures_show_the_truth_in_the_originals_colours(work):
 
 def test_export(work):
     text = command("export", "--run", "models/raseg_train_t", "--to", "served", cwd=work).ok()
-    assert "compared on phantom 6 (test), served without Keras:" in text
-    assert "volume/labels: differs by 0.0e+00" in text
+    assert "SavedModel without Keras vs the network on phantom 6 (test):" in text
+    assert "volume/labels: max difference 0.0e+00" in text
     assert (work / "served" / "raseg" / "1" / "saved_model.pb").is_file()
 
 

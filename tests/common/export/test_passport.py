@@ -117,7 +117,7 @@ def test_data_that_moved_away_is_said(exported, tmp_path, capsys):
     (run / "split.json").write_text(json.dumps(split))
     export("fetal_brain", run, tmp_path / "models", name="moved")
     said = capsys.readouterr().out
-    assert "note: compared on seeded noise, not on a case of the run: " in said
+    assert "note: no case of the run could be read, so seeded noise was used: " in said
     assert "gone.nii.gz" in said
     parity = read_passport(tmp_path / "models" / "moved" / "1")["parity"]
     assert {entry["case"] for entry in parity.values()} == {"seeded noise"}

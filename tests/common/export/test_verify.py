@@ -129,7 +129,7 @@ class TestMistakes:
     def test_no_model(self, tmp_path, capsys):
         assert main(["verify", str(tmp_path)]) == 2
         assert capsys.readouterr().err == (
-            f"common verify: {tmp_path} is no exported model; expected passport.json\n"
+            f"common verify: {tmp_path} is not an exported model; expected passport.json\n"
         )
 
     def test_no_folder(self, tmp_path, capsys):

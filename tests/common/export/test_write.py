@@ -196,7 +196,7 @@ class TestCases:
             raise DataError("scan.nii is gone")
 
         assert find_case(load, lambda: TestCase("noise", {})).name == "noise"
-        assert "noise, not on a case of the run: scan.nii is gone" in capsys.readouterr().out
+        assert "so noise was used: scan.nii is gone" in capsys.readouterr().out
 
 
 class TestOtherProcess:

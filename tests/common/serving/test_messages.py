@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import OptionError, ServingError
 from common.serving import protocol
-from common.serving.client import as_told
+from common.serving.client import as_declared
 from common.serving.opening import Address, open_way, parse_url
 from common.serving.protocol import Patience, TensorSpec, UnavailableError, ask_patiently
 from common.serving.rest_way import encode
@@ -86,10 +86,10 @@ class TestJson:
             np.testing.assert_array_equal(off.astype(np.float32), array)
 
     def test_types_of_answers(self):
-        assert as_told(np.array([[1, 2]]), "uint8").dtype == np.uint8
-        assert as_told(np.array([[1, 256]]), "uint8").dtype == np.int64
-        assert as_told(np.array([0.5]), "uint8").dtype == np.float64
-        assert as_told(np.array([0, 1]), "float32").dtype == np.float32
+        assert as_declared(np.array([[1, 2]]), "uint8").dtype == np.uint8
+        assert as_declared(np.array([[1, 256]]), "uint8").dtype == np.int64
+        assert as_declared(np.array([0.5]), "uint8").dtype == np.float64
+        assert as_declared(np.array([0, 1]), "float32").dtype == np.float32
 
 
 @pytest.mark.parametrize(

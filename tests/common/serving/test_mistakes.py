@@ -77,8 +77,8 @@ class TestMistakes:
         refuse("expected one voxel grid", paths=[scans[0], other])
 
     def test_models(self, refuse, models, tmp_path):
-        refuse("is no folder; expected models/<name>/<version>", model=tmp_path / "none")
-        refuse("is no exported model; expected passport.json", model=tmp_path)
+        refuse("is not a folder; expected models/<name>/<version>", model=tmp_path / "none")
+        refuse("is not an exported model; expected passport.json", model=tmp_path)
         refuse(f"such as {models['slices']}", model=models["slices"].parent)
 
     def test_files_that_are_not_those_of_the_passport(self, refuse, models, tmp_path):
@@ -111,7 +111,7 @@ class TestMistakes:
         content = json.loads(path.read_text())
         content["files"]["saved_model.pb"] = hashlib.sha256(b"no graph").hexdigest()
         path.write_text(json.dumps(content))
-        with pytest.raises(Exception, match="is no SavedModel that can be loaded"):
+        with pytest.raises(Exception, match="is not a SavedModel that can be loaded"):
             segment(scans, output=tmp_path / "a.nii", model=copy)
 
     def test_a_model_whose_search_is_the_clients(self, models, scans, tmp_path):

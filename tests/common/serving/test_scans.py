@@ -10,7 +10,7 @@ from common.data.geometry import Geometry, orientation_of
 from common.data.volumes import write_volume
 from common.errors import DataError
 from common.export.passport import describe_input
-from common.serving.scans import find_turn, read_mask, read_scan
+from common.serving.scans import Turn, find_turn, read_mask, read_scan
 
 IDENTITY = Geometry((1.0, 2.0, 3.0))
 
@@ -81,7 +81,7 @@ class TestOrientation:
             DataError, match=r"found the orientation RAS; expected LPS .*--reorient"
         ):
             find_turn(tmp_path, geometry, "LPS", reorient=False)
-        assert find_turn(tmp_path, geometry, "as stored", reorient=False).is_none
+        assert find_turn(tmp_path, geometry, "as stored", reorient=False) == Turn()
 
     def test_spacing_is_that_of_the_turned_axes(self, tmp_path, array):
         # Stored with x to the back: its 1 mm are the model's y.

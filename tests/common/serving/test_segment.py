@@ -116,7 +116,7 @@ class TestTwin:
         assert done.stdout.startswith(f"{output}: dark ")
         assert done.stderr == (
             "note: this model was trained on phantoms; what it finds says nothing of a patient\n"
-            "note: expected of the scan before: resample\n"
+            "note: expected to be done already: resample\n"
         )
 
     def test_help_needs_no_tensorflow(self):
@@ -314,10 +314,10 @@ def test_bench_counts_the_bytes_of_both_protocols(grpc_server, models):
         assert behaviour.seen == ["serving_default (10, 30, 40, 2)"]
     rows = {line[:24].strip(): line[24:].split() for line in lines[1:-1]}
     assert list(rows) == [
-        "gRPC, whole numbers", "JSON, whole numbers", "gRPC, fractions", "JSON, fractions"
+        "gRPC, integers", "JSON, integers", "gRPC, fractions", "JSON, fractions"
     ]  # fmt: skip
-    assert rows["gRPC, whole numbers"][-1] == rows["gRPC, fractions"][-1] == "4.0"
-    assert 3.5 < float(rows["JSON, whole numbers"][-1]) < 5
+    assert rows["gRPC, integers"][-1] == rows["gRPC, fractions"][-1] == "4.0"
+    assert 3.5 < float(rows["JSON, integers"][-1]) < 5
     assert 9.5 < float(rows["JSON, fractions"][-1]) < 12
     assert lines[-1].startswith(f"{url}: ")
     for shape in ("3,4", "0,4,4", "a,b,c"):
