@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from common.cost.stopwatch import time_call
 from common.export.parity import difference
 from common.export.warmup import Request, encode_request
 from common.export.write import Endpoint, write_saved_model
@@ -24,8 +25,8 @@ def bench_export(
     in_python: Callable[[], Mapping[str, np.ndarray]],
     signature: str = "volume",
     repeats: int = 3,
-) -> dict[str, float]:
-    """Time an exported signature against the Python path of `predict`, alternately.
+) -> None:
+    """Time an exported signature against the Python path of `predict`, alternately, and print it.
 
     Args:
         network: whose variables the endpoints use.
@@ -34,14 +35,10 @@ def bench_export(
         in_python: computes its outputs with Keras from the same raw inputs.
         signature: the timed one.
         repeats: timed calls of each, the fastest counts; one of each before is not timed.
-
-    Returns:
-        export_s, load_s, first_call_s, served_s, keras_s, ratio (served / keras), difference,
-        folder_mib, request_mib, response_mib, json_request_mib.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "1"
-        export_s = seconds(lambda: write_saved_model(folder, network, endpoints))
+        export_s, _ = time_call(lambda: write_saved_model(folder, network, endpoints))
         begin = time.perf_counter()
         loaded = tf.saved_model.load(str(folder))
         load_s = time.perf_counter() - begin
@@ -52,54 +49,26 @@ def bench_export(
         found = loaded.signatures[signature](**tensors)
         return {name: value.numpy() for name, value in found.items()}
 
-    first_call_s = seconds(served)
+    first_s, _ = time_call(served)
     expected, found = in_python(), served()
-    times = [(seconds(served), seconds(in_python)) for _ in range(repeats)]
+    apart = max(difference(found[name], value) for name, value in expected.items())
+    times = [(time_call(served)[0], time_call(in_python)[0]) for _ in range(repeats)]
     served_s, keras_s = (min(column) for column in zip(*times, strict=True))
-    measured = {
-        "export_s": export_s,
-        "load_s": load_s,
-        "first_call_s": first_call_s,
-        "served_s": served_s,
-        "keras_s": keras_s,
-        "ratio": served_s / keras_s,
-        "difference": max(difference(found[name], value) for name, value in expected.items()),
-        "folder_mib": folder_mib,
-        "request_mib": len(encode_request(Request("model", signature, inputs))) / MIB,
-        "response_mib": sum(value.nbytes for value in found.values()) / MIB,
-        "json_request_mib": sum(json_bytes(array) for array in inputs.values()) / MIB,
-    }
-    report(signature, inputs, measured)
-    return measured
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return the wall seconds of one call."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
+    request = len(encode_request(Request("model", signature, inputs))) / MIB
+    as_json = sum(json_bytes(array) for array in inputs.values()) / MIB
+    response = sum(value.nbytes for value in found.values()) / MIB
+    shapes = ", ".join(f"{name} {' x '.join(map(str, a.shape))}" for name, a in inputs.items())
+    print(
+        f"export: written in {export_s:.1f} s, loaded in {load_s:.1f} s, first call {first_s:.2f} "
+        f"s, {folder_mib:.1f} MiB\n"
+        f"export: {signature} of {shapes}: {served_s:.2f} s, Keras {keras_s:.2f} s, ratio "
+        f"{served_s / keras_s:.2f}, largest difference {apart:.1e}\n"
+        f"export: request {request:.2f} MiB (about {as_json:.1f} MiB as JSON), response "
+        f"{response:.2f} MiB"
+    )
 
 
 def json_bytes(array: np.ndarray) -> int:
     """Return about how many bytes an array takes in a REST request, from its first thousands."""
     sample = array.reshape(-1)[:10_000]
     return len(json.dumps(sample.tolist(), separators=(",", ":"))) * array.size // sample.size
-
-
-def report(signature: str, inputs: Mapping[str, np.ndarray], measured: Mapping[str, float]) -> None:
-    """Print what `bench_export` measured."""
-    shapes = ", ".join(f"{name} {' x '.join(map(str, a.shape))}" for name, a in inputs.items())
-    print(
-        f"export: written in {measured['export_s']:.1f} s, loaded in {measured['load_s']:.1f} s, "
-        f"first call {measured['first_call_s']:.2f} s, {measured['folder_mib']:.1f} MiB"
-    )
-    print(
-        f"export: {signature} of {shapes}: {measured['served_s']:.2f} s, Keras "
-        f"{measured['keras_s']:.2f} s, ratio {measured['ratio']:.2f}, largest difference "
-        f"{measured['difference']:.1e}"
-    )
-    print(
-        f"export: request {measured['request_mib']:.2f} MiB (about "
-        f"{measured['json_request_mib']:.1f} MiB as JSON), response "
-        f"{measured['response_mib']:.2f} MiB"
-    )

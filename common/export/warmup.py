@@ -1,29 +1,32 @@
 """Warmup requests: what TensorFlow Serving runs through a model before it serves the first client.
 
-The file is a TFRecord of `tensorflow.serving.PredictionLog` messages. They nest four levels of
-length-delimited fields around a `TensorProto`, so they are put together here from TensorFlow's own
-protocol buffers and the field numbers below; the package tensorflow-serving-api is not needed.
+The file is a TFRecord of `tensorflow.serving.PredictionLog` messages. The few fields that are
+needed are declared here, so that the package tensorflow-serving-api is not.
 
 Source: tensorflow_serving/apis/prediction_log.proto, predict.proto, model.proto.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 from tensorflow.core.framework import tensor_pb2
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 """Where TensorFlow Serving looks, below the folder of a version."""
 
-# Field numbers of the messages, from the files named above.
-PREDICT_LOG, REQUEST = 6, 1
-MODEL_SPEC, INPUTS = 1, 2
-MODEL_NAME, SIGNATURE_NAME = 1, 3
-KEY, VALUE = 1, 2
-_LENGTH_DELIMITED = 2
+MESSAGES = {
+    "ModelSpec": {1: ("name", str), 3: ("signature_name", str)},
+    "Input": {1: ("key", str), 2: ("value", ".tensorflow.TensorProto")},
+    "PredictRequest": {1: ("model_spec", ".warmup.ModelSpec"), 2: ("inputs", [".warmup.Input"])},
+    "PredictLog": {1: ("request", ".warmup.PredictRequest")},
+    "PredictionLog": {6: ("predict_log", ".warmup.PredictLog")},
+}
+"""Names and types of the fields by number; on the wire a map is a list of keys and values."""
 
 
 class Request(NamedTuple):
@@ -39,80 +42,59 @@ def write_warmup(path: Path, requests: list[Request]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
         for request in requests:
-            file.write(_field(PREDICT_LOG, _field(REQUEST, encode_request(request))))
+            log = PredictionLog()
+            log.predict_log.request.CopyFrom(_message_of(request))
+            file.write(log.SerializeToString())
 
 
 def read_warmup(path: Path) -> list[Request]:
     """Read warmup requests back; raise `OSError` or `ValueError` if that cannot be done."""
     if not path.is_file():
         raise FileNotFoundError(2, "No such file or directory", str(path))
+    requests = []
     try:
-        records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
-        requests = [decode_request(_only(_only(r, PREDICT_LOG), REQUEST)) for r in records]
-    except (tf.errors.OpError, IndexError, KeyError, TypeError, UnicodeDecodeError) as failure:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            request = PredictionLog.FromString(record).predict_log.request
+            inputs = {each.key: tf.make_ndarray(each.value) for each in request.inputs}
+            spec = request.model_spec
+            requests.append(Request(spec.name, spec.signature_name, inputs))
+    except (tf.errors.OpError, DecodeError, TypeError, ValueError) as failure:
         raise ValueError(f"{path} holds no warmup requests: {failure}") from None
-    if not requests:
-        raise ValueError(f"{path} holds no warmup requests: it is empty or cut off")
+    if not requests or not all(request.model for request in requests):
+        raise ValueError(f"{path} holds no warmup requests: empty, cut off or of another kind")
     return requests
 
 
 def encode_request(request: Request) -> bytes:
     """Return a serialised `tensorflow.serving.PredictRequest`."""
-    spec = _field(MODEL_NAME, request.model.encode())
-    spec += _field(SIGNATURE_NAME, request.signature.encode())
-    message = _field(MODEL_SPEC, spec)
+    return _message_of(request).SerializeToString()
+
+
+def _message_of(request: Request) -> Any:
+    spec = {"name": request.model, "signature_name": request.signature}
+    message = PredictRequest(model_spec=spec)
     for name, array in request.inputs.items():
-        tensor = tf.make_tensor_proto(array).SerializeToString()
-        message += _field(INPUTS, _field(KEY, name.encode()) + _field(VALUE, tensor))
+        message.inputs.add(key=name, value=tf.make_tensor_proto(array))
     return message
 
 
-def decode_request(message: bytes) -> Request:
-    """Read a serialised `PredictRequest`, the reverse of `encode_request`."""
-    spec = _only(message, MODEL_SPEC)
-    inputs = {}
-    for number, entry in _fields(message):
-        if number == INPUTS:
-            tensor = tensor_pb2.TensorProto.FromString(_only(entry, VALUE))
-            inputs[_only(entry, KEY).decode()] = tf.make_ndarray(tensor)
-    return Request(_only(spec, MODEL_NAME).decode(), _only(spec, SIGNATURE_NAME).decode(), inputs)
+def _declare(messages: Mapping[str, Mapping]) -> list[type]:
+    """Return the classes of some messages."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="common/export/warmup.proto", package="warmup", dependency=[tensor_pb2.DESCRIPTOR.name]
+    )
+    for name, fields in messages.items():
+        message = file.message_type.add(name=name)
+        for number, (field, kind) in fields.items():
+            added = message.field.add(name=field, number=number)
+            added.label = added.LABEL_REPEATED if isinstance(kind, list) else added.LABEL_OPTIONAL
+            added.type = added.TYPE_STRING if kind is str else added.TYPE_MESSAGE
+            if kind is not str:
+                added.type_name = kind[0] if isinstance(kind, list) else kind
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    found = (pool.FindMessageTypeByName(f"warmup.{name}") for name in messages)
+    return [message_factory.GetMessageClass(each) for each in found]
 
 
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the top bit says that another follows."""
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*encoded, value])
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    place = 0
-    while place < len(message):
-        key, place = _read_varint(message, place)
-        if key & 7 != _LENGTH_DELIMITED:
-            raise TypeError(f"a field of wire type {key & 7}")
-        length, place = _read_varint(message, place)
-        if place + length > len(message):
-            raise IndexError("a field that ends beyond its message")
-        yield key >> 3, message[place : place + length]
-        place += length
-
-
-def _read_varint(message: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[place]
-        value |= (byte & 127) << shift
-        shift, place = shift + 7, place + 1
-        if byte < 128:
-            return value, place
-
-
-def _only(message: bytes, number: int) -> bytes:
-    return dict(_fields(message))[number]
+*_, PredictRequest, _, PredictionLog = _declare(MESSAGES)

@@ -22,12 +22,9 @@ from common.runtime import load_tensorflow_quietly
 from common.suite.bench_results import BESIDE, ONEDNN, keep
 from common.suite.contests import INFERENCE, TRAINING, run_contests
 
-AS_AVX2 = {
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-}
-"""How oneDNN, PyTorch's own kernels and MKL are held to AVX2."""
+AS_AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2",
+           "MKL_ENABLE_INSTRUCTIONS": "AVX2"}  # fmt: skip
+"""What limits oneDNN, PyTorch's own kernels and MKL to AVX2."""
 
 ONEDNN_WAYS = {
     "with oneDNN": {ONEDNN_SWITCH: "1"},
@@ -50,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--onednn", action="store_true", help="time the quick presets with oneDNN and without it"
     )
     parser.add_argument(
-        "--as-avx2", action="store_true", help="hold both frameworks to AVX2 instructions"
+        "--as-avx2", action="store_true", help="limit both frameworks to AVX2 instructions"
     )
     options = parser.parse_args(argv)
     papers = find_papers("bench.py")
@@ -80,13 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure_beside(paper: str, turns: int, to: Path) -> bool:
-    """Run the `bench` of a paper, which writes its numbers to a file; return whether all went."""
+    """Run the `bench` of a paper, which writes its numbers; return whether it succeeded."""
     words = [sys.executable, "-m", paper, "bench", "--turns", str(turns), "--to", str(to)]
     return subprocess.run(words, check=False).returncode == 0
 
 
 def measure_onednn(paper: str, turns: int, to: Path) -> bool:
-    """Time the quick preset of a paper with oneDNN and without; return whether all went."""
+    """Time the quick preset of a paper with and without oneDNN; return whether it succeeded."""
     load_tensorflow_quietly()
     try:
         run_contests(paper, list_onednn_contests(paper), turns=turns, to=to)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import read_json, write_json
+from common.suite.markdown import markdown_table
 from common.suite.read_runs import BENCHMARKS, RESULTS, damaged
 
 SCHEMA = 1
@@ -19,12 +20,7 @@ MADE_BY = "what `python -m common bench` writes"
 
 
 def path_of(machine: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """Return the file of a processor; one that was held to fewer instructions has its own.
-
-    Args:
-        machine: processor, instruction_set, native_instruction_set.
-        folder: of result files.
-    """
+    """Return the file of a processor; one limited to fewer instructions has its own."""
     words = re.sub(r"\([^)]*\)|@.*", " ", machine["processor"])
     if machine["instruction_set"] != machine["native_instruction_set"]:
         words += " as " + machine["instruction_set"].removeprefix("Intel ")
@@ -32,15 +28,13 @@ def path_of(machine: Mapping[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def keep(section: str, paper: str, measured: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """Put what was measured of one paper in the place of what was kept of it before.
+    """Replace what was kept of one paper, and return the file of this processor.
 
     Args:
         section: `BESIDE` or `ONEDNN`.
         paper: package name.
         measured: of `common.suite.contests.run_contests`.
         folder: of result files; made if missing.
-    Returns:
-        The file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(measured, folder)
@@ -52,11 +46,7 @@ def keep(section: str, paper: str, measured: Mapping[str, Any], folder: Path = R
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a file of a processor.
-
-    Raises:
-        RunError: it is missing, damaged or of another schema.
-    """
+    """Read a file of a processor; raise `RunError` if that cannot be done."""
     content = read_json(path)
     try:
         if content["schema"] != SCHEMA:
@@ -85,14 +75,11 @@ def make_page(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def heading(section: str, papers: Mapping[str, Any]) -> str:
-    """Return a title that names processor, instructions and versions.
-
-    They are those of the paper that was measured last.
-    """
+    """Return a title with processor, instructions and versions of the paper measured last."""
     last = max(papers.values(), key=lambda each: each["date"])
     words = last["instruction_set"]
     if words != last["native_instruction_set"]:
-        words += f", which it was held to (it has {last['native_instruction_set']})"
+        words += f", to which it was limited (it has {last['native_instruction_set']})"
     versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items()
                          if version)  # fmt: skip
     title = {BESIDE: "Beside what else could be used", ONEDNN: "With oneDNN and without"}[section]
@@ -107,11 +94,10 @@ def heading(section: str, papers: Mapping[str, Any]) -> str:
 
 def beside_table(papers: Mapping[str, Any]) -> list[str]:
     """Return a row for each paper's work; ratios above 1 mean that the port is faster."""
-    lines = [
-        "| paper | work | port: CPU s (wall), MiB | PyTorch: times the port's CPU (wall), MiB "
-        "| the original's way: the same |",
-        "| --- " * 5 + "|",
-    ]
+    header = ("paper", "work", "port: CPU s (wall), MiB",
+              "PyTorch: times the port's CPU (wall), MiB",
+              "the original's way: the same")  # fmt: skip
+    rows = []
     for paper, measured in papers.items():
         for contest in measured["contests"]:
             ours, *others = contest["timings"]
@@ -123,8 +109,8 @@ def beside_table(papers: Mapping[str, Any]) -> list[str]:
             if ours["cpu_s"] is not None:
                 own = f"{seconds(ours['cpu_s'])} ({seconds(ours['wall_s'])}), {memory(ours)}"
             work = f"{contest['work']}: {contest['what']}"
-            lines.append(f"| `{paper}` | {work} | {own} | {' | '.join(cells.values())} |")
-    return lines
+            rows.append([f"`{paper}`", work, own, *cells.values()])
+    return markdown_table(header, rows)
 
 
 def relation(timing: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
@@ -139,18 +125,17 @@ def relation(timing: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 def onednn_table(papers: Mapping[str, Any]) -> list[str]:
     """Return a row for each paper's work; ratios above 1 mean that oneDNN is faster."""
     ways = [timing["side"] for timing in next(iter(papers.values()))["contests"][0]["timings"]]
-    lines = [
-        f"| paper | work | {' | '.join(f'{way}, CPU s' for way in ways)} | without / with |",
-        "| --- " * (3 + len(ways)) + "|",
-    ]
+    rows = []
     for paper, measured in papers.items():
         for contest in measured["contests"]:
             times = [timing["cpu_s"] for timing in contest["timings"]]
             cells = [t["note"] if t["cpu_s"] is None else seconds(t["cpu_s"])
                      for t in contest["timings"]]  # fmt: skip
             ratio = "–" if None in times[:2] else f"{times[1] / times[0]:.2f}"
-            lines.append(f"| `{paper}` | {contest['work']} | {' | '.join(cells)} | {ratio} |")
-    return lines
+            rows.append([f"`{paper}`", contest["work"], *cells, ratio])
+    return markdown_table(
+        ("paper", "work", *(f"{way}, CPU s" for way in ways), "without / with"), rows
+    )
 
 
 def seconds(value: float) -> str:

@@ -13,8 +13,9 @@ from common.cli import Parser
 from common.errors import RunError
 from common.evaluation.claims import PaperClaims
 from common.evaluation.claims_reader import find_claims
+from common.files import make_folder
 from common.suite.page import write_page
-from common.suite.read_runs import PaperEntry, Stages, find_run, read_result_of_run
+from common.suite.read_runs import PaperEntry, Stages, read_run
 
 PAGE = "index.html"
 
@@ -24,31 +25,25 @@ def collect(
     claims: Mapping[str, PaperClaims],
     failures: Mapping[str, str] | None = None,
 ) -> list[PaperEntry]:
-    """Gather what is known of every paper.
+    """Return an entry per paper, by name, of what is known of it.
 
     Args:
         folders: run folders, or folders that a paper's `reproduce` made.
         claims: of every paper, by name.
         failures: why a paper failed, by its name; outweighs what lies in a folder from before.
 
-    Returns:
-        An entry per paper, by name.
-
     Raises:
-        RunError: a folder is no run, has no report though nothing failed, holds a damaged one, is
-            of an unknown paper, or two folders are of one paper.
+        RunError: a folder is not a run, has no report though nothing failed, holds a damaged one,
+            is of an unknown paper, or two folders are of one paper.
     """
     failures = dict(failures or {})
     entries = {paper: PaperEntry(claims[paper]) for paper in sorted(claims)}
     seen: dict[str, Path] = {}
     for folder in folders:
-        run, stages = find_run(folder)
-        if stages and stages.status != "finished":
-            paper, result = stages.paper, None
+        result, stages = read_run(folder)
+        paper = result.paper if result else stages.paper
+        if result is None:
             failures.setdefault(paper, describe_failure(stages))
-        else:
-            result = read_result_of_run(run, stages.seconds if stages else ())
-            paper = result.paper
         if paper not in entries:
             known = ", ".join(entries)
             raise RunError(f"{folder} is a run of {paper!r}; expected one of {known}")
@@ -69,24 +64,18 @@ def describe_failure(stages: Stages) -> str:
 
 
 def build(folders: Sequence[Path], to: Path, *, failures: Mapping[str, str] | None = None) -> Path:
-    """Write the page of all papers.
+    """Write the page of all papers and return its path.
 
     Args:
         folders: see `collect`.
         to: folder of the page, which is made; <paper>/compare/sections.json in it are shown.
         failures: see `collect`.
 
-    Returns:
-        The page.
-
     Raises:
         UserError: see `collect`; a claims file is damaged; the folder cannot be written.
     """
     entries = collect(folders, find_claims(), failures)
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-    except OSError as failure:
-        raise RunError(f"--to {to} cannot be made: {failure.strerror}") from failure
+    make_folder(to, f"--to {to}")
     write_page(to / PAGE, entries, comparisons=to)
     return to / PAGE
 

@@ -77,7 +77,7 @@ def run_contests(
         found.append({"work": contest.work, "what": contest.what, "timings": timings})
         failures += [f"{contest.work}, {t.side}: {t.note}" for t in timings if t.failed]
     if to is not None:
-        write_json(to, {**describe_machine(), "turns": turns, "contests": found})
+        write_json(to, {**machine_facts(), "turns": turns, "contests": found})
     if failures:
         raise RunError("; ".join(failures))
 
@@ -114,12 +114,12 @@ def make_rows(timings: Sequence[Timing]) -> list[dict[str, str]]:
     return rows
 
 
-def describe_machine() -> dict:
-    """Return what decides the speed, and when and with which code it was measured.
+def machine_facts() -> dict:
+    """Return what decides the speed, and when and with which code it was measured; plain.
 
     Returns:
         processor, instruction_set (in force), native_instruction_set, onednn, threads, memory_gib,
-        versions, date, commit, dirty; plain.
+        versions, date, commit, dirty.
     """
     facts = environment_facts()
     return {
@@ -131,16 +131,14 @@ def describe_machine() -> dict:
         "memory_gib": facts["memory_gib"],
         "versions": {name: package_version(name) for name in VERSIONS},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": facts["git"]["commit"],
-        "dirty": facts["git"]["dirty"],
+        **facts["git"],
     }
 
 
 def _with_bfloat16(contest: Contest) -> Contest:
     ours, *others = contest.sides
-    rounded = replace(
-        ours, name=f"{ours.name}, bfloat16", options={MIXED_PRECISION: True}, is_same=False
-    )
+    name, options = f"{ours.name}, bfloat16", {MIXED_PRECISION: True}
+    rounded = replace(ours, name=name, options=options, is_same=False)
     return replace(contest, sides=(ours, rounded, *others))
 
 

@@ -22,31 +22,18 @@ POINTWISE = ("Activation", "ReLU", "LeakyReLU", "PReLU", "Softmax", "Dropout", "
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer.
-
-    Attributes:
-        name: in the network.
-        kind: class.
-        shape: of its output without the batch, "–" for a size that is free, or an empty text where
-            the file does not say.
-        parameters: numbers it holds, trained or not.
-    """
+    """One layer."""
 
     name: str
     kind: str
     shape: str
+    """Of its output without the batch, "–" for a free size; empty where the file does not say."""
     parameters: int
+    """Numbers it holds, trained or not."""
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """Read the layers of a network file, in order.
-
-    Args:
-        path: a `.keras` file of a functional model.
-
-    Raises:
-        RunError: the file is missing, damaged or no functional model.
-    """
+    """Read the layers of the `.keras` file of a functional model, in order, or raise `RunError`."""
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))["config"]
@@ -71,7 +58,7 @@ def read_layers(path: Path) -> list[Layer]:
 
 
 def _count_parameters(weights: Any) -> dict[str, int]:
-    """Return the numbers each layer holds; state of random generators is none of them."""
+    """Return the numbers each layer holds, without states of random generators."""
     counts = {}
     for key, group in weights.get("layers", {}).items():
         name = group["vars"].attrs.get("name", key) if "vars" in group else key
@@ -99,19 +86,15 @@ def _shapes_between(entries: list[Mapping]) -> dict[str, list]:
 
 def _tensors(value: Any) -> Iterator[Mapping]:
     """Yield the descriptions of tensors anywhere in a layer's calls."""
-    if isinstance(value, Mapping):
-        if value.get("class_name") == "__keras_tensor__":
-            yield value["config"]
-        else:
-            for item in value.values():
-                yield from _tensors(item)
-    elif isinstance(value, list):
-        for item in value:
+    if isinstance(value, Mapping) and value.get("class_name") == "__keras_tensor__":
+        yield value["config"]
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(item)
 
 
 def _shape_of_last(entry: Mapping) -> list | None:
-    """Return the output shape of a layer that no other one takes, where it can be told."""
+    """Return the output shape of a layer that no other one takes, if it can be derived."""
     config = entry["config"]
     if "batch_shape" in config:
         return config["batch_shape"]
@@ -127,6 +110,4 @@ def _shape_of_last(entry: Mapping) -> list | None:
 
 
 def _shown(shape: list | None) -> str:
-    if shape is None:
-        return ""
-    return " × ".join("–" if size is None else str(size) for size in shape[1:])
+    return " × ".join("–" if size is None else str(size) for size in (shape or [])[1:])

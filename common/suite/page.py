@@ -33,7 +33,7 @@ DATA_WORDS = {
 
 @dataclass(frozen=True)
 class ClaimView:
-    """A claim beside what came out."""
+    """A claim beside the outcome of a run."""
 
     claim: Claim
     judgement: Judgement
@@ -102,12 +102,9 @@ def write_page(path: Path, entries: Sequence[PaperEntry], *, comparisons: Path) 
     """
     views = [make_view(entry, comparisons) for entry in entries]
     environment = Environment(
-        loader=PackageLoader("common.suite", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=PackageLoader("common.suite", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     page = environment.get_template("report_suite.html.j2").render(
         views=views,
         verdicts=count_verdicts(views),
@@ -120,11 +117,7 @@ def write_page(path: Path, entries: Sequence[PaperEntry], *, comparisons: Path) 
 
 
 def make_view(entry: PaperEntry, comparisons: Path) -> PaperView:
-    """Read what a paper's run left for the page.
-
-    Raises:
-        RunError: a part is damaged.
-    """
+    """Read what a paper's run left for the page."""
     result = entry.result
     claims = [view_claim(claim, result) for claim in entry.claims.claims]
     compared = comparisons / entry.claims.paper / "compare" / "sections.json"
@@ -149,7 +142,7 @@ def make_view(entry: PaperEntry, comparisons: Path) -> PaperView:
 
 
 def view_claim(claim: Claim, result: Result | None) -> ClaimView:
-    """Lay a claim beside what came out, and judge it."""
+    """Compare a claim with the outcome of a run, and judge it."""
     outcome = result.outcome if result else None
     summary = outcome.find(claim) if outcome else None
     judgement = judge(claim, outcome)
@@ -173,7 +166,7 @@ def count_verdicts(views: Sequence[PaperView]) -> dict[str, int]:
 
 
 def inline_script(name: str) -> str:
-    """Return a script of the viewer so that no part of it can end the element it stands in."""
+    """Return a script of the viewer so that no part of it can end its element."""
     text = (resources.files("common.report.viewer") / name).read_text(encoding="utf-8")
     text = re.sub(r"</(?=script)", r"<\\/", text, flags=re.IGNORECASE)
     return Markup(text.replace("<!--", r"<\!--"))

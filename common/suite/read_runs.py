@@ -28,71 +28,55 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Stages:
-    """How a paper's `reproduce` went.
-
-    Attributes:
-        paper, preset: which.
-        run: the run folder that the report is in, relative to the folder of the file.
-        status: running, finished or failed.
-        failure: what failed, or an empty text.
-        seconds: wall time by stage, as (verb, seconds), in order.
-    """
+    """How a paper's `reproduce` went."""
 
     paper: str
     preset: str
     run: str
+    """The run folder that the report is in, relative to the folder of the file."""
     status: str
+    """running, finished or failed."""
     failure: str
+    """What failed, or an empty text."""
     seconds: tuple[tuple[str, float], ...]
+    """Wall time by stage, as (verb, seconds), in order."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of one run, and where it came from.
-
-    Attributes:
-        paper, preset: which.
-        outcome: what `judge` needs.
-        cases: measured cases.
-        date: when the run ended, ISO 8601 in UTC.
-        origin: hashes of configuration and report, code, versions, machine, seed.
-        seconds: stages and their wall time where known.
-        folder: the run folder, or None where read from a result file.
-    """
+    """The outcome of one run, and where it came from."""
 
     paper: str
     preset: str
     outcome: Outcome
+    """What `judge` needs."""
     cases: int
+    """Measured ones."""
     date: str
+    """When the run ended, ISO 8601 in UTC."""
     origin: Mapping[str, Any]
+    """Hashes of configuration and report, code, versions, machine, seed."""
     seconds: tuple[tuple[str, float], ...] = ()
+    """Stages and their wall time where known."""
     folder: Path | None = field(default=None, compare=False)
+    """The run folder, or None where read from a result file."""
 
 
 @dataclass(frozen=True)
 class PaperEntry:
-    """One paper on the page of all papers.
-
-    Attributes:
-        claims: what is published.
-        result: what came out, or None.
-        problem: why there is no result, in a sentence; empty where there is one.
-    """
+    """One paper on the page of all papers."""
 
     claims: PaperClaims
     result: Result | None = None
     problem: str = "not run"
+    """Why there is no result, in a sentence; empty where there is one."""
 
 
 def find_run(path: Path) -> tuple[Path, Stages | None]:
     """Return the run folder that a path means, and how its `reproduce` went where that is known.
 
-    Args:
-        path: a run folder, or the folder of a paper's `reproduce`.
-
     Raises:
-        RunError: it is neither.
+        RunError: it is neither a run folder nor the folder of a paper's `reproduce`.
     """
     path = Path(path)
     if not path.is_dir():
@@ -104,25 +88,24 @@ def find_run(path: Path) -> tuple[Path, Stages | None]:
     if (path / STAGES).is_file():
         stages = read_stages(path / STAGES)
         return path / stages.run, stages
-    raise RunError(f"{path} is no run folder: expected manifest.json or {STAGES} in it")
+    raise RunError(f"{path} is not a run folder: expected manifest.json or {STAGES} in it")
+
+
+def read_run(path: Path) -> tuple[Result | None, Stages | None]:
+    """Return the result of a run, None if its `reproduce` did not finish; see `find_run`."""
+    run, stages = find_run(path)
+    if stages and stages.status != "finished":
+        return None, stages
+    return read_result_of_run(run, stages.seconds if stages else ()), stages
 
 
 def read_stages(path: Path) -> Stages:
-    """Read what `reproduce` wrote of its stages.
-
-    Raises:
-        RunError: the file is missing or damaged.
-    """
+    """Read what `reproduce` wrote of its stages; raise `RunError` if that is absent or damaged."""
     stored = read_json(path)
     try:
-        return Stages(
-            paper=str(stored["paper"]),
-            preset=str(stored["preset"]),
-            run=str(stored["run"]),
-            status=str(stored["status"]),
-            failure=str(stored.get("failure") or ""),
-            seconds=tuple((str(verb), float(time)) for verb, time in stored["seconds"]),
-        )
+        words = {key: str(stored[key]) for key in ("paper", "preset", "run", "status")}
+        seconds = tuple((str(verb), float(time)) for verb, time in stored["seconds"])
+        return Stages(**words, failure=str(stored.get("failure") or ""), seconds=seconds)
     except (KeyError, TypeError, ValueError, AttributeError) as failure:
         raise damaged(path, failure, "the stages of a reproduce") from failure
 
@@ -135,7 +118,7 @@ def read_result_of_run(folder: Path, seconds: Iterable[tuple[str, float]] = ()) 
         seconds: stages and their wall time, where known.
 
     Raises:
-        RunError: no run folder, no report in it, or one that is damaged.
+        RunError: it is not a run folder, has no report, or one that is damaged.
     """
     run = load_run(folder)
     path = Path(folder) / "report" / "report.json"
@@ -173,11 +156,7 @@ def kind_of(report: Mapping, manifest: Mapping) -> DataKind:
 
 
 def check_measures(measures: Mapping) -> None:
-    """Refuse measures that are not label -> measure -> summary.
-
-    Raises:
-        TypeError, KeyError: what is wrong with them.
-    """
+    """Raise `TypeError` or `KeyError` for measures that are not label -> measure -> summary."""
     for label, summaries in measures.items():
         for name, summary in summaries.items():
             if not isinstance(summary["mean"], (int, float, type(None))):
@@ -190,41 +169,32 @@ def describe_origin(folder: Path, manifest: Mapping) -> dict:
     return {
         "config_sha256": sha256_of(Path(folder) / "config.yaml"),
         "report_sha256": sha256_of(Path(folder) / "report" / "report.json"),
-        "commit": git.get("commit"),
-        "dirty": git.get("dirty"),
-        "seed": manifest.get("seed"),
-        "python": manifest.get("python"),
+        **{key: git.get(key) for key in ("commit", "dirty")},
+        **{key: manifest.get(key) for key in ("seed", "python")},
         "versions": manifest.get("packages", {}),
-        "cpu": manifest.get("cpu"),
-        "cores": manifest.get("cores"),
+        **{key: manifest.get(key) for key in ("cpu", "cores")},
     }
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write a result as a small JSON file.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Write a result as a small JSON file."""
     outcome = result.outcome
-    write_json(
-        path,
-        {
-            "schema": SCHEMA,
-            "paper": result.paper,
-            "preset": result.preset,
-            "date": result.date,
-            "data": {"kind": outcome.data.value, "cohort": outcome.cohort},
-            "cases": result.cases,
-            "cases_trained_on": outcome.cases_trained_on,
-            "measures": {
-                label: {name: shorten(summary) for name, summary in summaries.items()}
-                for label, summaries in outcome.measures.items()
-            },
-            "origin": result.origin,
-            "seconds": [[verb, round(time, 1)] for verb, time in result.seconds],
+    content = {
+        "schema": SCHEMA,
+        "paper": result.paper,
+        "preset": result.preset,
+        "date": result.date,
+        "data": {"kind": outcome.data.value, "cohort": outcome.cohort},
+        "cases": result.cases,
+        "cases_trained_on": outcome.cases_trained_on,
+        "measures": {
+            label: {name: shorten(summary) for name, summary in summaries.items()}
+            for label, summaries in outcome.measures.items()
         },
-    )
+        "origin": result.origin,
+        "seconds": [[verb, round(time, 1)] for verb, time in result.seconds],
+    }
+    write_json(path, content)
 
 
 def shorten(summary: Mapping) -> dict:
@@ -237,11 +207,7 @@ def shorten(summary: Mapping) -> dict:
 
 
 def read_result(path: Path) -> Result:
-    """Read a result file.
-
-    Raises:
-        RunError: it is missing, damaged or of another schema.
-    """
+    """Read a result file; raise `RunError` if it is missing, damaged or of another schema."""
     stored = read_json(path)
     try:
         if stored["schema"] != SCHEMA:
@@ -252,9 +218,7 @@ def read_result(path: Path) -> Result:
             preset=stored["preset"],
             cases_trained_on=stored["cases_trained_on"],
             measures={
-                label: {
-                    name: {"mean": None, **summary} for name, summary in summaries.items()
-                }
+                label: {name: {"mean": None, **each} for name, each in summaries.items()}
                 for label, summaries in stored["measures"].items()
             },
         )  # fmt: skip
@@ -269,22 +233,14 @@ def read_result(path: Path) -> Result:
 
 
 def check_origin(origin: Mapping) -> None:
-    """Refuse an origin that names no run: a number needs one behind it.
-
-    Raises:
-        KeyError, ValueError: what is missing.
-    """
+    """Raise an error for an origin that names no run: a number needs one behind it."""
     for key in ("config_sha256", "report_sha256"):
         if len(bytes.fromhex(origin[key])) != 32:
             raise ValueError(f"{key} is {origin[key]!r}, expected 64 hex digits")
 
 
 def read_results(folder: Path = RESULTS) -> list[Result]:
-    """Read every result file of a folder, by name; those of benchmarks are something else.
-
-    Raises:
-        RunError: one of them is damaged.
-    """
+    """Read every result file of a folder, by name, but for those of benchmarks."""
     paths = (path for path in folder.glob("*.json") if not path.name.startswith(BENCHMARKS))
     return [read_result(path) for path in sorted(paths)]
 

@@ -1,9 +1,8 @@
 """The main job: every paper from data to report, each stage a command of its own.
 
-`python -m common reproduce [--paper NAME] [--preset quick] [--data FOLDER]` finds the
-papers of the project, runs `python -m <paper> reproduce` (or `bench`) for each, and makes one page
-of all of them, also when a paper failed. A paper is a folder with a `reproduce.py`; none is listed
-here.
+`python -m common reproduce [--paper NAME] [--preset quick] [--data FOLDER]` runs
+`python -m <paper> reproduce` for every paper that has it, and makes one page of all of them, also
+when a paper failed.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from pathlib import Path
 from common.cli import Parser, refuse
 from common.errors import RunError, UserError
 from common.evaluation.claims_reader import data_kind
-from common.files import write_json
+from common.files import make_folder, write_json
 from common.papers import find_papers
 from common.suite.collect import build, describe_failure
 from common.suite.read_runs import STAGES, read_stages
@@ -27,7 +26,7 @@ RUNS = Path("runs")
 
 
 class StageError(UserError):
-    """A stage of a paper's main job failed; what it said stands above."""
+    """A stage of a paper's main job failed; its own message is above."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,7 @@ class Stage:
 
 
 def cohort_options(paper: str, cohort: str | None, data: Path | None) -> list[str]:
-    """Return the option that tells `evaluate` whose data these are, refused before hours of work.
-
-    Raises:
-        OptionError: a cohort without data of one's own, or one that the paper's claims do not know.
-    """
+    """Return the option of `evaluate` that names whose data these are, or raise `OptionError`."""
     data_kind(paper, cohort, phantom=data is None)
     return [] if cohort is None else ["--cohort", cohort]
 
@@ -51,11 +46,7 @@ def cohort_options(paper: str, cohort: str | None, data: Path | None) -> list[st
 def begin(
     paper: str, preset: str, *, out: Path | None, data: Path | None, cohort: str | None
 ) -> tuple[Path, list[str]]:
-    """Return the folder of a paper's main job and the options that name the cohort.
-
-    Raises:
-        OptionError: see `cohort_options`.
-    """
+    """Return the folder of a paper's main job and the options that name the cohort."""
     return out or RUNS / f"{paper}-{preset}", cohort_options(paper, cohort, data)
 
 
@@ -67,52 +58,46 @@ def run_stages(
     Args:
         paper: package name.
         stages: what to run.
-        preset: whose numbers.
-        out: folder of everything that is written; reproduce.json in it tells how the stages went.
+        preset: the set of hyper-parameters.
+        out: folder of everything that is written; reproduce.json in it says how the stages went.
         run: the run folder below it whose report counts; default: run.
 
     Raises:
         RunError: `out` cannot be written.
         StageError: a stage ended with another status than 0; the rest is not run.
     """
-    done = []
-    verbs = [stage.verb for stage in stages]
-    run = run or out / "run"
-    state = {"paper": paper, "preset": preset, "run": str(run.relative_to(out))}
-    _write_state(out, state, "running", verbs, done)
+    run, seconds = run or out / "run", []
+    state = {"paper": paper, "preset": preset, "run": str(run.relative_to(out)),
+             "status": "running", "failure": "", "seconds": seconds}  # fmt: skip
+    make_folder(out, f"--out {out}")
+    write_json(out / STAGES, state)
     for number, stage in enumerate(stages, start=1):
         place = f"[{paper} {number}/{len(stages)}]"
         words = [str(word) for word in stage.options]
         _say(f"{place} python -m {paper} {stage.verb} {' '.join(words)}")
         began = time.monotonic()
-        ended = subprocess.run(
-            [sys.executable, "-m", paper, stage.verb, *words], cwd=Path.cwd(), check=False
-        )
+        ended = subprocess.run([sys.executable, "-m", paper, stage.verb, *words], check=False)
         if ended.returncode:
             failure = f"{stage.verb} failed with status {ended.returncode}"
-            _write_state(out, state, "failed", verbs, done, failure)
+            write_json(out / STAGES, {**state, "status": "failed", "failure": failure})
             raise StageError(failure)
-        done.append(time.monotonic() - began)
-        _write_state(out, state, "running", verbs, done)
-        _say(f"{place} {stage.verb}: {done[-1]:.0f} s (total {sum(done):.0f} s)")
-    _write_state(out, state, "finished", verbs, done)
+        seconds.append((stage.verb, round(time.monotonic() - began, 2)))
+        write_json(out / STAGES, state)
+        total = sum(each for _, each in seconds)
+        _say(f"{place} {stage.verb}: {seconds[-1][1]:.0f} s (total {total:.0f} s)")
+    write_json(out / STAGES, {**state, "status": "finished"})
     print(f"{paper} report: {run / 'report' / 'index.html'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the main job of one paper or of all; go on when one fails.
-
-    Returns:
-        0, or 1 when a paper or the page failed, or 2 when an option is wrong.
-    """
+    """Run the main job of one paper or of all; return 1 if a paper or the page failed, else 0."""
     options = parse_options(argv)
     words = ["reproduce", "--preset", options.preset]
     words += ["--data", str(options.data)] if options.data else []
     words += ["--cohort", options.cohort] if options.cohort else []
-    status, failures = run_papers(options.papers, words, preset=options.preset)
-    folders = [
-        RUNS / f"{paper}-{options.preset}" for paper in options.papers if paper not in failures
-    ]
+    failures = run_papers(options.papers, words, preset=options.preset)
+    whole = [paper for paper in options.papers if paper not in failures]
+    folders = [RUNS / f"{paper}-{options.preset}" for paper in whole]
     try:
         page = build(folders, options.to, failures=failures)
     except UserError as failure:
@@ -121,14 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"Report of all papers: {page}")
     if options.open:
         webbrowser.open(page.resolve().as_uri())
-    return status
+    return int(bool(failures))
 
 
 def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; `papers` holds what is to be run."""
     parser = Parser(prog="python -m common reproduce", description=__doc__)
     parser.add_argument("--paper", help="one paper; default: all")
-    parser.add_argument("--preset", default="quick", help="whose numbers (default: %(default)s)")
+    parser.add_argument("--preset", default="quick", help="default: %(default)s")
     parser.add_argument("--data", type=Path, help="folder of your own data; default: phantoms")
     parser.add_argument("--cohort", help="your data are the paper's own: their name in claims.yaml")
     parser.add_argument("--to", type=Path, default=Path("report"),
@@ -146,29 +131,17 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def run_papers(
-    papers: Sequence[str], words: Sequence[str], *, preset: str
-) -> tuple[int, dict[str, str]]:
-    """Run one command of every paper, whatever becomes of the others.
-
-    Args:
-        papers: package names.
-        words: verb and options.
-        preset: whose numbers; empty for a command without stages.
-
-    Returns:
-        0 or 1, and why a paper failed, by its name.
-    """
+def run_papers(papers: Sequence[str], words: Sequence[str], *, preset: str) -> dict[str, str]:
+    """Run one command of every paper, whatever becomes of the others; return why some failed."""
     failures = {}
     for paper in papers:
-        out = ["--out", str(RUNS / f"{paper}-{preset}")] if preset else []
-        began = time.time()
-        status = subprocess.run([sys.executable, "-m", paper, *words, *out], check=False).returncode
-        if status:
-            failures[paper] = why_failed(RUNS / f"{paper}-{preset}" / STAGES, status, since=began)
+        out, began = RUNS / f"{paper}-{preset}", time.time()
+        command = [sys.executable, "-m", paper, *words, "--out", str(out)]
+        if status := subprocess.run(command, check=False).returncode:
+            failures[paper] = why_failed(out / STAGES, status, since=began)
     if failures:
         print(f"failed: {', '.join(failures)}", file=sys.stderr)
-    return int(bool(failures)), failures
+    return failures
 
 
 def why_failed(stages: Path, status: int, *, since: float) -> str:
@@ -179,17 +152,6 @@ def why_failed(stages: Path, status: int, *, since: float) -> str:
     except (OSError, RunError):
         pass
     return f"failed with status {status} before its first stage"
-
-
-def _write_state(
-    out: Path, state: dict, status: str, verbs: Sequence[str], done: Sequence[float], failure=""
-) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as refusal:
-        raise RunError(f"--out {out} cannot be made: {refusal.strerror}") from refusal
-    seconds = [[verb, round(time, 2)] for verb, time in zip(verbs, done, strict=False)]
-    write_json(out / STAGES, {**state, "status": status, "failure": failure, "seconds": seconds})
 
 
 def _say(line: str) -> None:

@@ -11,20 +11,14 @@ from pathlib import Path
 
 from common.cli import Parser
 from common.errors import DataError, RunError
-from common.evaluation.claims import DataKind, Outcome, PaperClaims, judge
+from common.evaluation.claims import Claim, DataKind, Outcome, PaperClaims, judge
 from common.evaluation.claims_reader import find_claims
 from common.files import write_text_atomically
 from common.papers import ROOT
 from common.report.page import PHANTOM_NOTICE, format_number
 from common.suite import bench_results
-from common.suite.read_runs import (
-    RESULTS,
-    Result,
-    find_run,
-    read_result_of_run,
-    read_results,
-    write_result,
-)
+from common.suite.markdown import markdown_table
+from common.suite.read_runs import RESULTS, Result, read_results, read_run, write_result
 
 BEGIN = "<!-- results: begin; made by `python -m common results update` -->"
 END = "<!-- results: end -->"
@@ -38,25 +32,21 @@ DATA_WORDS = {
 
 
 def record(folders: Sequence[Path], to: Path = RESULTS) -> list[Path]:
-    """Keep what runs measured as small files named <paper>-<preset>.json.
+    """Keep what runs measured as small files named <paper>-<preset>.json, and return these.
 
     Args:
         folders: run folders, or folders that a paper's `reproduce` made.
         to: folder of the files, which is made.
 
-    Returns:
-        The files.
-
     Raises:
-        RunError: a folder is no run with a report, its `reproduce` did not finish, or the files
+        RunError: a folder is not a run with a report, its `reproduce` did not finish, or the files
             cannot be written.
     """
     files = []
     for folder in folders:
-        run, stages = find_run(folder)
-        if stages and stages.status != "finished":
+        result, stages = read_run(folder)
+        if result is None:
             raise RunError(f"{folder}: its reproduce is {stages.status}; expected a finished one")
-        result = read_result_of_run(run, stages.seconds if stages else ())
         to.mkdir(parents=True, exist_ok=True)
         files.append(to / f"{result.paper}-{result.preset}.json")
         write_result(files[-1], result)
@@ -65,60 +55,50 @@ def record(folders: Sequence[Path], to: Path = RESULTS) -> list[Path]:
 
 def front_table(claims: Mapping[str, PaperClaims], results: Sequence[Result]) -> str:
     """Return the table of the root README: the headline claim of every paper, a row per run."""
-    lines = [
-        "| paper | published | source | access to the data | our run | our result | verdict |",
-        "| --- " * 7 + "|",
-    ]
+    header = ("paper", "published", "source", "access to the data", "our run", "our result",
+              "verdict")  # fmt: skip
+    rows = []
     for paper, published in sorted(claims.items()):
         claim = published.headline
         number = "none" if claim.low is None else f"{claim.metric} {claim.number}"
         for result in [each for each in results if each.paper == paper] or [None]:
-            outcome = result.outcome if result else None
-            verdict = judge(claim, outcome)
-            cells = [
-                f"[`{paper}`]({paper}/{README})",
-                number,
-                claim.source,
-                claim.access,
-                describe_run(result),
-                describe_outcome(outcome, claim.label, claim.measure),
-                f"**{verdict.verdict.value}**: {verdict.reason}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *phantom_notice(results)])
+            rows.append([f"[`{paper}`]({paper}/{README})", number, claim.source, claim.access,
+                         describe_run(result), *measured_and_verdict(claim, result)])  # fmt: skip
+    return "\n".join([*markdown_table(header, rows), "", *phantom_notice(results)])
 
 
 def paper_table(published: PaperClaims, results: Sequence[Result]) -> str:
     """Return the tables of a paper's README: its claims, then everything its runs measured."""
     results = [result for result in results if result.paper == published.paper]
-    lines = ["| claim | published | tolerance | our result | verdict |", "| --- " * 5 + "|"]
+    rows = []
     for claim in published.claims:
         unit = f" {claim.unit}" if claim.unit else ""
-        for result in results or [None]:
-            outcome = result.outcome if result else None
-            verdict = judge(claim, outcome)
-            cells = [
-                f"{claim.id}: {claim.statement}",
-                claim.number,
-                f"± {claim.tolerance:g}{unit}: {claim.tolerance_reason}",
-                describe_outcome(outcome, claim.label, claim.measure),
-                f"**{verdict.verdict.value}**: {verdict.reason}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+        tolerance = f"± {claim.tolerance:g}{unit}: {claim.tolerance_reason}"
+        cells = [f"{claim.id}: {claim.statement}", claim.number, tolerance]
+        rows += [[*cells, *measured_and_verdict(claim, each)] for each in results or [None]]
+    lines = markdown_table(("claim", "published", "tolerance", "our result", "verdict"), rows)
     for result in results:
         lines += ["", f"Run: {describe_run(result)}.", "", *measures_table(result.outcome)]
     return "\n".join([*lines, "", *phantom_notice(results)])
 
 
+def measured_and_verdict(claim: Claim, result: Result | None) -> tuple[str, str]:
+    """Return the cells of a claim that depend on a run."""
+    outcome = result.outcome if result else None
+    verdict = judge(claim, outcome)
+    measured = describe_outcome(outcome, claim.label, claim.measure)
+    return measured, f"**{verdict.verdict.value}**: {verdict.reason}"
+
+
 def measures_table(outcome: Outcome) -> list[str]:
     """Return the lines of the table of everything a run measured."""
-    lines = ["| label | measure | mean ± sd, 95% interval | n |", "| --- " * 4 + "|"]
+    rows = []
     for label, summaries in outcome.measures.items():
         for measure, summary in summaries.items():
             undefined = summary.get("n_undefined")
             count = f"{summary.get('n', '–')}" + (f", {undefined} undefined" if undefined else "")
-            lines.append(f"| {label} | {measure} | {describe_summary(summary)} | {count} |")
-    return lines
+            rows.append([label, measure, describe_summary(summary), count])
+    return markdown_table(("label", "measure", "mean ± sd, 95% interval", "n"), rows)
 
 
 def describe_run(result: Result | None) -> str:
@@ -151,18 +131,13 @@ def describe_summary(summary: Mapping) -> str:
 
 
 def phantom_notice(results: Sequence[Result]) -> list[str]:
-    """Return the sentence that must stand below phantoms' numbers, where there are any."""
-    if any(result.outcome.data is DataKind.PHANTOM for result in results):
-        return [f"**{PHANTOM_NOTICE}**"]
-    return []
+    """Return the sentence that must be below phantoms' numbers, if there are any."""
+    phantoms = any(result.outcome.data is DataKind.PHANTOM for result in results)
+    return [f"**{PHANTOM_NOTICE}**"] if phantoms else []
 
 
 def put_between_marks(text: str, table: str, *, source: str) -> str:
-    """Return a text whose part between the two marks is replaced.
-
-    Raises:
-        DataError: the marks are missing, double or in the wrong order.
-    """
+    """Replace what is between the two marks of a text, which must each be there once."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise DataError(f"{source}: expected the lines '{BEGIN}' and '{END}', once each")
     before, _, rest = text.partition(BEGIN)
@@ -170,11 +145,7 @@ def put_between_marks(text: str, table: str, *, source: str) -> str:
 
 
 def make_pages(root: Path = ROOT, results: Path | None = None) -> dict[Path, str]:
-    """Return what every page with results should be, from the files behind them.
-
-    Raises:
-        UserError: a claims or result file is damaged, a page lacks its marks.
-    """
+    """Return what every page with results should be, from the files behind them."""
     results = results or root / "results"
     claims, found = find_claims(root), read_results(results)
     tables = {root / README: front_table(claims, found)}
@@ -188,11 +159,7 @@ def make_pages(root: Path = ROOT, results: Path | None = None) -> dict[Path, str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Record runs, or write or check the tables.
-
-    Returns:
-        0; 1 where a checked table is not up to date.
-    """
+    """Record runs, or write or check the tables; return 1 if a checked table is not up to date."""
     parser = Parser(prog="python -m common results", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     keeping = verbs.add_parser("record", help="keep what runs measured in results/")

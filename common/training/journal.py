@@ -58,18 +58,15 @@ class ProgressReport:
         self._enabled = enabled
         self._max_steps = max_steps
         self._epoch_begin = self._last_line = time.monotonic()
-        self._bar = None
-        if enabled and sys.stderr.isatty():
-            self._bar = tqdm(
-                total=max_steps, initial=step, unit="step", file=sys.stderr, dynamic_ncols=True
-            )
+        self._bar = tqdm(
+            total=max_steps, initial=step, unit="step", file=sys.stderr, dynamic_ncols=True,
+            disable=not (enabled and sys.stderr.isatty()),
+        )  # fmt: skip
 
     def show_step(self, epoch: int, step: int, loss: float | None) -> None:
         """Show where training is; `epoch` counts from 1."""
-        if not self._enabled:
-            return
         shown = "" if loss is None else f"loss {loss:.4g}"
-        if self._bar is not None:
+        if not self._bar.disable:
             self._bar.set_description(f"epoch {epoch}", refresh=False)
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(step - self._bar.n)
@@ -78,27 +75,18 @@ class ProgressReport:
 
     def show_epoch(self, row: Mapping[str, float]) -> None:
         """Show the row of an epoch that has ended."""
-        if not self._enabled:
-            return
         seconds = time.monotonic() - self._epoch_begin
         values = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "step"))
-        self.say(
-            f"epoch {row['epoch']}, step {row['step']} of {self._max_steps}: "
-            f"{values} ({seconds:.1f} s)"
-        )
+        place = f"epoch {row['epoch']}, step {row['step']} of {self._max_steps}"
+        self.say(f"{place}: {values} ({seconds:.1f} s)")
         self._epoch_begin = time.monotonic()
 
     def say(self, line: str) -> None:
         """Print a line above the bar, or as it is where there is none."""
-        if not self._enabled:
-            return
-        self._last_line = time.monotonic()
-        if self._bar is None:
-            print(line, file=sys.stderr, flush=True)
-        else:
-            self._bar.write(line, file=sys.stderr)
+        if self._enabled:
+            self._last_line = time.monotonic()
+            tqdm.write(line, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it is and go to the next line."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()

@@ -90,7 +90,7 @@ def test_the_page_says_what_was_not_timed():
 def test_a_processor_that_was_held_back_is_named():
     found = measured(timing("ours", 1.0, 1.0), native_instruction_set="Intel AVX-512")
     page = make_page({"bench-x.json": {BESIDE: {"raseg": found}}})
-    assert "Intel AVX2, which it was held to (it has Intel AVX-512)" in page
+    assert "Intel AVX2, to which it was limited (it has Intel AVX-512)" in page
 
 
 def test_onednn_by_its_ratio():

@@ -159,7 +159,7 @@ class TestMistakes:
             (lambda run: (run / "report" / "sections.json").unlink(), "run evaluate again"),
             (lambda run: (run / "report" / "sections.json").write_text("{}"), "is damaged"),
             (lambda run: (run / "model.keras").write_text("no"), "layers cannot be read"),
-            (lambda run: (run / "manifest.json").unlink(), "is no run folder"),
+            (lambda run: (run / "manifest.json").unlink(), "is not a run folder"),
         ],
     )
     def test_each_is_one_line_and_status_2(self, damage, words, make_run, tmp_path, capsys):

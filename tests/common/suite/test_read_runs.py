@@ -70,7 +70,7 @@ class TestMistakes:
     def test_no_run(self, tmp_path):
         with pytest.raises(RunError, match="nowhere: no such folder; expected a run folder"):
             find_run(tmp_path / "nowhere")
-        with pytest.raises(RunError, match=r"no run folder: expected manifest\.json or reproduce"):
+        with pytest.raises(RunError, match=r"not a run folder: expected manifest\.json or repro"):
             find_run(tmp_path)
 
     def test_no_report(self, make_run, tmp_path):
