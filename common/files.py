@@ -94,15 +94,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def make_folder(path: Path, name: str = "") -> None:
-    """Make a folder with its parents unless it is there.
-
-    Args:
-        path: the folder.
-        name: what the message calls it; default: its path.
-
-    Raises:
-        RunError: it cannot be made; says why.
-    """
+    """Make a folder with its parents unless it is there; `RunError` calls it `name`."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as failure:

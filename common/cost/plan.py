@@ -1,7 +1,7 @@
 """Estimate memory and time of training and prediction, by measuring one step and one call."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from common.runtime import usable_cores
 
 Rows = list[tuple[str, str]]
 UNITS = {"training": "step", "prediction": "call"}
+PREFIXES = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 WHOLES = {"training": "the run", "prediction": "the scan"}
 
 
@@ -90,7 +91,9 @@ def plan(
     rows = [("parameters", f"{network.count_params():,}")]
     for work in works:
         rows += rows_of_work(work, examples=examples)
-    rows += rows_of_payload(asked.shape, asked.payload, asked.note)
+    payload = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in asked.payload.items())
+    rows.append(("served scan", f"{' x '.join(map(str, asked.shape))}: {payload}"))
+    rows += [("", asked.note)] if asked.note else []
     if probe:
         rows.append(("load", f"{load['processes']:.1f} processes for {load['cores']} cores when "
                              "this began: times hold for a machine as busy as that"))  # fmt: skip
@@ -148,16 +151,7 @@ def show_count(work: Work, *, examples: int | None) -> str:
     return words
 
 
-def rows_of_payload(shape: Sequence[int], payload: Mapping[str, int], note: str) -> Rows:
-    """Return what goes to a server and comes back."""
-    parts = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in payload.items())
-    rows = [("served scan", f"{' x '.join(map(str, shape))}: {parts}")]
-    return [*rows, ("", note)] if note else rows
-
-
 def show_operations(count: float) -> str:
     """Return a number of operations with a prefix, such as 1.26 TFLOP."""
-    for factor, name in ((1e12, "TFLOP"), (1e9, "GFLOP")):
-        if count >= factor:
-            return f"{count / factor:.3g} {name}"
-    return f"{count / 1e6:.3g} MFLOP"
+    size, name = next((each for each in PREFIXES if count >= each[0]), PREFIXES[-1])
+    return f"{count / size:.3g} {name}"

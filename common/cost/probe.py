@@ -50,12 +50,6 @@ def measure(
 ) -> Measured | None:
     """Run some steps, or calls, on random numbers in another process.
 
-    Args:
-        paper: package name.
-        config: the paper's `Config`.
-        kind: what to run.
-        scan: shape of the scans; None: that of the paper's data.
-        mixed_precision: bfloat16 arithmetic.
     Returns:
         What was measured; None if memory did not suffice.
     Raises:
@@ -76,14 +70,9 @@ def measure(
     raise OptionError(f"the measurement of {kind} failed: {last} (--probe false does without it)")
 
 
-def offer_to_end_first() -> None:
-    """Let the kernel end this process before any other when memory runs out."""
-    with suppress(OSError):  # not Linux, or not allowed
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
 if __name__ == "__main__":
-    offer_to_end_first()
+    with suppress(OSError):  # not Linux, or not allowed: else the kernel ends this process first
+        Path("/proc/self/oom_score_adj").write_text("1000")
     load_tensorflow_quietly()
     from common.cost.probed import run_request
 

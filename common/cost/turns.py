@@ -107,10 +107,7 @@ def run_contest(
 ) -> list[Timing]:
     """Let all sides do the work in turns; return what each took, in their order.
 
-    Args:
-        contest: what and who.
-        turns: timed calls of each side, at least 1.
-        environment: variables for all sides; a side's own come first.
+    A side's own environment variables outweigh those for all.
     """
     timings = [Timing(side.name, side.options) for side in contest.sides]
     running: dict[int, _Process] = {}

@@ -193,14 +193,7 @@ def note_twins(entries: Mapping[str, Entry], paths: Mapping[str, Path]) -> None:
 def note_differing(
     entries: Mapping[str, Entry], values: Mapping[str, Any], *, what: str, why: str
 ) -> None:
-    """Note the cases whose value, such as a spacing, is not the commonest one.
-
-    Args:
-        entries: by case.
-        values: by case; compared as they are.
-        what: names the value.
-        why: it matters.
-    """
+    """Note the cases whose value, which `what` names, is not the commonest; `why` it matters."""
     counted = list(values.values())
     if not counted:
         return

@@ -55,7 +55,14 @@ _stderr_lock = RLock()
 def read_head(
     path: Path, *, first_of_many: bool = False, flat: bool = False
 ) -> tuple[tuple[int, int, int], Geometry]:
-    """Read the shape (Z, Y, X) and geometry of a .mha, .mhd or .nrrd file from its header.
+    """Read the shape (Z, Y, X) and geometry of a volume from its header; see `read_voxels`."""
+    return _grid_of(_open(path), path, first_of_many, flat)
+
+
+def read_voxels(
+    path: Path, *, first_of_many: bool = False, flat: bool = False
+) -> tuple[np.ndarray, Geometry]:
+    """Read a .mha, .mhd or .nrrd file: the voxels (Z, Y, X) in its type and the geometry.
 
     Args:
         path: of the file.
@@ -63,18 +70,8 @@ def read_head(
         flat: take a 2-D image as one slice.
 
     Raises:
-        DataError: the file is missing, its header is damaged, or it is not a scalar volume.
-    """
-    return _grid_of(_open(path), path, first_of_many, flat)
-
-
-def read_voxels(
-    path: Path, *, first_of_many: bool = False, flat: bool = False
-) -> tuple[np.ndarray, Geometry]:
-    """Read a volume (Z, Y, X) in the file's type; see `read_head`.
-
-    Raises:
-        DataError: see `read_head`; or the data are truncated, damaged or of another length.
+        DataError: the file is missing, damaged, truncated, of another length than its header says,
+            or not a scalar volume.
     """
     reader = _open(path)
     shape, geometry = _grid_of(reader, path, first_of_many, flat)
@@ -95,9 +92,6 @@ def write_voxels(
 
     Returns:
         The files: of a .mhd the data first, then the header.
-
-    Raises:
-        RuntimeError, OSError: the disk is full or the folder cannot be written.
     """
     image = SimpleITK.GetImageFromArray(array)
     image.SetSpacing(geometry.spacing_mm)

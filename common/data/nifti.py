@@ -78,12 +78,7 @@ class Head:
 
 
 def read_head(path: Path, *, frames: Frames = "one", flat: bool = False) -> Head:
-    """Read and check the header of a NIfTI file, packed or not whatever it is called.
-
-    Raises:
-        DataError: it is missing or not a NIfTI file, or its header says what cannot be believed or
-            used; one line that names the field and what was expected.
-    """
+    """Read and check the header of a NIfTI file; see `read_voxels`."""
     with _unreadable_named(path), _open(path) as file:
         return _read_head(file, path, frames, flat)
 
@@ -91,15 +86,15 @@ def read_head(path: Path, *, frames: Frames = "one", flat: bool = False) -> Head
 def read_voxels(
     path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[np.ndarray, Geometry]:
-    """Read a volume; see `read_head`.
+    """Read a volume, packed or not whatever the file is called.
 
     Returns:
         (Z, Y, X) in the machine's byte order: the stored type, or float64 where slope or intercept
         change the values; and the geometry.
 
     Raises:
-        DataError: see `read_head`; or the file is shorter or longer than its header says, or
-            damaged.
+        DataError: the file is missing, damaged, shorter or longer than its header says, or not
+            NIfTI; or the header says what cannot be believed or used. One line names the field.
     """
     with _unreadable_named(path), _open(path) as file:
         head = _read_head(file, path, frames, flat)

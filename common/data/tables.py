@@ -81,14 +81,10 @@ def check_cells(table: Table, row: Row, needed: Sequence[str]) -> None:
 
 
 def rows_by_position(table: Table, columns: Sequence[str], needed: int) -> tuple[Row, ...]:
-    """Return the rows of a list whose columns are known by their position.
+    """Return the rows of a list whose columns are known by position, the first `needed` at least.
 
-    The header's words are free, but the name of another column in its place is refused.
-
-    Args:
-        table: of `read_table`.
-        columns: what the columns mean, in order; those after them are ignored.
-        needed: how many of them the header must have.
+    The header's words are free, but the name of another column in its place is refused. Columns
+    beyond those named are ignored.
 
     Raises:
         DataError: there is no header, no row, or the header is too short or in another order.
@@ -116,10 +112,7 @@ def rows_by_name(
 ) -> list[dict[str, str]]:
     """Return the rows of a table as dictionaries from column to cell; absent columns are absent.
 
-    Args:
-        table: of `read_table`.
-        columns: names that the header may hold, in small letters.
-        prefixes: beginnings of further names, such as "channel_".
+    The columns, in small letters, may be those named or begin with a prefix such as "channel_".
 
     Raises:
         DataError: a column is unknown (with the nearest known one) or there twice, or a row is

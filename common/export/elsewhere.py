@@ -18,12 +18,7 @@ Arrays = Mapping[str, np.ndarray]
 def run_elsewhere(folder: Path, *examples: Mapping[str, Arrays]) -> list[dict[str, np.ndarray]]:
     """Evaluate the signatures of a SavedModel in a process that cannot import Keras.
 
-    Args:
-        folder: SavedModel.
-        examples: each with inputs by name, per signature; one process does all.
-
-    Returns:
-        Of each, outputs by "signature/output".
+    Each example has inputs by name, per signature; returned are its outputs by "signature/output".
 
     Raises:
         ExportError: the process failed; the message ends with what it printed.

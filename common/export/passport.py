@@ -10,7 +10,6 @@ has to be signed (docs/serving.md).
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,10 @@ import numpy as np
 from common.errors import RunError
 from common.export.versions import find_versions
 from common.files import read_json, sha256_of
-from common.papers import ROOT
 from common.runs.folder import Run
-from common.runs.provenance import git_state, package_version
 
 SCHEMA = 1
 PASSPORT = "passport.json"
-PACKAGE = "segmentation-reproductions"
 
 PER_CLASS = {"labels": "of each voxel", "probabilities": "of each class, on the last axis"}
 FOREGROUND = {"labels": "of each voxel", "probabilities": "of label 1"}
@@ -104,49 +100,6 @@ def describe_data(record: Run) -> dict:
         "kind": manifest.get("data_kind", kind),
         "files": len(files),
         "sha256": digest.hexdigest() if files else None,
-    }
-
-
-def make_passport(
-    folder: Path,
-    *,
-    name: str,
-    version: int,
-    frameworks: Mapping[str, str],
-    weights: Mapping[str, Any],
-    signatures: Mapping[str, Mapping],
-    provenance: Provenance,
-    description: Description,
-    parity: Mapping[str, Mapping],
-) -> dict:
-    """Return the passport of a folder that is otherwise finished.
-
-    Beside what the arguments say, it lists the files of the folder; `parity` holds
-    largest_difference, tolerance and case by "signature/output".
-    """
-    phantom = provenance.data["kind"] == "phantom"
-    uses = ([PHANTOM_USE] if phantom else []) + list(description.intended_use)
-    return {
-        "schema": SCHEMA,
-        "paper": provenance.paper,
-        "name": name,
-        "version": version,
-        "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "code": {**git_state(ROOT), "package": package_version(PACKAGE), **frameworks},
-        "run": provenance.run,
-        "data": provenance.data,
-        "weights": weights,
-        "files": hash_files(folder),
-        "inputs": description.inputs,
-        "preprocessing": description.preprocessing,
-        "labels": description.labels,
-        "outputs": description.outputs,
-        "signatures": without_tensors(signatures),
-        "whole_scan": description.whole_scan,
-        "parity": parity,
-        "metrics": provenance.metrics,
-        "intended_use": uses,
-        "limits": description.limits,
     }
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,13 +22,25 @@ from keras.export import ExportArchive
 from common.errors import DataError, RunError, UserError
 from common.export.elsewhere import run_elsewhere
 from common.export.parity import PARITY, Example, ExportError, difference, write_parity
-from common.export.passport import PASSPORT, Description, Provenance, hash_weights, make_passport
+from common.export.passport import (
+    PASSPORT,
+    PHANTOM_USE,
+    SCHEMA,
+    Description,
+    Provenance,
+    hash_files,
+    hash_weights,
+    without_tensors,
+)  # fmt: skip
 from common.export.saved_model import forced_xla, read_signatures
 from common.export.versions import refuse_existing, write_server_files
 from common.export.warmup import WARMUP_FILE, Request, write_warmup
 from common.files import write_folder_atomically, write_json
+from common.papers import ROOT
 from common.runs.folder import Run
+from common.runs.provenance import git_state, package_version
 
+PACKAGE = "segmentation-reproductions"
 RECORDED_VOXELS = 2**18
 """Of the scan that a version keeps to be verified with; a larger one is cut to its middle."""
 LABEL_TOLERANCE = 1e-4
@@ -133,9 +146,7 @@ def first_case(
 ) -> tuple[dict, str]:
     """Return the entry of split.json that an export is compared on, and what it is called.
 
-    Args:
-        record: a run.
-        subsets: where to look, the best first.
+    The subsets are searched in order.
 
     Raises:
         DataError: the run has no case at all, as a converted network's has none.
@@ -218,7 +229,6 @@ def export_model(
         ExportError: the reloaded model differs, or its graph asks for XLA.
     """
     refuse_existing(folder)
-    name, version = folder.parent.name, int(folder.name)
     with write_version(folder) as unfinished:
         write_saved_model(unfinished, network, endpoints)
         if forced := forced_xla(unfinished):
@@ -226,22 +236,48 @@ def export_model(
         parity = compare(unfinished, recordings, tolerance=tolerance)
         shutil.copyfile(keras_file, unfinished / "model.keras")
         write_parity(unfinished / PARITY, recordings.kept)
-        requests = [Request(name, key, example.inputs) for key, example in recordings.kept.items()]
+        kept, name = recordings.kept.items(), folder.parent.name
+        requests = [Request(name, signature, example.inputs) for signature, example in kept]
         write_warmup(unfinished / WARMUP_FILE, requests)
-        passport = make_passport(
-            unfinished,
-            name=name,
-            version=version,
-            frameworks={"keras": keras.__version__, "tensorflow": tf.__version__},
-            weights={"sha256": hash_weights(network), "parameters": int(network.count_params())},
-            signatures=read_signatures(unfinished),
-            provenance=provenance,
-            description=description,
-            parity=parity,
-        )
+        passport = make_passport(unfinished, folder, network, provenance, description, parity)
         write_json(unfinished / PASSPORT, passport)
     write_server_files(folder.parents[1])
     return parity
+
+
+def make_passport(
+    unfinished: Path,
+    folder: Path,
+    network: keras.Model,
+    provenance: Provenance,
+    description: Description,
+    parity: Mapping[str, Mapping],
+) -> dict[str, Any]:
+    """Return the passport of a version that is otherwise finished and becomes `folder`."""
+    phantom = provenance.data["kind"] == "phantom"
+    return {
+        "schema": SCHEMA,
+        "paper": provenance.paper,
+        "name": folder.parent.name,
+        "version": int(folder.name),
+        "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "code": {**git_state(ROOT), "package": package_version(PACKAGE),
+                 "keras": keras.__version__, "tensorflow": tf.__version__},
+        "run": provenance.run,
+        "data": provenance.data,
+        "weights": {"sha256": hash_weights(network), "parameters": int(network.count_params())},
+        "files": hash_files(unfinished),
+        "inputs": description.inputs,
+        "preprocessing": description.preprocessing,
+        "labels": description.labels,
+        "outputs": description.outputs,
+        "signatures": without_tensors(read_signatures(unfinished)),
+        "whole_scan": description.whole_scan,
+        "parity": parity,
+        "metrics": provenance.metrics,
+        "intended_use": [*([PHANTOM_USE] if phantom else []), *description.intended_use],
+        "limits": description.limits,
+    }  # fmt: skip
 
 
 @contextmanager

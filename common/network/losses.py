@@ -26,14 +26,7 @@ def stable_sum(x, axes: Axes = None):
 
 
 def stable_mean(x, axes: Axes = None):
-    """Mean over some axes, one axis after the other.
-
-    Args:
-        x: tensor of any shape whose rank is known.
-        axes: axis or axes to average over; None for all.
-    Returns:
-        Tensor of x's dtype (float32 for integers) without those axes.
-    """
+    """Mean over some axes; see `stable_sum`. Integers give float32."""
     for axis in _last_first(x, axes):
         x = ops.mean(x, axis=axis)
     return x

@@ -86,11 +86,7 @@ class Run:
         write_json(self.path / "manifest.json", self.manifest)
 
     def record_files(self, paths: Iterable[Path]) -> None:
-        """Add size and SHA-256 of data files to the manifest.
-
-        Raises:
-            RunError: a file cannot be read, or has changed since this run began.
-        """
+        """Add size and SHA-256 of data files to the manifest, which none may change later."""
         known = dict(self.manifest.get("data_files", {}))
         for path in paths:
             try:
@@ -108,11 +104,7 @@ class Run:
         self.record(data_files=known)
 
     def write_split(self, split: Mapping[str, Iterable[Mapping]]) -> None:
-        """Write split.json: the cases of every subset, each a mapping of plain values and paths.
-
-        Raises:
-            RunError: the run goes on and the cases are no longer those it began with.
-        """
+        """Write split.json, the cases of every subset; a run that goes on must have the same."""
         new = plain({name: list(cases) for name, cases in split.items()})
         if self.resumed and (self.path / "split.json").exists():
             if difference := first_difference(self.read_split(), new):
@@ -196,11 +188,8 @@ def load_run(path: Path) -> Run:
 
 
 def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
-    """Rebuild the configuration of a run.
+    """Rebuild the configuration of a run folder; fields that config.yaml lacks have their defaults.
 
-    Args:
-        path: the run folder.
-        config_class: the paper's `Config`; fields that config.yaml lacks have their defaults.
     Raises:
         RunError: config.yaml is missing or unreadable, or a field has a value of another type.
     """

@@ -53,17 +53,13 @@ def replay(path: Path, to: Path | None = None) -> int:
         raise RunError(f"{path} is {run.status}; expected a finished run with model.keras")
     if to.exists() and any(to.iterdir()):
         raise OptionError(f"--to {to} has content; expected a new or empty folder")
-    folder = working_folder(run)
+    folder = Path(run.manifest.get("folder", "."))
+    if not folder.is_dir():  # the working directory of the command, which another machine may lack
+        folder = Path.cwd()
     for line in [*check_data(run, folder), *check_code(run)]:
         print(f"note: {line}", file=sys.stderr)
     train_again(run, to, folder)
     return compare_weights(run, load_run(to))
-
-
-def working_folder(run: Run) -> Path:
-    """Return the folder the run's command was given in, or this process's if that is gone."""
-    recorded = Path(run.manifest.get("folder", "."))
-    return recorded if recorded.is_dir() else Path.cwd()
 
 
 def check_data(run: Run, folder: Path) -> Iterator[str]:

@@ -70,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> Sequence[str]:
     """Run the command that was chosen and return the lines to print."""
     if options.url is None or not options.url.startswith("http") or options.command == "bench":
-        prepare_tensorflow()
+        if "keras" not in sys.modules:
+            forbid_keras()  # a served model never needs it
+        load_tensorflow_quietly()
     given = vars(options)
     command = given.pop("command")
     given["patience"] = Patience(given.pop("deadline_s"), given.pop("retries"))
@@ -83,13 +85,6 @@ def run(options: argparse.Namespace) -> Sequence[str]:
     from common.serving.bench import bench
 
     return bench(**given)
-
-
-def prepare_tensorflow() -> None:
-    """Import TensorFlow without its notices and without Keras, which a served model never needs."""
-    if "keras" not in sys.modules:
-        forbid_keras()
-    load_tensorflow_quietly()
 
 
 if __name__ == "__main__":

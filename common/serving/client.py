@@ -78,12 +78,9 @@ class Client:
     ) -> dict[str, np.ndarray]:
         """Ask for some outputs of one signature, in one request.
 
-        Returns:
-            The outputs, of the types and numbers of axes that the passport says.
-
         Raises:
-            ServingError: the request is larger than a message may be, the model does not answer, or
-                otherwise than its passport says.
+            ServingError: the request is larger than a message may be, or the model does not answer
+                as its passport says.
         """
         request = self.way.prepare(signature, inputs, outputs)
         if self.way.limit is not None and request.size > self.way.limit:
@@ -107,8 +104,7 @@ class Client:
             progress: called after every part with the parts done and their number.
 
         Raises:
-            ServingError: see `predict`; or the scan is larger than a message may be and cannot be
-                cut, or one of its slices is larger.
+            ServingError: see `predict`; or the scan, or one of its slices, does not fit a message.
         """
         requests, axis = self._divide(tensor, outputs, mask)
         answers = []

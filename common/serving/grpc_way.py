@@ -40,16 +40,7 @@ class GrpcServer:
         self, target: str, *, name: str, version: int, patience: Patience, limit: int | None = None,
         secure: bool = False,
     ):  # fmt: skip
-        """Prepare a channel; nothing is sent yet.
-
-        Args:
-            target: host:port.
-            name: of the model on the server.
-            version: of the model; requests ask for it, answers are checked for it.
-            patience: deadline and tries of a request.
-            limit: bytes that one message may have; None: `LARGEST_MIB`.
-            secure: TLS with the system's certificates.
-        """
+        """Prepare a channel to host:port, secured with the system's certificates on request."""
         self.address = f"{'grpcs' if secure else 'grpc'}://{target}"
         self.limit = LARGEST_MIB * MIB if limit is None else limit
         self._name, self._version, self._patience = name, version, patience

@@ -16,6 +16,11 @@ from common.serving.protocol import MIB, Patience, Signature, TensorSpec, Way
 from common.serving.rest_way import RestServer
 
 URL_FORMS = "grpc://host:8500 or http://host:8501[/v1/models/NAME[/versions/N]]"
+GRPC_PATH = r"(?:/(?P<name>[^/:]+)(?:/(?P<version>\d+))?)?"
+HTTP_PATH = (
+    r"(?P<before>[^:]*?)"
+    r"(?:/v1(?:/models(?:/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?)?)?)?"
+)
 KEYS = ("name", "version", "inputs", "labels", "signatures", "whole_scan", "files")
 """Of a passport, without which no scan can be sent."""
 
@@ -43,24 +48,14 @@ def parse_url(url: str) -> Address:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise wrong from None
-    path = parts.path.rstrip("/")
-    if not host or parts.query or parts.fragment or parts.username:
+    is_grpc = parts.scheme in ("grpc", "grpcs")
+    form = GRPC_PATH if is_grpc else HTTP_PATH if parts.scheme in ("http", "https") else "(?!)"
+    found = re.fullmatch(form, parts.path.rstrip("/"))
+    if not found or not host or parts.query or parts.fragment or parts.username:
         raise wrong
-    if parts.scheme in ("grpc", "grpcs"):
-        found = re.fullmatch(r"(?:/(?P<name>[^/:]+)(?:/(?P<version>\d+))?)?", path)
-        if not found or port is None:
-            raise wrong
-        target = parts.netloc
-    elif parts.scheme in ("http", "https"):
-        found = re.fullmatch(
-            r"(?P<before>.*?)(?:/v1(?:/models(?:/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?)?)?)?",
-            path,
-        )
-        if ":" in path:
-            raise wrong
-        target = f"{parts.scheme}://{parts.netloc}{found['before']}"
-    else:
+    if is_grpc and port is None:
         raise wrong
+    target = parts.netloc if is_grpc else f"{parts.scheme}://{parts.netloc}{found['before']}"
     version = found["version"]
     return Address(parts.scheme, target, found["name"], int(version) if version else None)
 
@@ -150,12 +145,7 @@ def load_grpc(address: str) -> ModuleType:
 
 
 def find_passport(model: Path | None, passport: Path | None, *, url: str | None) -> dict[str, Any]:
-    """Read the passport that the options name, and check the model's files against it.
-
-    Raises:
-        OptionError: no model is named, or no SavedModel where there is no server.
-        RunError: there is no passport, it is damaged, or the files are others.
-    """
+    """Read the passport that the options name, and check the model's files against it."""
     if model is None and (passport is None or url is None):
         raise OptionError(
             "expected --model models/<name>/<version>, or --url with --passport passport.json"

@@ -143,10 +143,7 @@ class UnavailableError(Exception):
 def ask_patiently(ask: Callable[[float], Answer], patience: Patience, *, address: str) -> Answer:
     """Send a request, and again with growing pauses while the server is unavailable.
 
-    Args:
-        ask: sends the request; its argument is the time left in seconds.
-        patience: deadline and number of tries.
-        address: what messages call the server.
+    `ask` takes the seconds that are left.
 
     Raises:
         ServingError: the server stayed unavailable, or what `ask` raises.

@@ -46,15 +46,7 @@ class RestServer:
     def __init__(
         self, base: str, *, name: str, version: int, patience: Patience, limit: int | None = None
     ):
-        """Note where the server is; nothing is sent yet.
-
-        Args:
-            base: URL without /v1, such as http://localhost:8501.
-            name: of the model on the server.
-            version: of the model; every request asks for it.
-            patience: deadline and tries of a request.
-            limit: bytes that one message may have; None: `LIMIT_MIB`.
-        """
+        """Note where the server is: the URL without /v1, such as http://localhost:8501."""
         self.address = base
         self.limit = LIMIT_MIB * MIB if limit is None else limit
         self._name, self._version, self._patience = name, version, patience

@@ -56,24 +56,17 @@ class Scan:
     """Of the first file, as it is."""
 
     def back(self, output: np.ndarray) -> np.ndarray:
-        """Return an output as the file's Z, Y, X; a class axis may follow.
-
-        Args:
-            output: labels or probabilities, the axes of the tensor without C, perhaps classes last.
-        """
+        """Return an output in the tensor's axes as the file's Z, Y, X; a class axis may follow."""
         axes = self.axes.replace("C", "")
         order = [axes.index(letter) for letter in "ZYX"]
         return self.turn.undo(output.transpose(*order, *range(3, output.ndim)))
 
 
 def read_scan(paths: Sequence[Path], entry: Mapping, *, dtype: str, reorient: bool = False) -> Scan:
-    """Read a patient's files and refuse what the model was not made for.
+    """Read a patient's files, one per channel, as a tensor of `dtype` in the axes of the passport.
 
-    Args:
-        paths: a file per channel, in the order of the passport.
-        entry: of the input in the passport: axes, channels, orientation, spacing_mm, sizes.
-        dtype: of the tensor, from the signature.
-        reorient: turn axes to the model's orientation; voxels are moved, never interpolated.
+    `entry` is that of the input in the passport: axes, channels, orientation, spacing_mm, sizes.
+    `reorient` turns axes to the model's orientation; voxels are moved, never interpolated.
 
     Raises:
         DataError: a file cannot be read or is not a scan, the number of files, the orientation, the
@@ -104,14 +97,8 @@ def read_scan(paths: Sequence[Path], entry: Mapping, *, dtype: str, reorient: bo
 def read_mask(path: Path, scan: Scan, like: Path, *, dtype: str) -> np.ndarray:
     """Read a region of interest, every voxel other than 0, as the tensor that belongs to a scan's.
 
-    Args:
-        path: of the mask.
-        scan: whose axes it takes.
-        like: the scan's first file, whose grid it must have.
-        dtype: of the tensor.
-
     Raises:
-        DataError: it cannot be read, lies on another grid, or is empty.
+        DataError: it cannot be read, lies on another grid than the scan's file `like`, or is empty.
     """
     volume = read_volume(path)
     check_same_grid(read_geometry(like), volume, names=(str(like), str(path)))
@@ -145,13 +132,10 @@ def find_turn(path: Path, geometry: Geometry, wanted: str, *, reorient: bool) ->
 
 
 def check_spacing(path: Path, found: Sequence[float], entry: Mapping) -> None:
-    """Raise `DataError` for voxels of another size than those the model learnt on.
+    """Raise `DataError` for voxels of another size, in mm along the passport's axes, than expected.
 
-    Args:
-        path: what the message names.
-        found: mm, in the order of the passport's axes.
-        entry: spacing_mm: `expected` in the same order, or None for any; `tolerance`, the largest
-            share they may differ, None for rounding alone.
+    `entry["spacing_mm"]` has `expected`, None for any, and `tolerance`, the largest share they may
+    differ, None for rounding alone.
     """
     expected = entry["spacing_mm"]["expected"]
     if expected is None:

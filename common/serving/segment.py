@@ -105,18 +105,14 @@ def print_notes(passport: Mapping) -> None:
 
 
 def check(model: Path, **where: Any) -> list[str]:
-    """Ask a served model for the recorded case of its export and compare the answers.
+    """Ask a served model for the recorded case of its export; return a line per output.
 
     Args:
         model: folder of the exported version; holds passport.json and parity.npz.
         where: further options of `open_client`.
 
-    Returns:
-        A line per output.
-
     Raises:
-        UserError: see `open_client`.
-        ServingError: an answer differs by more than the passport allows.
+        UserError: see `open_client`; or an answer differs by more than the passport allows.
     """
     with open_client(model=model, **where) as client:
         inputs, outputs = read_parity(Path(model) / PARITY)

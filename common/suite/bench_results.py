@@ -28,14 +28,7 @@ def path_of(machine: Mapping[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def keep(section: str, paper: str, measured: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """Replace what was kept of one paper, and return the file of this processor.
-
-    Args:
-        section: `BESIDE` or `ONEDNN`.
-        paper: package name.
-        measured: of `common.suite.contests.run_contests`.
-        folder: of result files; made if missing.
-    """
+    """Replace what was kept of one paper in a section; return the file of this processor."""
     folder.mkdir(parents=True, exist_ok=True)
     path = path_of(measured, folder)
     content = read(path) if path.is_file() else {"schema": SCHEMA}

@@ -27,10 +27,7 @@ def collect(
 ) -> list[PaperEntry]:
     """Return an entry per paper, by name, of what is known of it.
 
-    Args:
-        folders: run folders, or folders that a paper's `reproduce` made.
-        claims: of every paper, by name.
-        failures: why a paper failed, by its name; outweighs what lies in a folder from before.
+    The failures, a sentence by paper, outweigh what lies in a folder from before.
 
     Raises:
         RunError: a folder is not a run, has no report though nothing failed, holds a damaged one,
@@ -64,15 +61,9 @@ def describe_failure(stages: Stages) -> str:
 
 
 def build(folders: Sequence[Path], to: Path, *, failures: Mapping[str, str] | None = None) -> Path:
-    """Write the page of all papers and return its path.
+    """Write the page of all papers into a folder, which is made, and return it; see `collect`.
 
-    Args:
-        folders: see `collect`.
-        to: folder of the page, which is made; <paper>/compare/sections.json in it are shown.
-        failures: see `collect`.
-
-    Raises:
-        UserError: see `collect`; a claims file is damaged; the folder cannot be written.
+    <paper>/compare/sections.json in the folder are shown.
     """
     entries = collect(folders, find_claims(), failures)
     make_folder(to, f"--to {to}")

@@ -51,14 +51,14 @@ def run_contests(
     mixed_precision: bool = False,
     to: Path | None = None,
 ) -> None:
-    """Run contests one after the other and print a table of each.
+    """Run the contests of a paper, print a table of each, keep the numbers.
 
     Args:
         paper: package name.
         contests: to run.
         turns: timed calls of each side.
         mixed_precision: let the first side also compute in bfloat16.
-        to: JSON file for the numbers, where they are kept.
+        to: JSON file for the numbers.
     Raises:
         OptionError: there are no turns.
         RunError: a side failed or came to another result; the others were timed.
@@ -115,12 +115,7 @@ def make_rows(timings: Sequence[Timing]) -> list[dict[str, str]]:
 
 
 def machine_facts() -> dict:
-    """Return what decides the speed, and when and with which code it was measured; plain.
-
-    Returns:
-        processor, instruction_set (in force), native_instruction_set, onednn, threads, memory_gib,
-        versions, date, commit, dirty.
-    """
+    """Return what decides the speed, and when and with which code it was measured; plain."""
     facts = environment_facts()
     return {
         "processor": facts["cpu"],

@@ -90,24 +90,22 @@ class PaperView:
 
 
 def write_page(path: Path, entries: Sequence[PaperEntry], *, comparisons: Path) -> None:
-    """Write the page atomically.
+    """Write the page atomically, to an HTML file in an existing folder.
 
-    Args:
-        path: HTML file in an existing folder.
-        entries: one per paper.
-        comparisons: folder in which <paper>/compare/sections.json are looked for.
+    <paper>/compare/sections.json are looked for in the folder `comparisons`.
 
     Raises:
         RunError: a part of a report is damaged, or the file cannot be written.
     """
     views = [make_view(entry, comparisons) for entry in entries]
+    verdicts = [view.headline.judgement.verdict for view in views]
     environment = Environment(
         loader=PackageLoader("common.suite", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("report_suite.html.j2").render(
         views=views,
-        verdicts=count_verdicts(views),
+        verdicts={verdict.value: verdicts.count(verdict) for verdict in Verdict},
         phantoms=[view.paper for view in views if view.phantom],
         problems=[view for view in views if not view.entry.result],
         notice=PHANTOM_NOTICE,
@@ -157,12 +155,6 @@ def view_claim(claim: Claim, result: Result | None) -> ClaimView:
     )  # fmt: skip
     unit = f" {claim.unit}" if claim.unit else ""
     return ClaimView(claim, judgement, measured + unit, interval, str(summary.get("n", "")))
-
-
-def count_verdicts(views: Sequence[PaperView]) -> dict[str, int]:
-    """Return how many papers' headline claims have each verdict."""
-    found = [view.headline.judgement.verdict for view in views]
-    return {verdict.value: found.count(verdict) for verdict in Verdict}
 
 
 def inline_script(name: str) -> str:

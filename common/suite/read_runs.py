@@ -111,15 +111,7 @@ def read_stages(path: Path) -> Stages:
 
 
 def read_result_of_run(folder: Path, seconds: Iterable[tuple[str, float]] = ()) -> Result:
-    """Read what a run's evaluation measured.
-
-    Args:
-        folder: a run folder with a report.
-        seconds: stages and their wall time, where known.
-
-    Raises:
-        RunError: it is not a run folder, has no report, or one that is damaged.
-    """
+    """Read what a run's evaluation measured; raise `RunError` if there is no whole report."""
     run = load_run(folder)
     path = Path(folder) / "report" / "report.json"
     if not path.is_file():
@@ -223,20 +215,15 @@ def read_result(path: Path) -> Result:
             },
         )  # fmt: skip
         check_measures(outcome.measures)
-        check_origin(stored["origin"])
+        for key in ("config_sha256", "report_sha256"):  # a number needs a run behind it
+            if len(bytes.fromhex(stored["origin"][key])) != 32:
+                raise ValueError(f"{key} is {stored['origin'][key]!r}, expected 64 hex digits")
         return Result(
             stored["paper"], stored["preset"], outcome, stored["cases"], stored["date"],
             stored["origin"], tuple((verb, float(time)) for verb, time in stored["seconds"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as failure:
         raise damaged(path, failure, "what common.suite.results record writes") from failure
-
-
-def check_origin(origin: Mapping) -> None:
-    """Raise an error for an origin that names no run: a number needs one behind it."""
-    for key in ("config_sha256", "report_sha256"):
-        if len(bytes.fromhex(origin[key])) != 32:
-            raise ValueError(f"{key} is {origin[key]!r}, expected 64 hex digits")
 
 
 def read_results(folder: Path = RESULTS) -> list[Result]:

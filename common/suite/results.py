@@ -34,10 +34,6 @@ DATA_WORDS = {
 def record(folders: Sequence[Path], to: Path = RESULTS) -> list[Path]:
     """Keep what runs measured as small files named <paper>-<preset>.json, and return these.
 
-    Args:
-        folders: run folders, or folders that a paper's `reproduce` made.
-        to: folder of the files, which is made.
-
     Raises:
         RunError: a folder is not a run with a report, its `reproduce` did not finish, or the files
             cannot be written.

@@ -33,12 +33,7 @@ class Checkpoint:
     """Values by group, in the order of the variables."""
 
     def assign(self, groups: Groups) -> None:
-        """Give the variables of some groups the stored values.
-
-        Raises:
-            RunError: number or shapes differ: the checkpoint is another model's. Nothing is
-                assigned then.
-        """
+        """Give the variables of some groups the stored values; all fit, or none is assigned."""
         for name, variables in groups.items():
             stored = self.arrays.get(name, [])
             if len(stored) != len(variables):
@@ -58,13 +53,7 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, groups: Groups, position: Mapping) -> float:
-    """Write all variables and the position, plain facts, atomically.
-
-    Returns:
-        Seconds it took.
-    Raises:
-        RunError: the disk is full or unwritable; the former checkpoint is untouched.
-    """
+    """Write all variables and the position, plain facts, atomically; return the seconds it took."""
     begin = time.perf_counter()
     arrays = {
         f"{name}/{index:05d}": np.asarray(variable)

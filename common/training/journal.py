@@ -23,14 +23,7 @@ class EventWriter:
         self._writer = None
 
     def write(self, row: Mapping[str, float], pictures: Mapping[str, Any]) -> None:
-        """Write one epoch.
-
-        Args:
-            row: as in the log; `step` places it.
-            pictures: tag -> uint8 (H, W, 3).
-        Raises:
-            RunError: the disk is full or unwritable.
-        """
+        """Write one epoch: the row of the log, and pictures uint8 (H, W, 3) by tag."""
         try:
             if self._writer is None:
                 self._writer = tf.summary.create_file_writer(str(self._folder))

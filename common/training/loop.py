@@ -5,10 +5,10 @@ doubles, and a dataset that begins at any step (`common.data.batches`).
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -88,42 +88,17 @@ def fit(
     first_steps = FirstSteps(max_steps - training.step, report.say)
     around = [_Before(training), first_steps, *callbacks, _After(training, report, events)]
     with closing(report), closing(events), surface_user_errors():
-        for part in _parts(training.step, max_steps=max_steps, steps_per_epoch=steps_per_epoch):
-            if training.stopped:
-                break
+        while training.step < max_steps and not training.stopped:
+            epoch, done = divmod(training.step, steps_per_epoch)
+            epochs, steps = (max_steps - training.step) // steps_per_epoch, steps_per_epoch
+            if done or not epochs:  # the rest of a broken epoch, or a shorter last one
+                epochs, steps = 1, min(steps_per_epoch - done, max_steps - training.step)
             model.fit(
-                make_dataset(part.first_step),
-                initial_epoch=part.first_epoch,
-                epochs=part.first_epoch + part.epochs,
-                steps_per_epoch=part.steps,
-                callbacks=around,
-                shuffle=False,
-                verbose=0,
-            )
+                make_dataset(training.step), initial_epoch=epoch, epochs=epoch + epochs,
+                steps_per_epoch=steps, callbacks=around, shuffle=False, verbose=0,
+            )  # fmt: skip
     run.record(training={"steps": training.step, "stopped_early": training.stopped})
     return training.rows
-
-
-class _Part(NamedTuple):
-    """Epochs of equal length, which is all that one call of Keras' `fit` can do."""
-
-    first_step: int
-    first_epoch: int
-    epochs: int
-    steps: int
-
-
-def _parts(step: int, *, max_steps: int, steps_per_epoch: int) -> Iterator[_Part]:
-    """Yield the rest of a broken epoch, the whole epochs, and a shorter last one."""
-    while step < max_steps:
-        epoch, done = divmod(step, steps_per_epoch)
-        whole = (max_steps - step) // steps_per_epoch
-        if done or not whole:
-            part = _Part(step, epoch, 1, min(steps_per_epoch - done, max_steps - step))
-        else:
-            part = _Part(step, epoch, whole, steps_per_epoch)
-        yield part
-        step += part.epochs * part.steps
 
 
 @dataclass
