@@ -16,7 +16,6 @@ from itertools import groupby, product
 
 import numpy as np
 
-from common.inference.windows_in_numpy import window_starts
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple
@@ -30,6 +29,7 @@ from dhcp_fetal.tiles import (
     mask_outputs,
     pad_case,
     predicted_shift,
+    window_starts,
 )
 
 Span = tuple[int, int]

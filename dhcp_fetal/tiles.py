@@ -10,7 +10,6 @@ from itertools import product
 
 import numpy as np
 
-from common.inference.windows_in_numpy import window_corners
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple
@@ -102,6 +101,19 @@ def border_means(image: np.ndarray) -> np.ndarray:
     return np.mean(corners, axis=0, dtype=np.float64)
 
 
+def window_starts(size: int, window: int, stride: int) -> tuple[int, ...]:
+    """Return the starts of windows along an axis: 0, stride, 2 stride, ..., then size - window.
+
+    Raises:
+        ValueError: the window is longer than the axis, or one of the numbers is below 1.
+    """
+    if window < 1 or stride < 1:
+        raise ValueError(f"window {window} and stride {stride} must be at least 1")
+    if window > size:
+        raise ValueError(f"a window of {window} voxels does not fit into {size} voxels")
+    return (*range(0, size - window, stride), size - window)
+
+
 def tile_corners(
     shape: Sequence[int], segment: Triple, stride: Triple, *, mask: np.ndarray | None = None
 ) -> np.ndarray:
@@ -119,7 +131,9 @@ def tile_corners(
         Integer array (tiles, 3) of low corners.
     Source: sampling.py, `get_slice_coords_of_all_img_tiles`; specification 7.
     """
-    corners = window_corners(shape, segment, stride)
+    starts = [window_starts(*axis) for axis in zip(shape, segment, stride, strict=True)]
+    grids = np.meshgrid(*starts, indexing="ij")
+    corners = np.stack([grid.ravel(order="F") for grid in grids], axis=-1)
     if mask is None:
         return corners
     kept = [mask[_box(corner, segment)].any() for corner in corners]

@@ -209,21 +209,21 @@ def _table(entries: Sequence[Entry], unit: str) -> list[str]:
     for entry in entries:
         facts = [entry.facts.get(name, "-") for name in columns]
         rows.append([entry.name, entry.verdict, *facts, _findings(entry)])
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]) - 1)]
-    return [
-        "  ".join([*(cell.ljust(size) for cell, size in zip(row, widths, strict=False)), row[-1]])
-        for row in rows
-    ]
+    return _aligned(rows)
 
 
 def _list(entries: Sequence[Entry]) -> list[str]:
-    width = max(len(entry.name) for entry in entries)
-    lines = []
+    rows = []
     for entry in entries:
         facts = ", ".join(f"{value} {name}" for name, value in entry.facts.items())
-        said = "; ".join(filter(None, [facts, _findings(entry)]))
-        lines.append(f"{entry.name.ljust(width)}  {entry.verdict.ljust(len('FAULT'))}  {said}")
-    return lines
+        findings = "; ".join(filter(None, [facts, _findings(entry)]))
+        rows.append([entry.name, entry.verdict.ljust(len("FAULT")), findings])
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    return ["  ".join([*map(str.ljust, row, widths), row[-1]]) for row in rows]
 
 
 def _findings(entry: Entry) -> str:

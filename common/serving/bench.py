@@ -17,7 +17,6 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from common.errors import OptionError
-from common.serving.client import Client
 from common.serving.opening import find_passport, load_grpc, open_client
 from common.serving.protocol import MIB, Patience, Signature
 from common.serving.rest_way import encode
@@ -66,7 +65,13 @@ def bench(
             ))  # fmt: skip
     if url is not None:
         with open_client(model=model, url=url, **where) as client:
-            lines += time_round_trips(client, scans["integers"], repeats)
+            scan = scans["integers"]
+            seconds, _ = timed(lambda: client.predict_scan(scan, ["labels"]), repeats)
+            lines.append(
+                f"{client.way.address}: {seconds:.2f} s for a scan of "
+                f"{' x '.join(map(str, scan.shape))} with its labels, the network's time included "
+                f"(median of {repeats})"
+            )
     return lines
 
 
@@ -123,15 +128,6 @@ def measure_json(
     answer = json.dumps({"outputs": labels.tolist()}, indent=4).encode()
     read, _ = timed(lambda: np.asarray(json.loads(answer)["outputs"]), repeats)
     return len(sent), write, len(answer), read
-
-
-def time_round_trips(client: Client, scan: np.ndarray, repeats: int) -> list[str]:
-    """Return lines about whole requests to a server: the network's own time is part of them."""
-    seconds, _ = timed(lambda: client.predict_scan(scan, ["labels"]), repeats)
-    return [
-        f"{client.way.address}: {seconds:.2f} s for a scan of {' x '.join(map(str, scan.shape))} "
-        f"with its labels, the network's time included (median of {repeats})"
-    ]
 
 
 def timed(function: Callable, repeats: int):

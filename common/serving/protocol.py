@@ -20,12 +20,8 @@ MIB = 1 << 20
 METADATA_LIMIT = 16 * MIB
 """What the description of a model may have, however small messages with scans must be."""
 
-NUMPY_NAMES = {
-    "DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_HALF": "float16", "DT_BOOL": "bool",
-    "DT_INT8": "int8", "DT_INT16": "int16", "DT_INT32": "int32", "DT_INT64": "int64",
-    "DT_UINT8": "uint8", "DT_UINT16": "uint16", "DT_UINT32": "uint32", "DT_UINT64": "uint64",
-}  # fmt: skip
-"""Types as TensorFlow's messages name them, and as numpy and the passport do."""
+NUMPY_NAMES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_HALF": "float16"}
+"""Types of TensorFlow's messages that numpy and the passport call otherwise."""
 
 Answer = TypeVar("Answer")
 
@@ -178,5 +174,5 @@ def mib(size: int) -> str:
 
 
 def numpy_name(tensorflow_name: str) -> str:
-    """Return numpy's name of a type such as DT_FLOAT; what has none keeps its own."""
-    return NUMPY_NAMES.get(tensorflow_name, tensorflow_name)
+    """Return numpy's name of a type such as DT_FLOAT."""
+    return NUMPY_NAMES.get(tensorflow_name, tensorflow_name.removeprefix("DT_").lower())

@@ -84,12 +84,8 @@ def run_contests(
 
 def choose_variants(timings: Sequence[Timing]) -> list[Timing]:
     """Return one timing per name of a side, that of the least processor time."""
-    chosen: dict[str, Timing] = {}
-    for timing in timings:
-        kept = chosen.get(timing.side)
-        if kept is None or _cpu(timing) < _cpu(kept):
-            chosen[timing.side] = timing
-    return list(chosen.values())
+    names = dict.fromkeys(timing.side for timing in timings)
+    return [min((t for t in timings if t.side == name), key=_cpu) for name in names]
 
 
 def make_rows(timings: Sequence[Timing]) -> list[dict[str, str]]:

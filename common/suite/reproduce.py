@@ -37,17 +37,16 @@ class Stage:
     options: Sequence[object]
 
 
-def cohort_options(paper: str, cohort: str | None, data: Path | None) -> list[str]:
-    """Return the option of `evaluate` that names whose data these are, or raise `OptionError`."""
-    data_kind(paper, cohort, phantom=data is None)
-    return [] if cohort is None else ["--cohort", cohort]
-
-
 def begin(
     paper: str, preset: str, *, out: Path | None, data: Path | None, cohort: str | None
 ) -> tuple[Path, list[str]]:
-    """Return the folder of a paper's main job and the options that name the cohort."""
-    return out or RUNS / f"{paper}-{preset}", cohort_options(paper, cohort, data)
+    """Return the folder of a paper's main job, and the options of `evaluate` that name the cohort.
+
+    Raises:
+        OptionError: a cohort without data of one's own, or one that the paper's claims do not know.
+    """
+    data_kind(paper, cohort, phantom=data is None)
+    return out or RUNS / f"{paper}-{preset}", [] if cohort is None else ["--cohort", cohort]
 
 
 def run_stages(

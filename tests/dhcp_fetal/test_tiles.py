@@ -62,6 +62,20 @@ def test_tiles_are_those_of_the_engine(golden):
         np.testing.assert_array_equal(filled, recorded[case["key"]][:, :, 0])
 
 
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "expected"),
+    [
+        (336, 128, 64, (0, 64, 128, 192, 208)),
+        (128, 128, 64, (0,)),
+        (5, 3, 1, (0, 1, 2)),
+        (7, 3, 5, (0, 4)),
+        (1, 1, 9, (0,)),
+    ],
+)
+def test_starts(size, window, stride, expected):
+    assert tiles.window_starts(size, window, stride) == expected
+
+
 def test_x_varies_fastest():
     corners = tiles.tile_corners((6, 5, 4), (4, 4, 4), (2, 2, 2))
     assert corners.tolist() == [[0, 0, 0], [2, 0, 0], [0, 1, 0], [2, 1, 0]]

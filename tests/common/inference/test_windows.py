@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.inference import windows_in_numpy
 from common.inference.loops import join_tiles
 from common.inference.windows import stitch_windows, window_corners, window_starts
 
@@ -113,15 +112,12 @@ def stitch_naively(volume, apply, *, window, stride, output_window=None, repeat_
 )
 def test_starts(size, window, stride, expected):
     assert tuple(window_starts(size, window, stride).numpy()) == expected
-    assert windows_in_numpy.window_starts(size, window, stride) == expected
 
 
 def test_corner_order_by_hand():
     found = corners_of((2, 1, 3), (1, 1, 2), (1, 1, 1))
     assert found.tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1]]
     assert first_axis_fastest(found).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 1], [1, 0, 1]]
-    in_numpy = windows_in_numpy.window_corners((2, 1, 3), (1, 1, 2), (1, 1, 1))
-    np.testing.assert_array_equal(in_numpy, first_axis_fastest(found))
 
 
 @pytest.mark.parametrize("number", range(9))

@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import OptionError
 from common.papers import ROOT, find_papers
-from common.suite.reproduce import Stage, StageError, cohort_options, run_stages
+from common.suite.reproduce import RUNS, Stage, StageError, begin, run_stages
 
 VERBS = """
 import sys
@@ -144,12 +144,17 @@ class TestPapers:
         assert calls(project) == []
 
     def test_a_cohort_is_checked_before_hours_of_work(self):
-        assert cohort_options("raseg", None, None) == []
-        assert cohort_options("raseg", "ucsf-wrist", Path("x")) == ["--cohort", "ucsf-wrist"]
+        whose = {"data": Path("x"), "cohort": "ucsf-wrist"}
+        assert begin("raseg", "quick", out=None, data=None, cohort=None) == (
+            RUNS / "raseg-quick", [],
+        )  # fmt: skip
+        assert begin("raseg", "quick", out=Path("o"), **whose) == (
+            Path("o"), ["--cohort", "ucsf-wrist"],
+        )  # fmt: skip
         with pytest.raises(OptionError, match="phantoms"):
-            cohort_options("raseg", "ucsf-wrist", None)
+            begin("raseg", "quick", out=None, **{**whose, "data": None})
         with pytest.raises(OptionError, match="expected ucsf-wrist"):
-            cohort_options("raseg", "ours", Path("x"))
+            begin("raseg", "quick", out=None, **{**whose, "cohort": "ours"})
 
 
 class TestStages:
