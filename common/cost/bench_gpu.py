@@ -15,19 +15,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.papers import ROOT, find_papers
+from common.cli import Parser
+from common.errors import OptionError
+from common.papers import ROOT, choose_papers
 
 PRECISIONS = ("float32", "bfloat16")
 BACKENDS = ("jax", "tensorflow")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what the options name, each in a process, and print a line for each.
-
-    Returns:
-        0, or 1 where a measurement failed, or 2 after a mistake of the user's.
-    """
-    parser = argparse.ArgumentParser(prog="python -m common bench-gpu", description=__doc__)
+    """Measure what the options name and print a line for each; return 1 if one failed, else 0."""
+    parser = Parser(prog="python -m common bench-gpu", description=__doc__)
     parser.add_argument("--paper", help="one paper; default: all")
     parser.add_argument("--small", action="store_true", help="small sizes, as a CPU can do")
     parser.add_argument("--precision", choices=PRECISIONS, help="one of them; default: both")
@@ -36,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     backend = os.environ.setdefault("KERAS_BACKEND", "jax")
     if backend not in BACKENDS:
-        parser.error(f"KERAS_BACKEND is {backend}; expected {' or '.join(BACKENDS)}")
+        raise OptionError(f"KERAS_BACKEND is {backend}; expected {' or '.join(BACKENDS)}")
     missing = [name for name in ("keras", backend) if importlib.util.find_spec(name) is None]
     if missing:
-        parser.error(
+        raise OptionError(
             f"{missing[0]} is not installed here; expected keras and {backend} (GPU_PYTHON of "
             "`make bench-gpu` names another Python)"
         )
@@ -48,14 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.measure:
         print(json.dumps(measure(**json.loads(options.measure))))
         return 0
-    papers = find_papers("workload.py")
-    if options.paper and options.paper not in papers:
-        parser.error(f"--paper {options.paper}: expected one of {', '.join(papers)}")
-    requests = list_requests(
-        [options.paper] if options.paper else papers,
-        small=options.small,
-        precisions=[options.precision] if options.precision else PRECISIONS,
-    )
+    papers = choose_papers(options.paper, having="workload.py")
+    precisions = [options.precision] if options.precision else PRECISIONS
+    requests = list_requests(papers, small=options.small, precisions=precisions)
     found, failed = [], 0
     print(HEADER, flush=True)
     for request in requests:
@@ -98,7 +91,3 @@ def row_of(request: dict, result: dict) -> str:
         f"{result['matmul_tflops']:>8.3g} {result['share']:>6.1%}  {result['backend']} on "
         f"{result['device']}{'' if result['memory'] == 'device' else ', memory of the process'}"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,25 +3,12 @@
 import time
 from collections.abc import Callable
 
-Clock = tuple[float, float]
-"""Wall seconds, and CPU seconds of this process on all its cores."""
 
-
-def clock() -> Clock:
-    """Return the time now; only differences mean something."""
-    return time.perf_counter(), time.process_time()
-
-
-def since(start: Clock) -> Clock:
-    """Return what has passed since `clock` was read."""
-    return time.perf_counter() - start[0], time.process_time() - start[1]
-
-
-def time_call(work: Callable[[], object]) -> Clock:
-    """Return what one call takes."""
-    start = clock()
+def time_call(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the wall seconds and the CPU seconds, on all cores, of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return since(start)
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def show_time(seconds: float) -> str:

@@ -127,11 +127,11 @@ def run_contest(
                 continue
             running[number] = process
             timings[number] = replace(timings[number], difference=difference)
-        rounds = [{n: process.work() for n, process in running.items()} for _ in range(turns)]
+        rounds = [{n: process.ask("work") for n, process in running.items()} for _ in range(turns)]
         for number, process in running.items():
             wall, cpu = (min(times) for times in zip(*(r[number] for r in rounds), strict=True))
             timings[number] = replace(
-                timings[number], wall_s=wall, cpu_s=cpu, peak_bytes=process.peak()
+                timings[number], wall_s=wall, cpu_s=cpu, peak_bytes=process.ask("peak")
             )
     return timings
 
@@ -184,18 +184,11 @@ class _Process:
 
     def prove(self) -> list[np.ndarray]:
         """Return the arrays that show what the side computes."""
-        with np.load(self._folder / self._ask("prove"), allow_pickle=False) as arrays:
+        with np.load(self._folder / self.ask("prove"), allow_pickle=False) as arrays:
             return list(arrays.values())
 
-    def work(self) -> tuple[float, float]:
-        """Return the wall and CPU seconds of one step."""
-        return tuple(self._ask("work"))
-
-    def peak(self) -> int:
-        """Return the bytes above the start that were held at most."""
-        return self._ask("peak")
-
-    def _ask(self, order: str) -> Any:
+    def ask(self, order: str) -> Any:
+        """Return the answer to an order of `serve`."""
         with suppress(BrokenPipeError):  # what it died of is said by the missing answer
             self._process.stdin.write(f"{order}\n")
             self._process.stdin.flush()
@@ -214,7 +207,11 @@ class _Process:
 
 
 def serve(function: str, sizes: Mapping[str, Any], folder: Path) -> None:
-    """Be the process of one side until the input ends."""
+    """Be the process of one side until the input ends.
+
+    The orders: "prove" is answered with the name of a file of arrays, "work" with the wall and CPU
+    seconds of a step, "peak" with the bytes above the start that were held at most.
+    """
     # Libraries print what they like; the answers have a channel of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -149,10 +149,10 @@ def paint(image: np.ndarray, value: Any, fraction: np.ndarray) -> None:
 def bias_field(
     points: np.ndarray, rng: np.random.Generator, *, strength: float, wavelength_mm: float
 ) -> np.ndarray:
-    """Return a positive, slowly varying gain as a receive coil has.
+    """Return a positive, slowly varying gain at points (..., ndim), as a receive coil has.
 
     Args:
-        points: (..., ndim) mm.
+        points: mm.
         rng: source of the draws.
         strength: standard deviation of the gain's logarithm.
         wavelength_mm: of the variation; at least the size of the field of view.

@@ -1,6 +1,5 @@
 """What is compared between an exported model and its passport; needs TensorFlow, and no Keras."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,13 +34,9 @@ def verify(folder: Path) -> list[Check]:
     except (KeyError, TypeError, AttributeError):
         return [Check("passport", "FAILED", f"{folder / PASSPORT} lacks what schema 1 asks for")]
     whole = all(step.result == "ok" for step in steps)
-    rest: list[tuple[str, Callable]] = [
-        ("signatures", check_signatures),
-        ("no forced XLA", check_xla),
-        ("warmup requests", check_warmup),
-        ("recorded case", check_parity),
-    ]
-    for what, check in rest:
+    rest = {"signatures": check_signatures, "no forced XLA": check_xla,
+            "warmup requests": check_warmup, "recorded case": check_parity}  # fmt: skip
+    for what, check in rest.items():
         if not whole:
             steps.append(Check(what, "not tried", "the files are not those of the passport"))
             continue
@@ -82,8 +77,8 @@ def check_warmup(folder: Path, passport: dict) -> list[Check]:
     for request in requests:
         wanted = passport["signatures"][request.signature]["inputs"]
         if request.model != passport["name"] or {*wanted} != {*request.inputs}:
-            return [Check("warmup requests", "FAILED", f"{request.model}/{request.signature} with "
-                          f"{', '.join(request.inputs)}")]  # fmt: skip
+            found = f"{request.model}/{request.signature} with {', '.join(request.inputs)}"
+            return [Check("warmup requests", "FAILED", found)]
     return [Check("warmup requests", "ok", ", ".join(request.signature for request in requests))]
 
 

@@ -80,7 +80,8 @@ def assign_by_name(
     """
     ignored = tuple(ignored)
     others = sorted(set(tensors) - set(targets))
-    left = [name for name in others if any(_matches(name, pattern) for pattern in ignored)]
+    left = [name for name in others
+            if any(p(name) if callable(p) else fnmatchcase(name, p) for p in ignored)]  # fmt: skip
     unmatched = [name for name in others if name not in left]
     values, faults = {}, []
     for name, (variable, transform) in targets.items():
@@ -121,10 +122,6 @@ def _latest_prefix(folder):
         if prefix.with_name(prefix.name + ".index").is_file() or prefix.is_file():
             return prefix
     raise DataError(f"{folder / 'checkpoint'}: names {named.name}, which is not there")
-
-
-def _matches(name, pattern):
-    return pattern(name) if callable(pattern) else fnmatchcase(name, pattern)
 
 
 def _fit(array, variable, transform):

@@ -26,12 +26,7 @@ ROW = "{:<24}{:>13}{:>10}{:>10}{:>13}{:>13}"
 
 
 def bench(
-    *,
-    model: Path,
-    url: str | None = None,
-    shape: str | None = None,
-    repeats: int = 3,
-    **where: Any,
+    *, model: Path, url: str | None = None, shape: str | None = None, repeats: int = 3, **where: Any
 ) -> list[str]:
     """Measure the messages of one scan for a model; return the lines of a table.
 

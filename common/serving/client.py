@@ -152,16 +152,16 @@ class Client:
             return self.way.prepare(signature, cut, outputs)
 
         whole = prepare(0, tensor.shape[0], 0)
-        if limit is None or self._larger_message(whole, tensor.shape) <= limit:
+        size = self._larger_message(whole, tensor.shape)
+        if limit is None or size <= limit:
             return [whole], 0
         entry = self.passport["inputs"][self.scan_input]
         independent = entry.get("independent_axes") or []
         if not independent:
-            size = self._larger_message(whole, tensor.shape)
             raise self._too_large("the scan, which this model must see whole,", size)
         # C is the last axis or none, so that the answer's axis has the same number.
         axis = entry["axes"].index(independent[0])
-        slices, size = tensor.shape[axis], self._larger_message(whole, tensor.shape)
+        slices = tensor.shape[axis]
         for count in range(min(-(-size // limit), slices), slices + 1):
             step = -(-slices // count)
             shape = (*tensor.shape[:axis], step, *tensor.shape[axis + 1 :])

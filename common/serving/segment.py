@@ -44,7 +44,7 @@ def segment(
             one to read, or cannot be written. Nothing is written then.
     """
     read = [*scans, mask] if mask is not None else scans
-    check_outputs(read, [path for path in (output, probabilities) if path is not None])
+    check_writable(read, [path for path in (output, probabilities) if path is not None])
     began = time.monotonic()
     with open_client(**where) as client:
         name = client.scan_input
@@ -70,7 +70,7 @@ def segment(
         return f"{output}: {volumes}; {source}, {time.monotonic() - began:.1f} s"
 
 
-def check_outputs(scans: Sequence[Path], outputs: Sequence[Path]) -> None:
+def check_writable(scans: Sequence[Path], outputs: Sequence[Path]) -> None:
     """Raise `OptionError` for what could not be written in the end, before anything is sent."""
     taken = {Path(scan).resolve() for scan in scans}
     for path in map(Path, outputs):

@@ -16,7 +16,7 @@ from common.cli import Parser
 from common.cost.turns import Contest, Side
 from common.errors import OptionError, RunError
 from common.files import read_json
-from common.papers import find_papers
+from common.papers import choose_papers
 from common.runtime import ONEDNN as ONEDNN_SWITCH
 from common.runtime import load_tensorflow_quietly
 from common.suite.bench_results import BESIDE, ONEDNN, keep
@@ -40,19 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure; returns 0, or 1 where a paper failed."""
     parser = Parser(prog="python -m common bench", description=__doc__)
     parser.add_argument("--paper", help="one paper; default: all")
-    parser.add_argument(
-        "--turns", type=int, default=3, help="timed calls of each side (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--onednn", action="store_true", help="time the quick presets with oneDNN and without it"
-    )
-    parser.add_argument(
-        "--as-avx2", action="store_true", help="limit both frameworks to AVX2 instructions"
-    )
+    parser.add_argument("--turns", type=int, default=3, help="timed calls of a side; default: 3")
+    parser.add_argument("--onednn", action="store_true", help="quick presets, with it and without")
+    parser.add_argument("--as-avx2", action="store_true", help="limit both frameworks to AVX2")
     options = parser.parse_args(argv)
-    papers = find_papers("bench.py")
-    if options.paper and options.paper not in papers:
-        raise OptionError(f"--paper {options.paper}: expected one of {', '.join(papers)}")
+    papers = choose_papers(options.paper, having="bench.py")
     if options.turns < 1:
         raise OptionError(f"--turns: found {options.turns}; expected 1 or more")
     if options.onednn and options.as_avx2:
@@ -62,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     section = ONEDNN if options.onednn else BESIDE
     measure = measure_onednn if options.onednn else measure_beside
     path, failed = None, []
-    for paper in [options.paper] if options.paper else papers:
+    for paper in papers:
         with tempfile.TemporaryDirectory() as folder:
             to = Path(folder) / "measured.json"
             if not measure(paper, options.turns, to):

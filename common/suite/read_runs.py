@@ -133,7 +133,7 @@ def read_result_of_run(folder: Path, seconds: Iterable[tuple[str, float]] = ()) 
             outcome=outcome,
             cases=int(report["cases"]),
             date=str(run.manifest.get("finished") or run.manifest["started"]),
-            origin=describe_origin(folder, run.manifest),
+            origin=origin_of(folder, run.manifest),
             seconds=tuple(seconds),
             folder=Path(folder),
         )
@@ -155,7 +155,7 @@ def check_measures(measures: Mapping) -> None:
                 raise TypeError(f"mean of {label}, {name} is {summary['mean']!r}")
 
 
-def describe_origin(folder: Path, manifest: Mapping) -> dict:
+def origin_of(folder: Path, manifest: Mapping) -> dict:
     """Return what identifies a run without naming a place on somebody's machine."""
     git = manifest.get("git") or {}
     return {

@@ -18,7 +18,7 @@ from common.cli import Parser, refuse
 from common.errors import RunError, UserError
 from common.evaluation.claims_reader import data_kind
 from common.files import make_folder, write_json
-from common.papers import find_papers
+from common.papers import choose_papers
 from common.suite.collect import build, describe_failure
 from common.suite.read_runs import STAGES, read_stages
 
@@ -119,14 +119,11 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="folder of the page (default: %(default)s)")  # fmt: skip
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     options = parser.parse_args(argv)
-    papers = find_papers("reproduce.py")
-    if options.paper and options.paper not in papers:
-        parser.error(f"--paper {options.paper}: expected one of {', '.join(papers)}")
+    options.papers = choose_papers(options.paper, having="reproduce.py")
     if options.data and not options.paper:
         parser.error("--data requires --paper")
     if options.cohort and not options.data:
         parser.error("--cohort requires --data: phantoms belong to no cohort")
-    options.papers = [options.paper] if options.paper else papers
     return options
 
 

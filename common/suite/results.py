@@ -166,11 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.verb == "record":
         print("\n".join(str(path) for path in record(options.runs)))
         return 0
-    stale = [
-        (path, text)
-        for path, text in make_pages().items()
-        if path.read_text(encoding="utf-8") != text
-    ]
+    pages = make_pages().items()
+    stale = [(path, text) for path, text in pages if path.read_text(encoding="utf-8") != text]
     for path, text in stale:
         if options.check:
             print(f"{path} is not up to date: run python -m common results update")
