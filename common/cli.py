@@ -195,14 +195,7 @@ def load_verb(paper: str, verb: str) -> Callable:
 def parse_verb(
     paper: str, verb: str, words: Sequence[str], option_aliases: Mapping[str, str]
 ) -> tuple[Callable, type, Any]:
-    """Parse the words of one verb without running it.
-
-    Returns:
-        The verb's function, the paper's `Config` class and the values by option.
-
-    Raises:
-        OptionError: an option is unknown, lacks its value or has one that does not fit.
-    """
+    """Return a verb's function, the paper's `Config` class and the values by option."""
     function = load_verb(paper, verb)
     config_module = importlib.import_module(f"{paper}.config")
     words = spell_options(words, option_aliases)

@@ -24,13 +24,8 @@ _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)(\.old)?\.tmp")
 
 @contextmanager
 def atomic_file(path: Path, *, error: type[UserError] = RunError) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside `path` and move it there when the block ends well.
+    """Give a temporary file, open for writing, that becomes `path` when the block ends well.
 
-    Args:
-        path: the file to be; its folder must exist.
-        error: class of the exception for a full or unwritable disk.
-    Returns:
-        Context manager giving a binary file open for writing.
     Raises:
         error: names the file and the system's reason; the former file is untouched.
     """
@@ -105,14 +100,12 @@ def make_folder(path: Path, name: str = "") -> None:
 def write_folder_atomically(
     path: Path, *, replace: bool = False, error: type[UserError] = RunError
 ) -> Iterator[Path]:
-    """Fill a temporary folder beside `path` and move it there when the block ends well.
+    """Give a temporary folder that becomes `path` when the block ends well.
 
     Args:
         path: the folder to be; missing parents are made. It may exist if it is empty.
         replace: take the place of a folder with content, which is then deleted whole.
         error: class of the exceptions.
-    Returns:
-        Context manager giving the temporary folder.
     Raises:
         error: `path` has content and `replace` is off, or the disk is full or unwritable.
     """

@@ -137,11 +137,7 @@ def run_contest(
 
 
 def compare(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], side: Side) -> float:
-    """Return the largest difference, as a share of the largest value that is expected.
-
-    Raises:
-        ContenderError: the side had to come to the same result and did not.
-    """
+    """Return the largest difference, as a share of the largest value that is expected."""
     shares = []
     for ours, theirs in zip(expected, found, strict=True):
         if ours.shape != theirs.shape:

@@ -6,12 +6,15 @@ back and cranially (LPS), as in SimpleITK and DICOM.
 
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Literal
 
 import numpy as np
 from nibabel import Nifti1Header
 
 from common.errors import DataError
 
+Frames = Literal["one", "first"]
+"""Of a 4-D file: it must hold one volume, or the first of several is taken."""
 GRID_TOLERANCE = 0.1
 """Two grids are one if no corner of the volume is further off than this part of a voxel's edge:
 more than any file format's rounding, less than what moves a voxel's centre into another voxel."""

@@ -16,7 +16,8 @@ from threading import RLock
 import numpy as np
 import SimpleITK
 
-from common.data.geometry import Geometry
+from common.data.geometry import Frames, Geometry
+from common.data.nifti import unreadable
 from common.errors import DataError
 
 ENGINES = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO"}
@@ -52,29 +53,24 @@ _STDERR = 2
 _stderr_lock = RLock()
 
 
-def read_head(
-    path: Path, *, first_of_many: bool = False, flat: bool = False
+def read_grid(
+    path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[tuple[int, int, int], Geometry]:
-    """Read the shape (Z, Y, X) and geometry of a volume from its header; see `read_voxels`."""
-    return _grid_of(_open(path), path, first_of_many, flat)
+    """Return the shape (Z, Y, X) and geometry that the header says; see `read_voxels`."""
+    return _grid_of(_open(path), path, frames, flat)
 
 
 def read_voxels(
-    path: Path, *, first_of_many: bool = False, flat: bool = False
+    path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[np.ndarray, Geometry]:
     """Read a .mha, .mhd or .nrrd file: the voxels (Z, Y, X) in its type and the geometry.
-
-    Args:
-        path: of the file.
-        first_of_many: of a 4-D file the first volume counts.
-        flat: take a 2-D image as one slice.
 
     Raises:
         DataError: the file is missing, damaged, truncated, of another length than its header says,
             or not a scalar volume.
     """
     reader = _open(path)
-    shape, geometry = _grid_of(reader, path, first_of_many, flat)
+    shape, geometry = _grid_of(reader, path, frames, flat)
     with _library_messages_held() as messages:
         try:
             array = SimpleITK.GetArrayFromImage(reader.Execute())
@@ -113,13 +109,6 @@ def write_voxels(
     return files
 
 
-def unreadable(path: Path, found: str) -> DataError:
-    """Return the mistake of a file that is not whole."""
-    return DataError(
-        f"{path}: cannot be read ({found}), expected a whole {path.suffix.lower()} file"
-    )
-
-
 def reason(error: Exception, messages: bytes = b"") -> str:
     """Return what went wrong in one line, in the library's own words where it printed some."""
     if isinstance(error, OSError) and error.strerror:
@@ -150,12 +139,12 @@ def _open(path: Path) -> SimpleITK.ImageFileReader:
 
 
 def _grid_of(
-    reader: SimpleITK.ImageFileReader, path: Path, first_of_many: bool, flat: bool
+    reader: SimpleITK.ImageFileReader, path: Path, frames: Frames, flat: bool
 ) -> tuple[tuple[int, int, int], Geometry]:
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     axes = len(size)
-    frames = size[4 if first_of_many else 3 :]
-    if components != 1 or (axes < 3 and not (flat and axes == 2)) or any(n > 1 for n in frames):
+    others = size[4 if frames == "first" else 3 :]
+    if components != 1 or (axes < 3 and not (flat and axes == 2)) or any(n > 1 for n in others):
         kind = "scalar" if components == 1 else f"{components}-component"
         raise DataError(
             f"{path}: found a {kind} {axes}-D image of size (x, y, ...) {size}, "

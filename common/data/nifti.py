@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import nibabel
 import numpy as np
@@ -23,11 +23,9 @@ from nibabel.quaternions import fillpositive, quat2mat
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling, endian_codes
 
-from common.data.geometry import GRID_TOLERANCE, Geometry, largest_distance_mm
+from common.data.geometry import GRID_TOLERANCE, Frames, Geometry, largest_distance_mm
 from common.errors import DataError
 
-Frames = Literal["one", "first"]
-"""Of a 4-D file: it must hold one volume, or the first of several is taken."""
 ENDINGS = (".nii", ".nii.gz")
 UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """By the code of the spatial unit: not stated, metre, millimetre, micrometre."""
@@ -77,16 +75,24 @@ class Head:
         return self.offset + voxels * self.dtype.itemsize
 
 
-def read_head(path: Path, *, frames: Frames = "one", flat: bool = False) -> Head:
-    """Read and check the header of a NIfTI file; see `read_voxels`."""
+def read_grid(
+    path: Path, *, frames: Frames = "one", flat: bool = False
+) -> tuple[tuple[int, int, int], Geometry]:
+    """Return the shape (Z, Y, X) and geometry that the header says; see `read_voxels`."""
     with _unreadable_named(path), _open(path) as file:
-        return _read_head(file, path, frames, flat)
+        head = _read_head(file, path, frames, flat)
+    return head.shape, head.geometry
 
 
 def read_voxels(
     path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[np.ndarray, Geometry]:
     """Read a volume, packed or not whatever the file is called.
+
+    Args:
+        path: of the file.
+        frames: see `Frames`.
+        flat: take a 2-D image as one slice.
 
     Returns:
         (Z, Y, X) in the machine's byte order: the stored type, or float64 where slope or intercept
@@ -183,8 +189,8 @@ def _unreadable_named(path: Path) -> Iterator[None]:
 
 
 def unreadable(path: Path, found: str) -> DataError:
-    """Return the mistake of a file that is not whole."""
-    ending = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
+    """Return the mistake of a file, of any format, that is not whole."""
+    ending = ".nii.gz" if path.name.lower().endswith(".gz") else path.suffix.lower()
     return DataError(f"{path}: cannot be read ({found}), expected a whole {ending} file")
 
 

@@ -15,8 +15,7 @@ import nibabel
 import numpy as np
 
 from common.data import nifti
-from common.data.geometry import Geometry, Volume
-from common.data.nifti import Frames
+from common.data.geometry import Frames, Geometry, Volume
 from common.errors import DataError
 
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd")
@@ -55,11 +54,7 @@ def read_volume(
             for cannot hold; or the header says what cannot be used (see `common.data.nifti`).
     """
     path = Path(path)
-    if ending_of(path) in nifti.ENDINGS:
-        array, geometry = nifti.read_voxels(path, frames=frames, flat=flat)
-    else:
-        first = frames == "first"
-        array, geometry = _itk_files().read_voxels(path, first_of_many=first, flat=flat)
+    array, geometry = _reader_of(path).read_voxels(path, frames=frames, flat=flat)
     array = _converted(array, dtype, path)
     if finite:
         check_finite(array, path)
@@ -75,10 +70,7 @@ def read_geometry(
         DataError: the file is missing, its header is unreadable, or it is not a scalar 3-D volume.
     """
     path = Path(path)
-    if ending_of(path) in nifti.ENDINGS:
-        head = nifti.read_head(path, frames=frames, flat=flat)
-        return head.shape, head.geometry
-    return _itk_files().read_head(path, first_of_many=frames == "first", flat=flat)
+    return _reader_of(path).read_grid(path, frames=frames, flat=flat)
 
 
 def check_finite(array: np.ndarray, path: str | Path) -> None:
@@ -214,6 +206,10 @@ def _storable(array: np.ndarray) -> np.ndarray:
     elif array.dtype == np.int64 and limits.min <= array.min() and array.max() <= limits.max:
         array = array.astype(np.int32)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _reader_of(path: Path) -> ModuleType:
+    return nifti if ending_of(path) in nifti.ENDINGS else _itk_files()
 
 
 def _itk_files() -> ModuleType:

@@ -74,18 +74,15 @@ class Provenance:
                 "cases": {name: len(cases) for name, cases in record.read_split().items()},
                 "commit": record.manifest.get("git", {}).get("commit"),
             },
-            data=describe_data(record),
+            data=training_data(record),
             metrics=read_json(report) if report.is_file() else None,
         )
 
 
-def describe_data(record: Run) -> dict:
-    """Return what a network was trained on.
+def training_data(record: Run) -> dict:
+    """Return what a network was trained on: kind, number of files, one SHA-256 over all of them.
 
-    Returns:
-        kind: "phantom", "converted weights" or "own files" (whether those are the paper's is not
-        known here; a run may say so itself, as `data_kind` of its manifest); number of files, and
-        one SHA-256 over their names and contents, which does not depend on where they lie.
+    Whether files are the paper's is not known here; a run may say so in its manifest (`data_kind`).
     """
     manifest, kind = record.manifest, "own files"
     if manifest.get("converted_from") is not None:

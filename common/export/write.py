@@ -208,16 +208,8 @@ def export_model(
 ) -> dict[str, dict]:
     """Write a version: SavedModel, passport, recorded case, warmup requests, Keras' own file.
 
-    The model is reloaded in a process without Keras and compared before it is put in place.
-
-    Args:
-        folder: models/<name>/<version>, new; nothing is left there when anything fails.
-        network: the network whose variables the endpoints use.
-        endpoints: signatures; the first is also `serving_default` unless one has that name.
-        recordings: what every signature is compared on.
-        description, provenance: for the passport.
-        tolerance: largest `difference` of an output of real numbers.
-        keras_file: the network's .keras file, which is copied.
+    The model is reloaded in a process without Keras and compared before it is put in place as
+    models/<name>/<version>; nothing is left there when anything fails.
 
     Returns:
         By "signature/output": largest_difference, tolerance, case; for what was cut also

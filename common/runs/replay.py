@@ -37,15 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def replay(path: Path, to: Path | None = None) -> int:
-    """Repeat a run into a new folder, print whether its weights came out again, return the status.
-
-    Args:
-        path: run folder, finished, with its network.
-        to: folder of the repetition; None: <path>-replay.
-    Raises:
-        RunError: the run is not finished, has no network, or its data are not all there.
-        OptionError: the new folder has content; the training failed.
-    """
+    """Repeat a finished run into a new folder, by default <path>-replay; return the status."""
     run = load_run(path)
     path = path.resolve()
     to = (to or path.with_name(f"{path.name}-replay")).resolve()

@@ -28,18 +28,14 @@ ROW = "{:<24}{:>13}{:>10}{:>10}{:>13}{:>13}"
 def bench(
     *, model: Path, url: str | None = None, shape: str | None = None, repeats: int = 3, **where: Any
 ) -> list[str]:
-    """Measure the messages of one scan for a model; return the lines of a table.
+    """Measure the messages of one scan for a model, and a server's answer if there is a URL.
 
     Args:
         model: folder of an exported version.
-        url: of a server, which is then asked with the scan; None: no network is evaluated.
+        url: of a server; None: no network is evaluated.
         shape: "Z,Y,X" of the scan; None: `SHAPE`.
         repeats: times each step is measured; the median counts.
         where: further options of `open_client`.
-
-    Raises:
-        OptionError: the shape is not one, or the model takes no whole scan.
-        UserError: see `open_client`.
     """
     passport = find_passport(model, None, url=url)
     name = passport["whole_scan"].get("signature")

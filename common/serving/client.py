@@ -49,13 +49,7 @@ class Client:
         return name
 
     def signature_for(self, outputs: Sequence[str], *, masked: bool = False) -> str:
-        """Return the signature for whole scans that computes the least beside some outputs.
-
-        A masked one also takes a `mask`, the region of interest.
-
-        Raises:
-            OptionError: the model has none.
-        """
+        """Return the signature for whole scans that computes the least beside some outputs."""
         whole = self.signatures[self.whole_scan].inputs
         wanted = {self.scan_input, MASK} if masked else {self.scan_input}
         fitting = [

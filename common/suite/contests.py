@@ -19,6 +19,7 @@ MIXED_PRECISION = "mixed_precision"
 MIB = 2**20
 TRAINING, INFERENCE = NETWORK_WORK = ("training step", "inference")
 """What a network does; a paper may have contests of other work."""
+COLUMNS = ("side", "CPU s", "wall s", "peak MiB", "CPU ratio", "wall ratio", "differs by")
 VERSIONS = ("tensorflow", "keras", "torch", "monai")
 
 
@@ -93,16 +94,13 @@ def make_rows(timings: Sequence[Timing]) -> list[dict[str, str]]:
     rows, ours = [], timings[0]
     for timing in timings:
         layout = timing.options.get("layout")
-        row = {"side": f"{timing.side} ({layout})" if layout else timing.side}
-        row |= dict.fromkeys(("CPU s", "wall s", "peak MiB", "CPU ratio", "wall ratio"), "")
+        row = dict.fromkeys(COLUMNS, "")
+        row["side"] = f"{timing.side} ({layout})" if layout else timing.side
         row["differs by"] = timing.note
         if timing.cpu_s is not None:
-            row |= {
-                "CPU s": f"{timing.cpu_s:.3f}",
-                "wall s": f"{timing.wall_s:.3f}",
-                "peak MiB": f"{timing.peak_bytes / MIB:.0f}",
-                "differs by": f"{timing.difference:.1e}",
-            }
+            row["CPU s"], row["wall s"] = f"{timing.cpu_s:.3f}", f"{timing.wall_s:.3f}"
+            row["peak MiB"] = f"{timing.peak_bytes / MIB:.0f}"
+            row["differs by"] = f"{timing.difference:.1e}"
             if ours.cpu_s is not None:
                 row["CPU ratio"] = f"{timing.cpu_s / ours.cpu_s:.2f}"
                 row["wall ratio"] = f"{timing.wall_s / ours.wall_s:.2f}"

@@ -62,26 +62,18 @@ def _count_parameters(weights: Any) -> dict[str, int]:
     counts = {}
     for key, group in weights.get("layers", {}).items():
         name = group["vars"].attrs.get("name", key) if "vars" in group else key
-        sizes = []
-
-        def add(place, item, sizes=sizes):
-            if hasattr(item, "shape") and "seed_generator" not in place:
-                sizes.append(math.prod(item.shape))
-
-        group.visititems(add)
-        counts[str(name)] = sum(sizes)
+        places: list[str] = []
+        group.visit(places.append)
+        arrays = (group[place] for place in places if "seed_generator" not in place)
+        counts[str(name)] = sum(math.prod(a.shape) for a in arrays if hasattr(a, "shape"))
     return counts
 
 
 def _shapes_between(entries: list[Mapping]) -> dict[str, list]:
     """Return the output shape of every layer that another one takes."""
-    shapes = {}
-    for entry in entries:
-        for tensor in _tensors(entry.get("inbound_nodes", [])):
-            name, _, index = tensor["keras_history"]
-            if index == 0:
-                shapes[name] = tensor["shape"]
-    return shapes
+    tensors = (each for entry in entries for each in _tensors(entry.get("inbound_nodes", [])))
+    found = ((tensor["keras_history"], tensor["shape"]) for tensor in tensors)
+    return {name: shape for (name, _, index), shape in found if index == 0}
 
 
 def _tensors(value: Any) -> Iterator[Mapping]:

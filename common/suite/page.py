@@ -146,13 +146,12 @@ def view_claim(claim: Claim, result: Result | None) -> ClaimView:
     judgement = judge(claim, outcome)
     if summary is None:
         return ClaimView(claim, judgement, "", "", "")
-    measured = format_number(summary["mean"])
+    measured, interval = format_number(summary["mean"]), ""
     if summary.get("sd") is not None:
         measured += f" ± {format_number(summary['sd'])}"
     low, high = summary.get("ci95_low"), summary.get("ci95_high")
-    interval = "" if low is None or high is None else (
-        f"{format_number(low)} to {format_number(high)}"
-    )  # fmt: skip
+    if low is not None and high is not None:
+        interval = f"{format_number(low)} to {format_number(high)}"
     unit = f" {claim.unit}" if claim.unit else ""
     return ClaimView(claim, judgement, measured + unit, interval, str(summary.get("n", "")))
 

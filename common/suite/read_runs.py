@@ -73,11 +73,7 @@ class PaperEntry:
 
 
 def find_run(path: Path) -> tuple[Path, Stages | None]:
-    """Return the run folder that a path means, and how its `reproduce` went where that is known.
-
-    Raises:
-        RunError: it is neither a run folder nor the folder of a paper's `reproduce`.
-    """
+    """Return the run folder that a path means, and how its `reproduce` went, if that is known."""
     path = Path(path)
     if not path.is_dir():
         raise RunError(f"{path}: no such folder; expected a run folder or one that reproduce made")

@@ -11,6 +11,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,11 +143,9 @@ def run_papers(papers: Sequence[str], words: Sequence[str], *, preset: str) -> d
 
 def why_failed(stages: Path, status: int, *, since: float) -> str:
     """Return what a failed paper left about it; what lies there from an earlier time is not it."""
-    try:
+    with suppress(OSError, RunError):
         if stages.stat().st_mtime >= since:
             return describe_failure(read_stages(stages))
-    except (OSError, RunError):
-        pass
     return f"failed with status {status} before its first stage"
 
 
