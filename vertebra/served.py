@@ -39,7 +39,7 @@ def open_served(model: Path, url: str | None) -> Iterator[tuple[Callable, Config
             found = client.predict(SIGNATURE, window, ["mask", "completeness"])
             if found["mask"].shape != image.shape:
                 raise DataError(
-                    f"{client.way.address}: found a mask of {found['mask'].shape} voxels; expected "
+                    f"{client.address}: found a mask of {found['mask'].shape} voxels; expected "
                     f"{image.shape}, the window's"
                 )
             return found["mask"], float(found["completeness"][0])

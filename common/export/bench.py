@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from common.cost.stopwatch import time_call
 from common.export.parity import difference
-from common.export.warmup import Request, encode_request
+from common.export.warmup import WarmupRequest, encode_request
 from common.export.write import Endpoint, write_saved_model
 
 MIB = 2**20
@@ -54,7 +54,7 @@ def bench_export(
     apart = max(difference(found[name], value) for name, value in expected.items())
     times = [(time_call(served)[0], time_call(in_python)[0]) for _ in range(repeats)]
     served_s, keras_s = (min(column) for column in zip(*times, strict=True))
-    request = len(encode_request(Request("model", signature, inputs))) / MIB
+    request = len(encode_request(WarmupRequest("model", signature, inputs))) / MIB
     as_json = sum(json_bytes(array) for array in inputs.values()) / MIB
     response = sum(value.nbytes for value in found.values()) / MIB
     shapes = ", ".join(f"{name} {' x '.join(map(str, a.shape))}" for name, a in inputs.items())

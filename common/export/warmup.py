@@ -29,7 +29,7 @@ MESSAGES = {
 """Names and types of the fields by number; on the wire a map is a list of keys and values."""
 
 
-class Request(NamedTuple):
+class WarmupRequest(NamedTuple):
     """One request to a model."""
 
     model: str
@@ -37,7 +37,7 @@ class Request(NamedTuple):
     inputs: Mapping[str, np.ndarray]
 
 
-def write_warmup(path: Path, requests: list[Request]) -> None:
+def write_warmup(path: Path, requests: list[WarmupRequest]) -> None:
     """Write warmup requests; a signature without one is slow for its first client."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as file:
@@ -47,7 +47,7 @@ def write_warmup(path: Path, requests: list[Request]) -> None:
             file.write(log.SerializeToString())
 
 
-def read_warmup(path: Path) -> list[Request]:
+def read_warmup(path: Path) -> list[WarmupRequest]:
     """Read warmup requests back; raise `OSError` or `ValueError` if that cannot be done."""
     if not path.is_file():
         raise FileNotFoundError(2, "No such file or directory", str(path))
@@ -57,7 +57,7 @@ def read_warmup(path: Path) -> list[Request]:
             request = PredictionLog.FromString(record).predict_log.request
             inputs = {each.key: tf.make_ndarray(each.value) for each in request.inputs}
             spec = request.model_spec
-            requests.append(Request(spec.name, spec.signature_name, inputs))
+            requests.append(WarmupRequest(spec.name, spec.signature_name, inputs))
     except (tf.errors.OpError, DecodeError, TypeError, ValueError) as failure:
         raise ValueError(f"{path} holds no warmup requests: {failure}") from None
     if not requests or not all(request.model for request in requests):
@@ -65,12 +65,12 @@ def read_warmup(path: Path) -> list[Request]:
     return requests
 
 
-def encode_request(request: Request) -> bytes:
+def encode_request(request: WarmupRequest) -> bytes:
     """Return a serialised `tensorflow.serving.PredictRequest`."""
     return _message_of(request).SerializeToString()
 
 
-def _message_of(request: Request) -> Any:
+def _message_of(request: WarmupRequest) -> Any:
     spec = {"name": request.model, "signature_name": request.signature}
     message = PredictRequest(model_spec=spec)
     for name, array in request.inputs.items():

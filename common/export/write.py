@@ -34,7 +34,7 @@ from common.export.passport import (
 )  # fmt: skip
 from common.export.saved_model import forced_xla, read_signatures
 from common.export.versions import refuse_existing, write_server_files
-from common.export.warmup import WARMUP_FILE, Request, write_warmup
+from common.export.warmup import WARMUP_FILE, WarmupRequest, write_warmup
 from common.files import write_folder_atomically, write_json
 from common.papers import ROOT
 from common.runs.folder import Run
@@ -229,7 +229,7 @@ def export_model(
         shutil.copyfile(keras_file, unfinished / "model.keras")
         write_parity(unfinished / PARITY, recordings.kept)
         kept, name = recordings.kept.items(), folder.parent.name
-        requests = [Request(name, signature, example.inputs) for signature, example in kept]
+        requests = [WarmupRequest(name, signature, example.inputs) for signature, example in kept]
         write_warmup(unfinished / WARMUP_FILE, requests)
         passport = make_passport(unfinished, folder, network, provenance, description, parity)
         write_json(unfinished / PASSPORT, passport)

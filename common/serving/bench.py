@@ -7,6 +7,7 @@ answer. The answer is made up here as the server would write it.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,7 +20,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 from common.errors import OptionError
 from common.serving.opening import find_passport, load_grpc, open_client
 from common.serving.protocol import MIB, Patience, Signature
-from common.serving.rest_way import encode
+from common.serving.rest_transport import encode
 
 SHAPE = (40, 256, 256)
 ROW = "{:<24}{:>13}{:>10}{:>10}{:>13}{:>13}"
@@ -46,12 +47,12 @@ def bench(
     lines = [ROW.format("message", "MiB sent", "write s", "MiB back", "read s", "bytes/voxel")]
     for what, scan in scans.items():
         labels = (scan if "C" not in passport["inputs"][key]["axes"] else scan[..., 0]) > 200
-        for way, measure in (("gRPC", measure_grpc), ("JSON", measure_json)):
+        for protocol, measure in (("gRPC", measure_grpc), ("JSON", measure_json)):
             sent, write, back, read = measure(
                 "serving_default", {key: scan}, labels.astype(np.uint8), repeats
             )
             lines.append(ROW.format(
-                f"{way}, {what}", f"{sent / MIB:.1f}", f"{write:.2f}", f"{back / MIB:.1f}",
+                f"{protocol}, {what}", f"{sent / MIB:.1f}", f"{write:.2f}", f"{back / MIB:.1f}",
                 f"{read:.2f}", f"{sent / scan.size:.1f}",
             ))  # fmt: skip
     if url is not None:
@@ -59,7 +60,7 @@ def bench(
             scan = scans["integers"]
             seconds, _ = timed(lambda: client.predict_scan(scan, ["labels"]), repeats)
             lines.append(
-                f"{client.way.address}: {seconds:.2f} s for a scan of "
+                f"{client.address}: {seconds:.2f} s for a scan of "
                 f"{' x '.join(map(str, scan.shape))} with its labels, the network's time included "
                 f"(median of {repeats})"
             )
@@ -89,14 +90,12 @@ def measure_grpc(
     signature: str, inputs: Mapping[str, np.ndarray], labels: np.ndarray, repeats: int
 ) -> tuple[int, float, int, float]:
     """Return bytes sent, seconds to write them, bytes of the answer, seconds to read it."""
-    grpc_way = load_grpc("grpc://")
-    predict_pb2 = grpc_way.predict_pb2
-    way = grpc_way.GrpcServer("localhost:1", name="bench", version=1, patience=Patience())
-    try:
-        prepare = partial(way.prepare, signature, inputs, ["labels"])
+    grpc = load_grpc("grpc://")
+    server = grpc.GrpcServer("localhost:1", name="bench", version=1, patience=Patience())
+    with closing(server):
+        prepare = partial(server.prepare, signature, inputs, ["labels"])
         write, sent = timed(lambda: prepare().content.SerializeToString(), repeats)
-    finally:
-        way.close()
+    predict_pb2 = grpc.predict_pb2
     # As the server answers by default: one number after the other, no block of bytes.
     tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_UINT8, int_val=labels.reshape(-1).tolist())
     for size in labels.shape:

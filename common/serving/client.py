@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import OptionError, ServingError
-from common.serving.protocol import Request, Signature, TensorSpec, Way, mib
+from common.serving.protocol import Request, Signature, TensorSpec, Transport, mib
 
 ROOM_AROUND = 1024
 """Bytes of an answer beside its arrays, at most."""
@@ -27,9 +27,14 @@ class Client:
     """A model that can be asked, and what its passport says of it."""
 
     passport: Mapping[str, Any]
-    way: Way
+    transport: Transport
     signatures: Mapping[str, Signature]
     """Of the passport, to which the model was held when it was opened."""
+
+    @property
+    def address(self) -> str:
+        """What messages call the model."""
+        return self.transport.address
 
     @property
     def whole_scan(self) -> str:
@@ -76,8 +81,8 @@ class Client:
             ServingError: the request is larger than a message may be, or the model does not answer
                 as its passport says.
         """
-        request = self.way.prepare(signature, inputs, outputs)
-        if self.way.limit is not None and request.size > self.way.limit:
+        request = self.transport.prepare(signature, inputs, outputs)
+        if self.transport.limit is not None and request.size > self.transport.limit:
             raise self._too_large(f"a request of {signature!r}", request.size)
         return self._send(request)
 
@@ -112,21 +117,21 @@ class Client:
             array = found[name] = np.concatenate(parts, axis) if len(parts) > 1 else parts[0]
             if array.shape[:3] != voxels:
                 raise ServingError(
-                    f"{self.way.address}: found {name} of {array.shape[:3]} voxels; expected "
+                    f"{self.address}: found {name} of {array.shape[:3]} voxels; expected "
                     f"{voxels}, the scan's"
                 )
         return found
 
     def _send(self, request: Request) -> dict[str, np.ndarray]:
-        found = self.way.send(request)
+        found = self.transport.send(request)
         for name, array in found.items():
             spec = self.signatures[request.signature].outputs[name]
-            if not self.way.typed:
+            if not self.transport.typed:
                 found[name] = array = as_declared(array, spec.dtype)
             got = TensorSpec(array.dtype.name, array.shape)
             if not got.agrees(spec):
                 raise ServingError(
-                    f"{self.way.address}: found the output {name!r} of {request.signature!r} to "
+                    f"{self.address}: found the output {name!r} of {request.signature!r} to "
                     f"be {got}; expected {spec}"
                 )
         return found
@@ -136,14 +141,14 @@ class Client:
     ) -> tuple[list[Request], int]:
         """Return the requests for a scan, and along which axis their answers are put together."""
         signature = self.signature_for(outputs, masked=mask is not None)
-        limit, inputs = self.way.limit, {self.scan_input: tensor}
+        limit, inputs = self.transport.limit, {self.scan_input: tensor}
         if mask is not None:
             inputs[MASK] = mask
 
         def prepare(low: int, high: int, axis: int) -> Request:
             part = (*(slice(None),) * axis, slice(low, high))
             cut = {name: array[part] for name, array in inputs.items()}
-            return self.way.prepare(signature, cut, outputs)
+            return self.transport.prepare(signature, cut, outputs)
 
         whole = prepare(0, tensor.shape[0], 0)
         size = self._larger_message(whole, tensor.shape)
@@ -171,11 +176,11 @@ class Client:
         voxels = int(np.prod(self._voxels(shape), dtype=np.int64))
         answer = ROOM_AROUND
         for name, spec in outputs.items():
-            if self.way.typed and name not in request.outputs:
+            if self.transport.typed and name not in request.outputs:
                 continue
             axes = len(spec.shape or ())
             classes = spec.shape[-1] if axes == 4 and spec.shape[-1] else 1
-            answer += voxels * classes * self.way.value_bytes(spec)
+            answer += voxels * classes * self.transport.value_bytes(spec)
         return max(request.size, answer)
 
     def _voxels(self, shape: Sequence[int]) -> list[int]:
@@ -184,14 +189,14 @@ class Client:
 
     def _too_large(self, what: str, size: int) -> ServingError:
         more = ", or grpc://host:8500, where a value has 4 bytes"
-        if self.way.typed:
+        if self.transport.typed:
             more = (
                 " (and, if the server was given less than its own 2 GiB, "
                 f"--grpc_channel_arguments=grpc.max_receive_message_length={size} there)"
             )
         return ServingError(
-            f"{self.way.address}: {what} needs a message of at least {mib(size)}, and one may "
-            f"have {mib(self.way.limit or 0)}; expected a larger --max_message_mib{more}"
+            f"{self.address}: {what} needs a message of at least {mib(size)}, and one may "
+            f"have {mib(self.transport.limit or 0)}; expected a larger --max_message_mib{more}"
         )
 
 

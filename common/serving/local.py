@@ -12,7 +12,7 @@ from common.serving.protocol import Request, Served, Signature, TensorSpec
 
 
 class LocalModel:
-    """A SavedModel evaluated with TensorFlow alone; see `protocol.Way`."""
+    """A SavedModel evaluated with TensorFlow alone; see `protocol.Transport`."""
 
     limit = None
     typed = True
@@ -29,7 +29,7 @@ class LocalModel:
             reason = (str(failure).splitlines() or [type(failure).__name__])[0][:200]
             raise DataError(f"{folder} is not a SavedModel that can be loaded: {reason}") from None
 
-    def describe(self) -> Served:
+    def ask_metadata(self) -> Served:
         """Return the signatures that the SavedModel holds."""
         found = {name: Signature.from_entry(entry) for name, entry in self._signatures.items()}
         return Served(*self._identity, found)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from common.errors import OptionError, RunError, ServingError
 from common.export.passport import PASSPORT, check_folder, find_changes, read_passport
 from common.serving.client import Client
-from common.serving.protocol import MIB, Patience, Signature, TensorSpec, Way
-from common.serving.rest_way import RestServer
+from common.serving.protocol import MIB, Patience, Signature, TensorSpec, Transport
+from common.serving.rest_transport import RestServer
 
 URL_FORMS = "grpc://host:8500 or http://host:8501[/v1/models/NAME[/versions/N]]"
 GRPC_PATH = r"(?:/(?P<name>[^/:]+)(?:/(?P<version>\d+))?)?"
@@ -89,23 +89,21 @@ def open_client(
     content = find_passport(model, passport, url=url)
     entries = content["signatures"].items()
     signatures = {name: Signature.from_entry(entry) for name, entry in entries}
-    way = open_way(content, model, url, patience or Patience(), max_message_mib)
-    try:
-        client = Client(content, way, signatures)
+    transport = open_transport(content, model, url, patience or Patience(), max_message_mib)
+    with closing(transport):
+        client = Client(content, transport, signatures)
         check_model(client)
         yield client
-    finally:
-        way.close()
 
 
-def open_way(
+def open_transport(
     passport: Mapping[str, Any],
     model: Path | None,
     url: str | None,
     patience: Patience,
     max_message_mib: float | None,
-) -> Way:
-    """Return the way to a model: a server's address or the SavedModel itself."""
+) -> Transport:
+    """Return how a model is reached: a server's address or the SavedModel itself."""
     if max_message_mib is not None and not 0 < max_message_mib <= 2047:
         raise OptionError(f"--max_message_mib: found {max_message_mib:g}; expected 0 to 2047")
     if not patience.deadline_s > 0 or patience.retries < 0:
@@ -126,22 +124,22 @@ def open_way(
     limit = None if max_message_mib is None else int(max_message_mib * MIB)
     options = {"name": address.name or name, "version": version, "patience": patience}
     if address.scheme.startswith("grpc"):
-        grpc_way = load_grpc(f"{address.scheme}://{address.target}")
+        grpc_transport = load_grpc(f"{address.scheme}://{address.target}")
         secure = address.scheme == "grpcs"
-        return grpc_way.GrpcServer(address.target, **options, limit=limit, secure=secure)
+        return grpc_transport.GrpcServer(address.target, **options, limit=limit, secure=secure)
     return RestServer(address.target, **options, limit=limit)
 
 
 def load_grpc(address: str) -> ModuleType:
-    """Return `common.serving.grpc_way`; raise `OptionError` if its extra package is missing."""
+    """Return `grpc_transport`; raise `OptionError` if its extra package is missing."""
     try:
-        from common.serving import grpc_way
+        from common.serving import grpc_transport
     except ModuleNotFoundError as absent:
         raise OptionError(
             f"{address}: the package {absent.name} is not installed; expected `pip install "
             '"tensorflow-serving-api>=2.19,<2.22"` (the extra "serving"), or http://host:8501'
         ) from None
-    return grpc_way
+    return grpc_transport
 
 
 def find_passport(model: Path | None, passport: Path | None, *, url: str | None) -> dict[str, Any]:
@@ -165,7 +163,7 @@ def find_passport(model: Path | None, passport: Path | None, *, url: str | None)
 
 def check_model(client: Client) -> None:
     """Raise `ServingError` unless version and signatures of the model are the passport's."""
-    served, address = client.way.describe(), client.way.address
+    served, address = client.transport.ask_metadata(), client.address
     if served.version != int(client.passport["version"]):
         raise ServingError(
             f"{address}: found version {served.version} of {served.name!r}; expected "

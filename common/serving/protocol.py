@@ -1,7 +1,7 @@
-"""What every way to a model has in common: signatures as data, patience, and limits of messages.
+"""What all transports to a model have in common: signatures as data, patience, limits of messages.
 
-The three ways are the model in this process (`local`), TensorFlow Serving's gRPC interface
-(`grpc_way`) and its REST interface (`rest_way`).
+They are the model in this process (`local`), TensorFlow Serving's gRPC interface
+(`grpc_transport`) and its REST interface (`rest_transport`).
 """
 
 import time
@@ -104,8 +104,8 @@ class Request:
     """Bytes, or the fewest it can have where it is too large; 0 where nothing is sent."""
 
 
-class Way(Protocol):
-    """A way to a model."""
+class Transport(Protocol):
+    """How a model is reached."""
 
     address: str
     """What messages call it."""
@@ -114,7 +114,7 @@ class Way(Protocol):
     typed: bool
     """Whether an answer tells the types of its arrays, and has the outputs asked for alone."""
 
-    def describe(self) -> Served:
+    def ask_metadata(self) -> Served:
         """Ask the model for its name, version and signatures."""
 
     def prepare(

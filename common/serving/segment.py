@@ -65,7 +65,7 @@ def segment(
                 foreground = (1.0 - foreground[..., 0]).astype(np.float32)
             write_volume(probabilities, foreground, scan.geometry)
         write_volume(output, labels, scan.geometry)
-        source = f"{client.passport['name']} {client.passport['version']} of {client.way.address}"
+        source = f"{client.passport['name']} {client.passport['version']} of {client.address}"
         volumes = volumes_of(labels, scan, client.passport["labels"])
         return f"{output}: {volumes}; {source}, {time.monotonic() - began:.1f} s"
 
@@ -126,7 +126,7 @@ def check(model: Path, **where: Any) -> list[str]:
                 allowed = client.passport["parity"][key]["tolerance"]
                 if not value <= allowed:
                     raise ServingError(
-                        f"{client.way.address}: {key} differs by {value:.1e} from the recorded "
+                        f"{client.address}: {key} differs by {value:.1e} from the recorded "
                         f"case; expected at most {allowed:g}"
                     )
                 lines.append(f"{key}: differs by {value:.1e} of at most {allowed:g}")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.export.warmup import Request, encode_request, read_warmup, write_warmup
+from common.export.warmup import WarmupRequest, encode_request, read_warmup, write_warmup
 
-REQUEST = Request(
+REQUEST = WarmupRequest(
     "net",
     "volume",
     {"image": np.arange(6, dtype=np.float32).reshape(1, 2, 3), "mask": np.ones((2,), np.int16)},
@@ -22,12 +22,14 @@ def test_bytes_by_hand():
     tensor = b"\x08\x01" + b"\x12\x04\x12\x02\x08\x01" + b"\x2a\x04\x00\x00\x80\x3f"
     entry = b"\x0a\x01x" + b"\x12" + bytes([len(tensor)]) + tensor
     expected = spec + b"\x12" + bytes([len(entry)]) + entry
-    assert encode_request(Request("m", "s", {"x": np.ones(1, np.float32)})) == expected
+    assert encode_request(WarmupRequest("m", "s", {"x": np.ones(1, np.float32)})) == expected
 
 
 def test_there_and_back(tmp_path):
     """Of a length that takes three bytes to write."""
-    large = Request("net", "probabilities", {"image": np.random.default_rng(0).normal(size=9999)})
+    large = WarmupRequest(
+        "net", "probabilities", {"image": np.random.default_rng(0).normal(size=9999)}
+    )
     write_warmup(tmp_path / "assets.extra" / "warm", [REQUEST, large])
     found = read_warmup(tmp_path / "assets.extra" / "warm")
     assert [request[:2] for request in found] == [("net", "volume"), ("net", "probabilities")]

@@ -9,9 +9,9 @@ import pytest
 from common.errors import OptionError, ServingError
 from common.serving import protocol
 from common.serving.client import as_declared
-from common.serving.opening import Address, open_way, parse_url
+from common.serving.opening import Address, open_transport, parse_url
 from common.serving.protocol import Patience, TensorSpec, UnavailableError, ask_patiently
-from common.serving.rest_way import encode
+from common.serving.rest_transport import encode
 
 QUICK = Patience(deadline_s=5, retries=0)
 
@@ -23,19 +23,19 @@ def image():
 
 class TestGrpc:
     @pytest.fixture
-    def way(self):
+    def transport(self):
         pytest.importorskip("tensorflow_serving", reason="the extra `serving` is not installed")
-        from common.serving.grpc_way import GrpcServer
+        from common.serving.grpc_transport import GrpcServer
 
-        way = GrpcServer("127.0.0.1:1", name="brain", version=7, patience=QUICK)
-        yield way
-        way.close()
+        transport = GrpcServer("127.0.0.1:1", name="brain", version=7, patience=QUICK)
+        yield transport
+        transport.close()
 
-    def test_request_is_the_official_message_in_bytes(self, way, image):
+    def test_request_is_the_official_message_in_bytes(self, transport, image):
         """The voxels stand in it as they lie in memory; around them less than 200 bytes."""
         from tensorflow_serving.apis import predict_pb2
 
-        request = way.prepare("volume", {"image": image}, ["labels"])
+        request = transport.prepare("volume", {"image": image}, ["labels"])
         sent = request.content.SerializeToString()
         assert request.size == len(sent)
         assert image.nbytes < request.size < image.nbytes + 200
@@ -52,11 +52,11 @@ class TestGrpc:
         from common import serving
 
         monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
-        for name in ("tensorflow_serving.apis", "common.serving.grpc_way"):
+        for name in ("tensorflow_serving.apis", "common.serving.grpc_transport"):
             monkeypatch.delitem(sys.modules, name, raising=False)
-        monkeypatch.delattr(serving, "grpc_way", raising=False)
+        monkeypatch.delattr(serving, "grpc_transport", raising=False)
         with pytest.raises(OptionError, match=r"pip install \"tensorflow-serving-api.*http://host"):
-            open_way({"name": "a", "version": 1}, None, "grpc://h:1", QUICK, None)
+            open_transport({"name": "a", "version": 1}, None, "grpc://h:1", QUICK, None)
 
 
 class TestJson:

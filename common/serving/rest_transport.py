@@ -39,7 +39,7 @@ REST_HINT = "; the server's own limit is --rest_api_timeout_in_ms, 30 s unless i
 
 
 class RestServer:
-    """A model behind `http://host:port`; see `protocol.Way`."""
+    """A model behind `http://host:port`; see `protocol.Transport`."""
 
     typed = False
 
@@ -52,7 +52,7 @@ class RestServer:
         self._name, self._version, self._patience = name, version, patience
         self._model = f"{base}/v1/models/{name}/versions/{version}"
 
-    def describe(self) -> Served:
+    def ask_metadata(self) -> Served:
         """Ask the server for the model's signatures."""
         answer = self._ask(f"{self._model}/metadata", None, limit=METADATA_LIMIT)
         try:

@@ -32,7 +32,7 @@ RECONNECT_MS = 200
 
 
 class GrpcServer:
-    """A model behind `grpc://host:port`; see `protocol.Way`."""
+    """A model behind `grpc://host:port`; see `protocol.Transport`."""
 
     typed = True
 
@@ -57,7 +57,7 @@ class GrpcServer:
             self._channel = grpc.insecure_channel(target, options)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
-    def describe(self) -> Served:
+    def ask_metadata(self) -> Served:
         """Ask the server for the model's signatures."""
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._fill(request.model_spec)
