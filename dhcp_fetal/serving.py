@@ -12,7 +12,7 @@ from common.errors import OptionError
 from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import PER_CLASS, Description, describe_input
-from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
+from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoints
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import files_from, load_case, normalise
@@ -103,7 +103,7 @@ def results(probabilities: tf.Tensor, mask: tf.Tensor | None, config: Config) ->
     return {"labels": tf.cast(labels, tf.uint8), "probabilities": probabilities}
 
 
-def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
+def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
     """Return the first held-out scan of a run, with its region of interest where it has one.
 
     Raises:
@@ -114,7 +114,7 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     found = [] if case.labels is None else np.argwhere(case.labels)
     centre = found.mean(axis=0).astype(int) if len(found) else np.array(case.image.shape[:3]) // 2
     mask = make_up_mask(case.image.shape[:3]) if case.mask is None else case.mask
-    return TestCase(
+    return HeldOutCase(
         name,
         {"image": case.image.astype(np.float32), "mask": mask},
         spacing_mm=case.scan.spacing_mm,
@@ -122,13 +122,13 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     )
 
 
-def make_up_case(config: Config) -> TestCase:
+def make_up_case(config: Config) -> HeldOutCase:
     """Return seeded noise with a bright body, for a network without data."""
     rng = np.random.default_rng(0)
     edges = [int(n * 1.3) for n in config.inference_segment]
     scan = rng.normal(300.0, 60.0, (*edges, config.input_channels)).astype(np.float32)
     scan[edges[0] // 4 : edges[0] // 2, edges[1] // 4 : edges[1] // 2] += 250.0
-    return TestCase("seeded noise", {"image": scan, "mask": make_up_mask(edges)})
+    return HeldOutCase("seeded noise", {"image": scan, "mask": make_up_mask(edges)})
 
 
 def make_up_mask(shape) -> np.ndarray:
@@ -138,12 +138,12 @@ def make_up_mask(shape) -> np.ndarray:
     return mask
 
 
-def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
     """Return the voxels that a cut scan keeps: one segment."""
     return config.inference_segment
 
 
-def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
+def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
     """Return what every signature is compared on.
 
     Expected are the results of the Python path that `predict` takes, and of Keras on segments.
@@ -186,7 +186,7 @@ def cut_segments(scan: np.ndarray, config: Config) -> list[np.ndarray]:
     return [np.ascontiguousarray(part[np.newaxis], np.float32) for part in parts]
 
 
-def passport_entry(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: HeldOutCase) -> Description:
     """Return what the passport says of the model."""
     scale = {
         "none": "mean 0 and deviation 1, normalised by the client",

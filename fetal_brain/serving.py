@@ -11,7 +11,7 @@ from common.data.normalisation import whiten
 from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import PER_CLASS, Description, describe_input
-from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
+from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoints
 from fetal_brain.config import Config
 from fetal_brain.data import Case, load_case
 from fetal_brain.inference import build_for_any_plane, load_run_network, on_volumes, segment_scan
@@ -66,7 +66,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     ]
 
 
-def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
+def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
     """Return the first held-out scan of a run, its centre in the labelled brain where there is one.
 
     Raises:
@@ -75,7 +75,7 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     entry, name = first_case(record)
     loaded = load_case(Case.from_dict(entry), config)
     found = [] if loaded.label is None else np.argwhere(loaded.label)
-    return TestCase(
+    return HeldOutCase(
         name,
         {"image": loaded.image.array.astype(np.float32)},
         spacing_mm=loaded.image.spacing_zyx_mm,
@@ -83,16 +83,16 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     )
 
 
-def make_up_case(config: Config) -> TestCase:
+def make_up_case(config: Config) -> HeldOutCase:
     """Return seeded noise with a bright body, for a network without data."""
     rng = np.random.default_rng(0)
     depth, rows, columns = smallest_scan(config)
     scan = rng.normal(300.0, 60.0, (depth + 2, rows + 9, columns + 20)).astype(np.float32)
     scan[:, rows // 4 : rows // 2, columns // 4 : columns // 2] += 250.0
-    return TestCase("seeded noise", {"image": scan})
+    return HeldOutCase("seeded noise", {"image": scan})
 
 
-def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
     """Return the voxels that a cut scan keeps: `smallest_scan`, whatever the case."""
     return smallest_scan(config)
 
@@ -105,7 +105,7 @@ def smallest_scan(config: Config) -> tuple[int, int, int]:
     return tuple(int(edge) for edge in least)
 
 
-def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
+def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
     """Return what every signature is compared on: a scan, and patches out of it.
 
     Expected are the results of `predict`, and of Keras on the patches.
@@ -141,7 +141,7 @@ def cut_patches(image: np.ndarray, shape, config: Config) -> np.ndarray:
     return np.ascontiguousarray(batch.reshape(2, *shape))
 
 
-def passport_entry(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: HeldOutCase) -> Description:
     """Return what the passport says of the model."""
     ids = served_ids(config)
     return Description(

@@ -12,7 +12,7 @@ import tensorflow as tf
 from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import FOREGROUND, Description, describe_input
-from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
+from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoints
 from raseg.binaries import find_binaries
 from raseg.config import CHANNELS, Config
 from raseg.data import open_volumes
@@ -63,7 +63,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     ]
 
 
-def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
+def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
     """Return the first held-out volume of a run, from the arrays that its binaries were made of.
 
     Raises:
@@ -73,7 +73,7 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     binaries = find_binaries(Path(record.config["data_dir"]), record.config["tag"], config)
     volumes = open_volumes(Path(binaries.index["data"]), config)
     found = np.argwhere(volumes.label(int(entry["volume"])))
-    return TestCase(
+    return HeldOutCase(
         name,
         {"image": volumes.image(int(entry["volume"])).astype(np.float32)},
         spacing_mm=volumes.spacing_mm,
@@ -81,22 +81,22 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     )
 
 
-def make_up_case(config: Config) -> TestCase:
+def make_up_case(config: Config) -> HeldOutCase:
     """Return seeded noise with a bright body, for a network without data."""
     rng = np.random.default_rng(0)
     rows, columns, slices = config.patch_shape or (37, 30, 11)
     shape = (rows + rows // 2, columns, slices + 1, len(CHANNELS[config.task]))
     image = rng.uniform(100, 400, shape).astype(np.float32)
     image[rows // 4 : rows // 2, columns // 4 : columns // 2] += 500
-    return TestCase("seeded noise", {"image": image})
+    return HeldOutCase("seeded noise", {"image": image})
 
 
-def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
     """Return the voxels that a cut volume keeps."""
     return config.patch_shape or (32, 32, 8)
 
 
-def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
+def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
     """Return what every signature is compared on.
 
     Expected are the results of `predict`, and of Keras.
@@ -113,7 +113,7 @@ def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[
     }
 
 
-def passport_entry(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: HeldOutCase) -> Description:
     """Return what the passport says of the model."""
     stored = {
         "step": "store as 16 bits",

@@ -10,7 +10,7 @@ import tensorflow as tf
 from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import FOREGROUND, Description, describe_input
-from common.export.write import Endpoint, TestCase, first_case, scan_endpoints
+from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoints
 from sarcoma.config import PATCH, Config
 from sarcoma.data import SPACING_MM, LoadedPatient, Patient, load_patient, prepare_patient
 from sarcoma.inference import (
@@ -70,7 +70,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     ]
 
 
-def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
+def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
     """Return the first held-out patient of a run, all slices of it.
 
     Raises:
@@ -80,7 +80,7 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     loaded = load_patient(Patient.from_dict(entry), config.modalities)
     image = np.stack([loaded.images[m] for m in config.modalities], axis=-1)
     found = [] if loaded.label is None else np.argwhere(loaded.label)
-    return TestCase(
+    return HeldOutCase(
         name,
         {"image": image.astype(np.float32)},
         spacing_mm=(SPACING_MM,) * 3,
@@ -88,20 +88,20 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
     )
 
 
-def make_up_case(config: Config) -> TestCase:
+def make_up_case(config: Config) -> HeldOutCase:
     """Return seeded noise with a bright body, for a network without data."""
     rng = np.random.default_rng(0)
     scan = rng.normal(-200.0, 80.0, (2, 61, 70, len(config.modalities))).astype(np.float32)
     scan[:, 20:50, 15:55] += 260.0
-    return TestCase("seeded noise", {"image": scan}, spacing_mm=(SPACING_MM,) * 3)
+    return HeldOutCase("seeded noise", {"image": scan}, spacing_mm=(SPACING_MM,) * 3)
 
 
-def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
     """Return the voxels that a cut volume keeps: a slice of one patch."""
     return LEAST_SIZE
 
 
-def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
+def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
     """Return what every signature is compared on: a volume, and patches out of it.
 
     Expected are the results of `predict`, and of Keras on the patches.
@@ -130,7 +130,7 @@ def cut_patches(image: np.ndarray, edge: int) -> np.ndarray:
     return np.stack([wide[:, :edge], wide[:, 3:]])
 
 
-def passport_entry(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: HeldOutCase) -> Description:
     """Return what the passport says of the model."""
     whole = config.standardise == "patient"
     stitched = {"step": "sliding window", "window": (1, PATCH, PATCH),

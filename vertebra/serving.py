@@ -14,7 +14,7 @@ from common.errors import DataError
 from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import Description, describe_input
-from common.export.write import Endpoint, TestCase, first_case
+from common.export.write import Endpoint, HeldOutCase, first_case
 from vertebra.config import Config
 from vertebra.data import load_scan
 from vertebra.inference import (
@@ -62,7 +62,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     return [Endpoint("serving_default", serve_window, WINDOW)]
 
 
-def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
+def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
     """Return a window that the search asks about in the first held-out scan of a run.
 
     It is the first that remembers a vertebra, or the last of those that were tried.
@@ -91,14 +91,14 @@ def load_test_case(record, network: keras.Model, config: Config) -> TestCase:
         raise DataError(f"{name}: the search asked about no window")
     image, memory = asked[-1]
     what = "one vertebra" if memory.any() else "nothing"
-    return TestCase(
+    return HeldOutCase(
         f"window {len(asked)} of the search through {name}, {what} remembered",
         {"image": image, "memory": memory},
         spacing_mm=(config.spacing_mm,) * 3,
     )
 
 
-def make_up_case(config: Config) -> TestCase:
+def make_up_case(config: Config) -> HeldOutCase:
     """Return a bright body in noise, half of it remembered, for a network without data."""
     rng = np.random.default_rng(0)
     edge = config.patch_size
@@ -108,21 +108,21 @@ def make_up_case(config: Config) -> TestCase:
     memory = np.zeros_like(image)
     memory[: edge // 3][image[: edge // 3] > 1300] = 1
     arrays = {"image": image, "memory": memory}
-    return TestCase("seeded noise", arrays, spacing_mm=(config.spacing_mm,) * 3)
+    return HeldOutCase("seeded noise", arrays, spacing_mm=(config.spacing_mm,) * 3)
 
 
-def least_size(config: Config, case: TestCase) -> tuple[int, int, int]:
+def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
     """Return the voxels that a cut case keeps: a window stays whole."""
     return case.arrays["image"].shape
 
 
-def make_examples(network: keras.Model, config: Config, case: TestCase) -> dict[str, Example]:
+def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
     """Return what the signature is compared on: the answer that the search gets."""
     expected = on_windows(network, config)(case.arrays["image"], case.arrays["memory"])
     return {"serving_default": Example(case.arrays, expected)}
 
 
-def passport_entry(config: Config, case: TestCase) -> Description:
+def passport_entry(config: Config, case: HeldOutCase) -> Description:
     """Return what the passport says of the model."""
     edge = config.patch_size
     window = {

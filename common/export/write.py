@@ -58,10 +58,8 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class TestCase:
+class HeldOutCase:
     """What an exported model is compared on: the raw inputs of `volume`, by name."""
-
-    __test__ = False  # pytest takes the name for a test
 
     name: str
     """Said beside every difference that was measured on it."""
@@ -94,21 +92,21 @@ class ServingModule(Protocol):
     def make_endpoints(self, network: keras.Model, config: Any) -> Sequence[Endpoint]:
         """Return the signatures of the model."""
 
-    def load_test_case(self, record: Run, network: keras.Model, config: Any) -> TestCase:
+    def load_test_case(self, record: Run, network: keras.Model, config: Any) -> HeldOutCase:
         """Return a held-out case of the run; raise `UserError` where none can be read."""
 
-    def make_up_case(self, config: Any) -> TestCase:
+    def make_up_case(self, config: Any) -> HeldOutCase:
         """Return seeded noise, for a network without data."""
 
     def make_examples(
-        self, network: keras.Model, config: Any, case: TestCase
+        self, network: keras.Model, config: Any, case: HeldOutCase
     ) -> Mapping[str, Example]:
         """Return what each signature is compared on, computed as `predict` does."""
 
-    def least_size(self, config: Any, case: TestCase) -> Sequence[int]:
+    def least_size(self, config: Any, case: HeldOutCase) -> Sequence[int]:
         """Return the voxels per axis that a case keeps when it is cut for the recording."""
 
-    def passport_entry(self, config: Any, case: TestCase) -> Description:
+    def passport_entry(self, config: Any, case: HeldOutCase) -> Description:
         """Return what the passport says of the model."""
 
 
@@ -131,7 +129,7 @@ def scan_endpoints(serve: Callable, image: Any) -> list[Endpoint]:
     ]
 
 
-def find_case(load: Callable[[], TestCase], made_up: Callable[[], TestCase]) -> TestCase:
+def find_case(load: Callable[[], HeldOutCase], made_up: Callable[[], HeldOutCase]) -> HeldOutCase:
     """Return a held-out case of the run, or, with a note, a made-up one if none can be read."""
     try:
         return load()
@@ -160,8 +158,8 @@ def first_case(
 
 
 def make_recordings(
-    case: TestCase,
-    make_examples: Callable[[TestCase], Mapping[str, Example]],
+    case: HeldOutCase,
+    make_examples: Callable[[HeldOutCase], Mapping[str, Example]],
     *,
     least: Sequence[int],
     voxels: int = RECORDED_VOXELS,
@@ -178,7 +176,7 @@ def make_recordings(
     return Recordings(small.name, make_examples(small), case.name, whole)
 
 
-def cut_case(case: TestCase, *, least: Sequence[int], voxels: int) -> TestCase:
+def cut_case(case: HeldOutCase, *, least: Sequence[int], voxels: int) -> HeldOutCase:
     """Return the case itself, or the part around its centre that has at most so many voxels."""
     shape = np.array(next(iter(case.arrays.values())).shape[:3])
     size = shape.copy()

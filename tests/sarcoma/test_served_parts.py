@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common.export.write import TestCase
+from common.export.write import HeldOutCase
 from sarcoma.config import QUICK
 from sarcoma.inference import build_for_inference
 from sarcoma.serving import make_endpoints, passport_entry
@@ -16,7 +16,7 @@ DILATED = replace(UNET, architecture="dilated", dilated_filters=(2, 2, 2, 2, 2, 
 
 
 def described(config):
-    case = TestCase("none", {"image": np.zeros((1, 56, 56, 2), np.float32)})
+    case = HeldOutCase("none", {"image": np.zeros((1, 56, 56, 2), np.float32)})
     return passport_entry(config, case).inputs["image"]
 
 

@@ -18,8 +18,8 @@ from common.export.parity import Example, ExportError, difference
 from common.export.passport import Description, Provenance, read_passport
 from common.export.write import (
     Endpoint,
+    HeldOutCase,
     Recordings,
-    TestCase,
     cut_case,
     export_model,
     find_case,
@@ -161,7 +161,7 @@ class TestExport:
 class TestCases:
     def scan(self, **more):
         values = np.arange(8 * 10 * 12, dtype=np.float32).reshape(8, 10, 12)
-        return TestCase("scan", {"image": values[..., None], "mask": values > 3}, **more)
+        return HeldOutCase("scan", {"image": values[..., None], "mask": values > 3}, **more)
 
     def test_a_small_case_is_kept_whole(self):
         case = self.scan()
@@ -195,7 +195,7 @@ class TestCases:
         def load():
             raise DataError("scan.nii is gone")
 
-        assert find_case(load, lambda: TestCase("noise", {})).name == "noise"
+        assert find_case(load, lambda: HeldOutCase("noise", {})).name == "noise"
         assert "so noise was used: scan.nii is gone" in capsys.readouterr().out
 
 
