@@ -155,13 +155,7 @@ def call_whole(network: keras.Model) -> Callable[..., Any]:
 
 
 def payload_of_scan(shape: Shape, *, channels: int = 1, classes: int) -> dict[str, int]:
-    """Return the bytes of a whole-scan request and its responses.
-
-    Args:
-        shape: voxels.
-        channels: of the image, float32.
-        classes: maps of the response `probabilities`, float32; labels are uint8.
-    """
+    """Return the bytes of a whole-scan request, float32, and of its labels and probabilities."""
     voxels = prod(shape)
     return {
         "request": voxels * channels * FLOAT_BYTES,

@@ -6,6 +6,7 @@ Faults make the data unusable and end the command with status 2; notes are warni
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,8 +111,7 @@ class Inspection:
 
     def summary(self) -> str:
         """Return how many lines are in order, have notes, have faults."""
-        verdicts = [entry.verdict for entry in self.entries]
-        counts = {word: verdicts.count(word) for word in ("ok", "note", "FAULT")}
+        counts = Counter(entry.verdict for entry in self.entries)
         others = [entry.name for entry in self.whole if entry.faults]
         return (
             f"{count_in_words(len(self.entries), self.unit)}: {counts['ok']} in order, "

@@ -12,7 +12,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -47,41 +47,13 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 _HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 
 
-@dataclass(frozen=True)
-class Head:
-    """What a header says, checked."""
-
-    header: nibabel.Nifti1Header
-    """As it is in the file; `Nifti2Header` is a kind of it."""
-    shape: tuple[int, int, int]
-    """Z, Y, X."""
-    frames: int
-    geometry: Geometry
-
-    @property
-    def offset(self) -> int:
-        """Bytes before the first voxel."""
-        return int(self.header["vox_offset"])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the stored voxels, in the file's byte order."""
-        return self.header.get_data_dtype()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole file, unpacked."""
-        voxels = math.prod(self.shape) * self.frames
-        return self.offset + voxels * self.dtype.itemsize
-
-
 def read_grid(
     path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[tuple[int, int, int], Geometry]:
     """Return the shape (Z, Y, X) and geometry that the header says; see `read_voxels`."""
     with _unreadable_named(path), _open(path) as file:
-        head = _read_head(file, path, frames, flat)
-    return head.shape, head.geometry
+        _, _, shape, geometry = _read_head(file, path, frames, flat)
+    return shape, geometry
 
 
 def read_voxels(
@@ -103,17 +75,17 @@ def read_voxels(
             NIfTI; or the header says what cannot be believed or used. One line names the field.
     """
     with _unreadable_named(path), _open(path) as file:
-        head = _read_head(file, path, frames, flat)
-        array = _read_array(file, path, head)
+        header, count, shape, geometry = _read_head(file, path, frames, flat)
+        array = _read_array(file, path, header, count, shape)
     try:
-        slope, intercept = head.header.get_slope_inter()
+        slope, intercept = header.get_slope_inter()
     except HeaderDataError:
         raise DataError(
-            f"{path}: found the slope {head.header['scl_slope']} and intercept "
-            f"{head.header['scl_inter']}; expected finite numbers"
+            f"{path}: found the slope {header['scl_slope']} and intercept "
+            f"{header['scl_inter']}; expected finite numbers"
         ) from None
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return apply_read_scaling(array, slope, intercept), head.geometry
+    return apply_read_scaling(array, slope, intercept), geometry
 
 
 def write_voxels(
@@ -194,12 +166,13 @@ def unreadable(path: Path, found: str) -> DataError:
     return DataError(f"{path}: cannot be read ({found}), expected a whole {ending} file")
 
 
-def _read_head(file: IO[bytes], path: Path, frames: Frames, flat: bool) -> Head:
+def _read_head(file: IO[bytes], path: Path, frames: Frames, flat: bool) -> tuple:
+    """Return what a header says, checked: itself, the number of volumes, (Z, Y, X), geometry."""
     header = _parse(file, path)
     sizes = _sizes(header, path, frames, flat)
     _check_kind(header, path)
     shape = sizes[2::-1]
-    return Head(header, shape, math.prod(sizes[3:]), _geometry(header, shape, path))
+    return header, math.prod(sizes[3:]), shape, _geometry(header, shape, path)
 
 
 def _parse(file: IO[bytes], path: Path) -> nibabel.Nifti1Header:
@@ -322,12 +295,11 @@ def _placed(affine: np.ndarray) -> tuple[tuple, tuple, tuple]:
 
 
 def _sform(header, path: Path) -> np.ndarray:
-    rows = [header[name].astype(np.float64) for name in ("srow_x", "srow_y", "srow_z")]
-    affine = np.array([*rows, [0.0, 0.0, 0.0, 1.0]])
+    affine = header.get_sform()
     believable = bool((np.abs(affine) <= LARGEST_MM).all())  # NaN is not
     lengths = np.linalg.norm(affine[:3, :3], axis=0) if believable else np.zeros(3)
     if lengths.min() < SMALLEST_MM or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
-        shown = "; ".join(" ".join(f"{value:.4g}" for value in row) for row in rows)
+        shown = "; ".join(" ".join(f"{value:.4g}" for value in row) for row in affine[:3])
         raise DataError(f"{path}: found the sform {shown}; expected three axes of finite length")
     return affine
 
@@ -403,25 +375,27 @@ def _is_stated(geometry: Geometry) -> bool:
         return False
 
 
-def _read_array(file: IO[bytes], path: Path, head: Head) -> np.ndarray:
-    """Read the voxels of the first frame and check that the file ends where it should."""
+def _read_array(file: IO[bytes], path: Path, header, frames: int, shape: tuple) -> np.ndarray:
+    """Read the first of some volumes and check that the file ends where it should."""
+    offset, dtype = int(header["vox_offset"]), header.get_data_dtype()
+    size = offset + math.prod(shape) * frames * dtype.itemsize
     packed, on_disk = isinstance(file, gzip.GzipFile), path.stat().st_size
-    if head.size > (on_disk * _GZIP_MOST if packed else on_disk):
-        found = "" if packed else f": found {on_disk} of {head.size} bytes"
+    if size > (on_disk * _GZIP_MOST if packed else on_disk):
+        found = "" if packed else f": found {on_disk} of {size} bytes"
         raise unreadable(path, f"truncated{found}")
-    file.seek(head.offset)
-    array = np.empty(head.shape, head.dtype)
+    file.seek(offset)
+    array = np.empty(shape, dtype)
     target, done = memoryview(array.reshape(-1).view(np.uint8)), 0
     while done < len(target) and (count := file.readinto(target[done:])):
         done += count
-    found = head.offset + done
-    while found < head.size and (chunk := file.read(min(head.size - found, _CHUNK))):
+    found = offset + done
+    while found < size and (chunk := file.read(min(size - found, _CHUNK))):
         found += len(chunk)
-    if found < head.size:
-        raise unreadable(path, f"truncated: found {found} of {head.size} bytes")
+    if found < size:
+        raise unreadable(path, f"truncated: found {found} of {size} bytes")
     if file.read(1):
         raise DataError(
-            f"{path}: found more than the {head.size} bytes that its header says; expected dim, "
+            f"{path}: found more than the {size} bytes that its header says; expected dim, "
             "datatype and vox_offset to fit the data"
         )
     return array

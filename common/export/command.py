@@ -39,13 +39,7 @@ def export(
         RunError: see `load_run` and the paper's `load_run_network`.
         ExportError: see `export_model`.
     """
-    from common.export.write import (
-        ServingModule,
-        export_model,
-        find_case,
-        make_recordings,
-        report_export,
-    )
+    from common.export import write
 
     began = time.monotonic()
     run = run or importlib.import_module(f"{paper}.config").RUN
@@ -54,17 +48,14 @@ def export(
     folder = version_folder(to, name or paper, version)
     record = load_run(run)
     configure_runtime(seed=0)
-    serving: ServingModule = importlib.import_module(f"{paper}.serving")
+    serving: write.ServingModule = importlib.import_module(f"{paper}.serving")
     network, config = serving.load_run_network(run)
-    case = find_case(
-        lambda: serving.load_test_case(record, network, config),
-        lambda: serving.make_up_case(config),
-    )
-    parity = export_model(
+    case = write.find_case(serving, record, network, config)
+    parity = write.export_model(
         folder,
         network=network,
         endpoints=serving.make_endpoints(network, config),
-        recordings=make_recordings(
+        recordings=write.make_recordings(
             case,
             lambda part: serving.make_examples(network, config, part),
             least=serving.least_size(config, case),
@@ -74,4 +65,4 @@ def export(
         tolerance=TOLERANCE,
         keras_file=record.path / "model.keras",
     )
-    report_export(folder, parity, began=began)
+    write.report_export(folder, parity, began=began)

@@ -129,12 +129,14 @@ def scan_endpoints(serve: Callable, image: Any) -> list[Endpoint]:
     ]
 
 
-def find_case(load: Callable[[], HeldOutCase], made_up: Callable[[], HeldOutCase]) -> HeldOutCase:
+def find_case(
+    serving: ServingModule, record: Run, network: keras.Model, config: Any
+) -> HeldOutCase:
     """Return a held-out case of the run, or, with a note, a made-up one if none can be read."""
     try:
-        return load()
+        return serving.load_test_case(record, network, config)
     except (UserError, OSError) as problem:
-        case = made_up()
+        case = serving.make_up_case(config)
         print(f"note: no case of the run could be read, so {case.name} was used: {problem}")
         return case
 

@@ -10,20 +10,8 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from common.errors import ServingError
-from common.serving.protocol import (
-    METADATA_LIMIT,
-    MIB,
-    Patience,
-    Request,
-    Served,
-    Signature,
-    TensorSpec,
-    UnavailableError,
-    ask_patiently,
-    late,
-    mib,
-    numpy_name,
-)
+from common.serving import protocol
+from common.serving.protocol import Patience, mib
 
 LARGEST_MIB = 2047
 """Protobuf and TensorFlow Serving take 2 GiB less one byte."""
@@ -42,11 +30,11 @@ class GrpcServer:
     ):  # fmt: skip
         """Prepare a channel to host:port, secured with the system's certificates on request."""
         self.address = f"{'grpcs' if secure else 'grpc'}://{target}"
-        self.limit = LARGEST_MIB * MIB if limit is None else limit
+        self.limit = LARGEST_MIB * protocol.MIB if limit is None else limit
         self._name, self._version, self._patience = name, version, patience
         options = [
             ("grpc.max_send_message_length", self.limit),
-            ("grpc.max_receive_message_length", max(self.limit, METADATA_LIMIT)),
+            ("grpc.max_receive_message_length", max(self.limit, protocol.METADATA_LIMIT)),
             ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
             ("grpc.min_reconnect_backoff_ms", RECONNECT_MS),
             ("grpc.max_reconnect_backoff_ms", 10 * RECONNECT_MS),
@@ -57,7 +45,7 @@ class GrpcServer:
             self._channel = grpc.insecure_channel(target, options)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
-    def ask_metadata(self) -> Served:
+    def ask_metadata(self) -> protocol.Served:
         """Ask the server for the model's signatures."""
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._fill(request.model_spec)
@@ -65,30 +53,30 @@ class GrpcServer:
         signatures = get_model_metadata_pb2.SignatureDefMap()
         if not response.metadata["signature_def"].Unpack(signatures):
             raise ServingError(f"{self.address}: found no signatures in the answer")
-        return Served(
+        return protocol.Served(
             response.model_spec.name,
             response.model_spec.version.value,
             {
-                name: Signature(self._specs(entry.inputs), self._specs(entry.outputs))
+                name: protocol.Signature(self._specs(entry.inputs), self._specs(entry.outputs))
                 for name, entry in signatures.signature_def.items()
             },
         )
 
     def prepare(
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
-    ) -> Request:
+    ) -> protocol.Request:
         """Write a PredictRequest, 4 bytes for each float32; other outputs stay at the server."""
         least = sum(array.nbytes for array in inputs.values())
         if least > self.limit:  # which protobuf may not even be able to hold
-            return Request(signature, tuple(outputs), None, least)
+            return protocol.Request(signature, tuple(outputs), None, least)
         message = predict_pb2.PredictRequest(output_filter=outputs)
         self._fill(message.model_spec)
         message.model_spec.signature_name = signature
         for name, array in inputs.items():
             message.inputs[name].CopyFrom(tf.make_tensor_proto(array))
-        return Request(signature, tuple(outputs), message, message.ByteSize())
+        return protocol.Request(signature, tuple(outputs), message, message.ByteSize())
 
-    def send(self, request: Request) -> dict[str, np.ndarray]:
+    def send(self, request: protocol.Request) -> dict[str, np.ndarray]:
         """Evaluate a request on the server; the answer must name the same model and signature."""
         response = self._call(self._stub.Predict, request.content)
         found = response.model_spec
@@ -104,7 +92,7 @@ class GrpcServer:
             raise ServingError(f"{self.address}: the answer lacks the output {missing[0]!r}")
         return {name: tf.make_ndarray(response.outputs[name]) for name in request.outputs}
 
-    def value_bytes(self, spec: TensorSpec) -> int:
+    def value_bytes(self, spec: protocol.TensorSpec) -> int:
         """Return the bytes of a number; of small integers the server packs as few as one."""
         return max(np.dtype(spec.dtype).itemsize, 2)
 
@@ -116,10 +104,10 @@ class GrpcServer:
         model_spec.name = self._name
         model_spec.version.value = self._version
 
-    def _specs(self, entries) -> dict[str, TensorSpec]:
+    def _specs(self, entries) -> dict[str, protocol.TensorSpec]:
         return {
-            name: TensorSpec(
-                numpy_name(types_pb2.DataType.Name(info.dtype)),
+            name: protocol.TensorSpec(
+                protocol.numpy_name(types_pb2.DataType.Name(info.dtype)),
                 None
                 if info.tensor_shape.unknown_rank
                 else tuple(None if d.size < 0 else d.size for d in info.tensor_shape.dim),
@@ -134,7 +122,7 @@ class GrpcServer:
             except grpc.RpcError as failure:
                 raise self._explain(failure, request.ByteSize()) from None
 
-        return ask_patiently(ask, self._patience, address=self.address)
+        return protocol.ask_patiently(ask, self._patience, address=self.address)
 
     def _explain(self, failure, size: int) -> Exception:
         """Turn a gRPC status into an error of one line."""
@@ -142,9 +130,9 @@ class GrpcServer:
         said = " ".join((failure.details() or "").split())[:300]
         model = f"model {self._name!r}, version {self._version}"
         if code is codes.UNAVAILABLE:
-            return UnavailableError(said)
+            return protocol.UnavailableError(said)
         if code is codes.DEADLINE_EXCEEDED:
-            return late(self.address, self._patience)
+            return protocol.late(self.address, self._patience)
         if code is codes.NOT_FOUND:
             return ServingError(f"{self.address}: found no {model} there ({said})")
         if code is codes.RESOURCE_EXHAUSTED:

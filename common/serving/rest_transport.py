@@ -16,20 +16,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from common.errors import ServingError
-from common.serving.protocol import (
-    METADATA_LIMIT,
-    MIB,
-    Patience,
-    Request,
-    Served,
-    Signature,
-    TensorSpec,
-    UnavailableError,
-    ask_patiently,
-    late,
-    mib,
-    numpy_name,
-)
+from common.serving import protocol
+from common.serving.protocol import Patience, mib
 
 LIMIT_MIB = 256
 """Default of what one JSON message may have; a scan beyond it is better sent over gRPC."""
@@ -48,20 +36,20 @@ class RestServer:
     ):
         """Note where the server is: the URL without /v1, such as http://localhost:8501."""
         self.address = base
-        self.limit = LIMIT_MIB * MIB if limit is None else limit
+        self.limit = LIMIT_MIB * protocol.MIB if limit is None else limit
         self._name, self._version, self._patience = name, version, patience
         self._model = f"{base}/v1/models/{name}/versions/{version}"
 
-    def ask_metadata(self) -> Served:
+    def ask_metadata(self) -> protocol.Served:
         """Ask the server for the model's signatures."""
-        answer = self._ask(f"{self._model}/metadata", None, limit=METADATA_LIMIT)
+        answer = self._ask(f"{self._model}/metadata", None, limit=protocol.METADATA_LIMIT)
         try:
             found = answer["metadata"]["signature_def"]["signature_def"]
-            return Served(
+            return protocol.Served(
                 answer["model_spec"]["name"],
                 int(answer["model_spec"]["version"]),
                 {
-                    name: Signature(_specs(entry["inputs"]), _specs(entry["outputs"]))
+                    name: protocol.Signature(_specs(entry["inputs"]), _specs(entry["outputs"]))
                     for name, entry in found.items()
                     if entry.get("inputs")  # "__saved_model_init_op" has none
                 },
@@ -71,15 +59,15 @@ class RestServer:
 
     def prepare(
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
-    ) -> Request:
+    ) -> protocol.Request:
         """Write the JSON of a request; the server answers with all outputs of the signature."""
         least = sum(2 * array.size for array in inputs.values())  # a digit and a comma each
         if least > self.limit:
-            return Request(signature, tuple(outputs), None, least)
+            return protocol.Request(signature, tuple(outputs), None, least)
         body = encode(signature, inputs)
-        return Request(signature, tuple(outputs), body, len(body))
+        return protocol.Request(signature, tuple(outputs), body, len(body))
 
-    def send(self, request: Request) -> dict[str, np.ndarray]:
+    def send(self, request: protocol.Request) -> dict[str, np.ndarray]:
         """Evaluate a request on the server; the answer names no version, the URL does."""
         answer = self._ask(f"{self._model}:predict", request.content, limit=self.limit)
         found = answer.get("outputs") if isinstance(answer, dict) else None
@@ -96,7 +84,7 @@ class RestServer:
         except ValueError:
             raise self._strange("lists of unequal lengths") from None
 
-    def value_bytes(self, spec: TensorSpec) -> int:
+    def value_bytes(self, spec: protocol.TensorSpec) -> int:
         """Return the bytes of a line: four blanks for every level, the digits, comma and end."""
         digits = 3 if np.issubdtype(spec.dtype, np.integer) else 14
         return 4 * (2 + len(spec.shape or ())) + digits + 2
@@ -115,15 +103,15 @@ class RestServer:
             except urllib.error.HTTPError as refusal:
                 raise self._explain(refusal, body) from None
             except TimeoutError:
-                raise late(self.address, self._patience, REST_HINT) from None
+                raise protocol.late(self.address, self._patience, REST_HINT) from None
             except urllib.error.URLError as failure:
                 if isinstance(failure.reason, TimeoutError):
-                    raise late(self.address, self._patience, REST_HINT) from None
-                raise UnavailableError(_words(failure.reason)) from None
+                    raise protocol.late(self.address, self._patience, REST_HINT) from None
+                raise protocol.UnavailableError(_words(failure.reason)) from None
             except (ConnectionError, http.client.HTTPException) as failure:
-                raise UnavailableError(_words(failure)) from None
+                raise protocol.UnavailableError(_words(failure)) from None
 
-        return ask_patiently(ask, self._patience, address=self.address)
+        return protocol.ask_patiently(ask, self._patience, address=self.address)
 
     def _read(self, response, limit: int):
         text = response.read(limit + 1)
@@ -142,9 +130,9 @@ class RestServer:
         said = _error_of(refusal)
         model = f"model {self._name!r}, version {self._version}"
         if refusal.code == 503:
-            return UnavailableError(said)
+            return protocol.UnavailableError(said)
         if refusal.code == 504:
-            return late(self.address, self._patience, REST_HINT)
+            return protocol.late(self.address, self._patience, REST_HINT)
         if refusal.code == 404:
             return ServingError(f"{self.address}: found no {model} there ({said})")
         if refusal.code == 413:
@@ -187,13 +175,13 @@ def _nested(array: np.ndarray) -> str:
     return "[" + ",".join(map(digits.__mod__, array.tolist())) + "]"
 
 
-def _specs(entries: Mapping) -> dict[str, TensorSpec]:
+def _specs(entries: Mapping) -> dict[str, protocol.TensorSpec]:
     specs = {}
     for name, info in entries.items():
         shape = info["tensor_shape"]
         sizes = [int(axis["size"]) for axis in shape.get("dim", ())]
         known = None if shape.get("unknown_rank") else tuple(None if n < 0 else n for n in sizes)
-        specs[name] = TensorSpec(numpy_name(info["dtype"]), known)
+        specs[name] = protocol.TensorSpec(protocol.numpy_name(info["dtype"]), known)
     return specs
 
 

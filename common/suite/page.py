@@ -128,15 +128,11 @@ def make_view(entry: PaperEntry, comparisons: Path) -> PaperView:
             f"{report} has no sections.json: an older version made it; run evaluate again"
         )
     sections = read_sections(report / "sections.json")
-    return PaperView(
-        entry,
-        claims,
-        [section for section in sections if section.title != RUN_SECTION],
-        next((section for section in sections if section.title == RUN_SECTION), None),
-        read_layers(network) if network.is_file() else [],
-        read_case(report / FOLDER) if (report / FOLDER).is_dir() else None,
-        comparison,
-    )
+    facts = next((section for section in sections if section.title == RUN_SECTION), None)
+    others = [section for section in sections if section.title != RUN_SECTION]
+    layers = read_layers(network) if network.is_file() else []
+    case = read_case(report / FOLDER) if (report / FOLDER).is_dir() else None
+    return PaperView(entry, claims, others, facts, layers, case, comparison)
 
 
 def view_claim(claim: Claim, result: Result | None) -> ClaimView:

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -192,10 +193,14 @@ class TestCases:
         assert recordings.kept["volume"] == recordings.case != recordings.whole_case == "scan"
 
     def test_a_case_that_cannot_be_read_is_made_up_and_said(self, capsys):
-        def load():
+        def load(record, network, config):
             raise DataError("scan.nii is gone")
 
-        assert find_case(load, lambda: HeldOutCase("noise", {})).name == "noise"
+        def make_up(config):
+            return HeldOutCase("noise", {})
+
+        serving = SimpleNamespace(load_test_case=load, make_up_case=make_up)
+        assert find_case(serving, None, None, None).name == "noise"
         assert "so noise was used: scan.nii is gone" in capsys.readouterr().out
 
 
