@@ -100,14 +100,9 @@ def plan(
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
     if out is not None:
-        facts = {
-            "paper": paper,
-            "mixed_precision": mixed_precision,
-            "examples": examples,
-            "parameters": network.count_params(),
-            "scan": asdict(asked),
-            "load": load,
-        }
+        facts = {"paper": paper, "mixed_precision": mixed_precision, "examples": examples,
+                 "parameters": network.count_params(), "scan": asdict(asked),
+                 "load": load}  # fmt: skip
         write_json(out, facts | {work.kind: asdict(work) for work in works})
 
 

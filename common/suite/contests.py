@@ -31,15 +31,11 @@ def torch_sides(function: str, *, name: str = "PyTorch", monai: bool = False) ->
         name: of both.
         monai: whether it needs MONAI.
     """
+    packages = ("torch", "monai") if monai else ("torch",)
+    # Keras builds the network on PyTorch, so that TensorFlow computes nothing.
+    variables = {"KERAS_BACKEND": "torch"}
     return tuple(
-        Side(
-            name,
-            function,
-            {"layout": layout},
-            packages=("torch", "monai") if monai else ("torch",),
-            # Keras builds the network on PyTorch, so that TensorFlow computes nothing.
-            environment={"KERAS_BACKEND": "torch"},
-        )
+        Side(name, function, {"layout": layout}, packages=packages, environment=variables)
         for layout in LAYOUTS
     )
 

@@ -22,7 +22,6 @@ from common.suite.network_drawing import Layer, read_layers
 from common.suite.read_runs import PaperEntry, Result
 
 SCRIPTS = ("niivue.umd.js", "viewer.js")
-SECONDS_PER_MINUTE = 60
 RUN_SECTION = "Run"
 DATA_WORDS = {
     DataKind.PHANTOM: "synthetic phantoms",
@@ -81,7 +80,7 @@ class PaperView:
     def minutes(self) -> str:
         """Wall time of all stages in minutes, or an empty text where not recorded."""
         seconds = sum(time for _, time in self.entry.result.seconds) if self.entry.result else 0
-        return f"{seconds / SECONDS_PER_MINUTE:.1f}" if seconds else ""
+        return f"{seconds / 60:.1f}" if seconds else ""
 
     @property
     def parameters(self) -> int:

@@ -25,8 +25,7 @@ class FirstSteps(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
         """Note what the step took, and say it when it is the second or the only one."""
         enough = min(2, self._steps)
-        if len(self._seconds) == enough:
-            return
-        self._seconds.append(time.monotonic() - self._began)
-        if len(self._seconds) == enough:
-            self._say(line_of_steps(self._seconds, self._steps))
+        if len(self._seconds) < enough:
+            self._seconds.append(time.monotonic() - self._began)
+            if len(self._seconds) == enough:
+                self._say(line_of_steps(self._seconds, self._steps))
