@@ -272,7 +272,7 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     parser.add_argument("--verbose", type=bool, default=False, help="Show TensorFlow's notices.")
     parameters = inspect.signature(function).parameters
     skip = {"config", "paper"} & {*parameters}
-    if {"paper", "preset"} <= {*parameters}:  # the verb is shared, the presets are the paper's
+    if {"paper", "preset"} <= {*parameters}:  # the command is shared, the presets are the paper's
         skip.add("preset")
         parser.add_argument(
             "--preset", type=config_module.Preset, default=parameters["preset"].default,

@@ -1,4 +1,4 @@
-"""Time every paper's training step and inference under XLA, beside a matrix product.
+"""Time every paper's training step and inference and a matrix product under XLA.
 
 `make bench-gpu`, or `KERAS_BACKEND=jax python -m common bench-gpu [--paper NAME] [--small]`, needs
 keras and jax alone; with KERAS_BACKEND=tensorflow it runs unchanged on TensorFlow's GPU build. Each

@@ -60,7 +60,7 @@ def plan(
         scan: voxels of the scan to predict, in the order of the paper's arrays; default: a usual
             one, with the preset quick a phantom.
         examples: what is trained on, where the number of steps depends on it.
-        probe: measure one step and one call; without it only what can be counted is told.
+        probe: measure one step and one call; without it only counts are printed.
         mixed_precision: bfloat16 arithmetic.
         out: JSON file with the same numbers.
 

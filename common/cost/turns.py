@@ -36,7 +36,7 @@ class Contender(NamedTuple):
     """One way of doing the work, ready to begin."""
 
     prove: Callable[[], Sequence[np.ndarray]]
-    """Does the work once and returns what shows that it is the same work. It compiles, too."""
+    """Does the work once and returns what shows that it is the same work. It also compiles."""
     work: Callable[[], object]
     """What is timed, after `prove`."""
     units: int = 1
@@ -145,7 +145,7 @@ def compare(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], side: S
         difference = np.abs(ours.astype(np.float64) - theirs).max(initial=0.0)
         shares.append(difference / (np.abs(ours).max(initial=0.0) or 1.0))
     apart = float(np.max(shares))
-    if side.is_same and not apart <= TOLERANCE:  # NaN is no result either
+    if side.is_same and not apart <= TOLERANCE:  # NaN is not a result either
         raise ContenderError(f"differs by {apart:.1e} of the largest value; not timed")
     return apart
 

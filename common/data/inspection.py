@@ -133,7 +133,7 @@ class Inspection:
 
     def _shortened(self, line: str) -> str:
         folder = self.source if self.source.is_dir() else self.source.parent
-        # A relative source is shown as it was typed; messages hold absolute paths, too.
+        # A relative source is shown as it was typed; messages also hold absolute paths.
         for prefix in {str(folder.absolute()), str(folder)} - {"/", "."}:
             line = line.replace(f" {prefix}/", " ")
         return line

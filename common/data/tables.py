@@ -58,7 +58,7 @@ def read_table(path: Path) -> Table:
     path = Path(path)
     text = _read_text(path)
     skipped = 0
-    if named := _EXCEL_DELIMITER.match(text):  # a first line of Excel's that is no row
+    if named := _EXCEL_DELIMITER.match(text):  # a first line of Excel's that is not a row
         text, skipped = text[named.end() :], 1
     delimiter = named[1] if named and named[1] in DELIMITERS else _choose_delimiter(text)
     header, *others = _parse(text, delimiter, path, skipped)

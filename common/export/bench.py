@@ -1,4 +1,4 @@
-"""What serving costs: export and loading time, latency beside Keras in the same run, payloads."""
+"""What serving costs: time of export and loading, latency against Keras, payloads."""
 
 import json
 import tempfile

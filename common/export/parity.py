@@ -1,4 +1,4 @@
-"""The recorded case of an exported model: kept beside it, read back, compared with."""
+"""The recorded case of an exported model: written, read back, compared."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ SERVED_AT = "/models"
 
 BATCHING_TEXT = """\
 # For tensorflow_model_server --batching_parameters_file=...; leave --enable_batching off.
-# A signature takes one whole scan, whose first axis is no batch: a server that merges requests
+# A signature takes one whole scan, whose first axis is not a batch: a server that merges requests
 # would normalise two patients' scans as one. With this file a server that was started with
 # --enable_batching refuses scans instead of mixing them. A client that wants batches sends them
 # itself to the signature in the network's own shape (patches, logits, segments).

@@ -62,7 +62,7 @@ class HeldOutCase:
     """What an exported model is compared on: the raw inputs of `volume`, by name."""
 
     name: str
-    """Said beside every difference that was measured on it."""
+    """Printed with every difference that is measured on it."""
     arrays: Mapping[str, np.ndarray]
     """The first three axes of each are those of the scan."""
     spacing_mm: Sequence[float] | None = None
@@ -84,7 +84,7 @@ class Recordings:
 
 
 class ServingModule(Protocol):
-    """What a paper's `serving.py` offers to the verb `export`; `Config` is the paper's own."""
+    """What a paper's `serving.py` offers to the command `export`; `Config` is the paper's own."""
 
     def load_run_network(self, run: Path) -> tuple[keras.Model, Any]:
         """Return the trained network of a run and its `Config`."""
@@ -274,7 +274,7 @@ def make_passport(
 
 @contextmanager
 def write_version(folder: Path) -> Iterator[Path]:
-    """As `write_folder_atomically`, with TensorFlow's refusals as `RunError`, too."""
+    """Do as `write_folder_atomically`, and make a `RunError` of TensorFlow's errors."""
     with write_folder_atomically(folder) as unfinished:
         try:
             yield unfinished

@@ -1,4 +1,4 @@
-"""The trained network of a run folder: written, and read back for the configuration beside it."""
+"""The trained network of a run folder: written, and read back for its configuration."""
 
 import os
 import shutil

@@ -195,7 +195,7 @@ def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
     """
     source = Path(path) / "config.yaml"
     if not source.is_file():
-        load_run(path)  # says what is wrong where it is no run folder at all
+        load_run(path)  # says so if it is not a run folder at all
     known = {field.name for field in fields(config_class)}
     values = {key: item for key, item in read_yaml(source).items() if key in known}
     parser = ArgumentParser(exit_on_error=False)

@@ -94,7 +94,7 @@ def first_difference(old: Any, new: Any, field: str = "") -> tuple[str, Any, Any
 
 
 def shown(value: Any) -> str:
-    """Return a plain value as it stands in a message: JSON, shortened."""
+    """Return a plain value as it appears in a message: JSON, shortened."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

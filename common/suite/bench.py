@@ -1,4 +1,4 @@
-"""`python -m common bench`: every paper beside what else could be used, on this processor.
+"""`python -m common bench`: every paper and its alternatives, timed on this processor.
 
 Runs `python -m <paper> bench` for one paper or for all, whatever becomes of the others, and keeps
 the numbers as results/bench-<processor>.json; `python -m common results update` shows them in

@@ -17,7 +17,7 @@ from common.runs.folder import load_run
 
 RESULTS = ROOT / "results"
 STAGES = "reproduce.json"
-"""Written beside a run by `reproduce`: the stages, how long each took, how it ended."""
+"""Written next to a run by `reproduce`: the stages, how long each took, how it ended."""
 SCHEMA = 1
 BENCHMARKS = "bench-"
 """What the names of benchmark results begin with; they are files of their own kind."""

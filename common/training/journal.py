@@ -12,7 +12,7 @@ from tqdm import tqdm
 from common.errors import RunError
 
 SECONDS_BETWEEN_LINES = 60.0
-"""Where stderr is no terminal: a line at every epoch, and within long epochs this often."""
+"""Where stderr is not a terminal: a line at every epoch, and within long epochs this often."""
 
 
 class EventWriter:
