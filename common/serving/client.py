@@ -1,8 +1,8 @@
 """A served model as its passport describes it: asked for scans, in parts where that is exact.
 
-A scan goes out whole. Where it is larger than one message may be, it is cut only along an axis of
-which the passport says that its slices do not know of each other (`independent_axes`); the parts
-then give the very same labels. Any other scan is refused: whole-scan statistics, windows and
+A scan is sent whole. Where it is larger than one message may be, it is cut only along an axis whose
+slices are processed independently according to the passport (`independent_axes`); the parts then
+give the very same labels. Any other scan is refused: whole-scan statistics, windows and
 three-dimensional networks would see something else in a part than in the whole.
 """
 
@@ -16,7 +16,7 @@ from common.errors import OptionError, ServingError
 from common.serving.protocol import Request, Signature, TensorSpec, Transport, mib
 
 ROOM_AROUND = 1024
-"""Bytes of an answer beside its arrays, at most."""
+"""Bytes of an answer in addition to its arrays, at most."""
 MASK = "mask"
 """Input of the signatures that look within a region of interest only."""
 Progress = Callable[[int, int], None]
@@ -29,7 +29,7 @@ class Client:
     passport: Mapping[str, Any]
     transport: Transport
     signatures: Mapping[str, Signature]
-    """Of the passport, to which the model was held when it was opened."""
+    """Of the passport, against which the model was checked when it was opened."""
 
     @property
     def address(self) -> str:

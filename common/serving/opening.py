@@ -16,11 +16,15 @@ from common.serving.protocol import MIB, Patience, Signature, TensorSpec, Transp
 from common.serving.rest_transport import RestServer
 
 URL_FORMS = "grpc://host:8500 or http://host:8501[/v1/models/NAME[/versions/N]]"
-GRPC_PATH = r"(?:/(?P<name>[^/:]+)(?:/(?P<version>\d+))?)?"
-HTTP_PATH = (
-    r"(?P<before>[^:]*?)"
-    r"(?:/v1(?:/models(?:/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?)?)?)?"
-)
+PATHS = {
+    **dict.fromkeys(("grpc", "grpcs"), r"(?:/(?P<name>[^/:]+)(?:/(?P<version>\d+))?)?"),
+    **dict.fromkeys(
+        ("http", "https"),
+        r"(?P<before>[^:]*?)"
+        r"(?:/v1(?:/models(?:/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?)?)?)?",
+    ),
+}
+"""What the path of a URL looks like, by its scheme."""
 KEYS = ("name", "version", "inputs", "labels", "signatures", "whole_scan", "files")
 """Of a passport, without which no scan can be sent."""
 
@@ -49,8 +53,7 @@ def parse_url(url: str) -> Address:
     except ValueError:
         raise wrong from None
     is_grpc = parts.scheme in ("grpc", "grpcs")
-    form = GRPC_PATH if is_grpc else HTTP_PATH if parts.scheme in ("http", "https") else "(?!)"
-    found = re.fullmatch(form, parts.path.rstrip("/"))
+    found = parts.scheme in PATHS and re.fullmatch(PATHS[parts.scheme], parts.path.rstrip("/"))
     if not found or not host or parts.query or parts.fragment or parts.username:
         raise wrong
     if is_grpc and port is None:
