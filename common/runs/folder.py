@@ -43,7 +43,7 @@ _NOT_COMPARED = ("run", "overwrite", "preset")
 ConfigT = TypeVar("ConfigT")
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One run folder; made by `open_run` (to write) or `load_run` (to read)."""
 
