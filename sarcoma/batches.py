@@ -24,13 +24,9 @@ def element_spec(config: Config) -> Any:
 def make_dataset(
     sampler: PatchSampler, *, first_step: int, last_step: int, workers: int = 2
 ) -> tf.data.Dataset:
-    """Return the training batches from a step on.
+    """Return the training batches from a step on, `workers` patches drawn at the same time.
 
-    Args:
-        sampler: of the training patches.
-        first_step: where to begin; the batches of a resumed run are those of an unbroken one.
-        last_step: step after the last batch.
-        workers: patches drawn at the same time.
+    The batches of a resumed run are those of an unbroken one.
     """
     return make_batches(
         sampler,

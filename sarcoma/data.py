@@ -57,11 +57,7 @@ class LoadedPatient:
 
 @contextmanager
 def open_petct(path: Path):
-    """Open the HDF5 file for reading.
-
-    Raises:
-        DataError: it does not exist, is no HDF5 file, or is damaged where it is read.
-    """
+    """Open the HDF5 file; raises `DataError` where it is missing, no HDF5 file or damaged."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist; expected the HDF5 file of the data set")
@@ -134,11 +130,7 @@ def check_patient(
 
 
 def find_shape(id_: str, name: str, group: h5py.Group, path: Path) -> tuple[int, int, int]:
-    """Return the shape of a patient's volume in one group.
-
-    Raises:
-        DataError: it is missing or no volume of numbers.
-    """
+    """Return the shape of a patient's volume in one group, which must be a volume of numbers."""
     entry = group.get(id_)
     if entry is None:
         raise DataError(f"{path}: patient {id_} is missing in the group {name}")
@@ -170,9 +162,7 @@ def choose_patients(
 ) -> list[Patient]:
     """Return the patients that the options name.
 
-    Raises:
-        DataError: the file cannot be used, or lacks a patient.
-        OptionError: the run has no test patients and no file is given.
+    Raises `DataError` for a file without one of them, `OptionError` where none is left to segment.
     """
     if data is None:
         known = {entry["id"]: Patient.from_dict(entry) for entry in record.read_split()["test"]}
@@ -195,9 +185,8 @@ def has_lesion(patient: Patient) -> bool:
 def split_patients(patients: Mapping[str, Patient], config: Config) -> dict[str, list[Patient]]:
     """Return the patients of every subset, in the order of the configuration.
 
-    Raises:
-        DataError: a patient that the configuration names is not in the file.
-        OptionError: a patient is in two subsets, or there is none to train on.
+    Raises `DataError` for one that is not in the file, `OptionError` for one in two subsets or
+    where there is none to train on.
     """
     wanted = {subset: getattr(config, f"{subset}_patients") for subset in SUBSETS}
     seen: dict[str, str] = {}
@@ -225,11 +214,7 @@ def check_present(id_: str, subset: str, patients: Mapping[str, Patient]) -> Non
 def load_patient(
     patient: Patient, modalities: Sequence[str], *, with_label: bool = True
 ) -> LoadedPatient:
-    """Read one patient's volumes.
-
-    Raises:
-        DataError: the file is damaged, or a volume holds NaN or infinities.
-    """
+    """Read one patient's volumes; raises `DataError` for a damaged file, NaN or infinities."""
     with open_petct(patient.source) as file:
         images = {name: file[GROUPS[name]][patient.id][()] for name in modalities}
         label = None
@@ -251,9 +236,6 @@ def lesion_of(label: np.ndarray, patient: Patient) -> np.ndarray:
 
     [S29] The file holds 2 inside and perhaps 1 at edges: any positive value is lesion, but for
     traces of resampling; see `common.data.labels.inside`.
-
-    Raises:
-        DataError: a value is NaN or infinite.
     """
     return inside(label, f"{patient.source}: {LABELS}/{patient.id}") & (label > 0)
 
@@ -261,14 +243,9 @@ def lesion_of(label: np.ndarray, patient: Patient) -> np.ndarray:
 def find_window(patient: Patient, label: np.ndarray) -> tuple[int, int]:
     """Return the slices [start, stop) that hold a patient's lesion.
 
-    The original's table knows seven patients; of another it is computed from the labels, and said.
-
-    Args:
-        patient: whose id is looked up.
-        label: (Z, Y, X) bool.
-    Raises:
-        DataError: the table's window lies outside the volume, or there is no lesion to go by.
-    Source: preprocess.py, the constants of the seven patients.
+    The original's table knows seven patients (preprocess.py); for others they are computed from the
+    labels, and said. Raises `DataError` where the table's window lies outside the volume or there
+    is no lesion.
     """
     start, stop = window_of(patient, label)
     if patient.id not in POSITIVE_SLICES:
@@ -281,11 +258,7 @@ def find_window(patient: Patient, label: np.ndarray) -> tuple[int, int]:
 
 
 def window_of(patient: Patient, label: np.ndarray) -> tuple[int, int]:
-    """Return the slices [start, stop) of the table or, for a patient it lacks, of the labels.
-
-    Raises:
-        DataError: see `find_window`.
-    """
+    """Return the slices [start, stop) of the table or, for a patient it lacks, of the labels."""
     if patient.id in POSITIVE_SLICES:
         start, stop = POSITIVE_SLICES[patient.id]
         if stop > len(label):
@@ -304,15 +277,10 @@ def window_of(patient: Patient, label: np.ndarray) -> tuple[int, int]:
 
 
 def standardise_slices(volume: np.ndarray) -> np.ndarray:
-    """Give every slice zero mean and unit variance.
+    """Give every slice of (Z, Y, X) zero mean and unit variance, as float32.
 
-    The deviation is held at 1 / sqrt(pixels) or more, so a constant slice becomes zeros.
-
-    Args:
-        volume: (Z, Y, X), any number type.
-    Returns:
-        (Z, Y, X) float32; statistics in float64, population deviation.
-    Source: preprocess.py, `per_image_standardization`.
+    The deviation is at least 1 / sqrt(pixels), so a constant slice becomes zeros. Source:
+    preprocess.py, `per_image_standardization`.
     """
     return np.stack([standardise(plane) for plane in volume])
 
@@ -325,14 +293,7 @@ def standardise(array: np.ndarray) -> np.ndarray:
 
 
 def prepare_patient(loaded: LoadedPatient, config: Config) -> np.ndarray:
-    """Return a patient's standardised modalities as channels.
-
-    Args:
-        loaded: what `load_patient` returns.
-        config: uses modalities and standardise [S30].
-    Returns:
-        (Z, Y, X, C) float32.
-    """
+    """Return a patient's standardised modalities as channels, (Z, Y, X, C) float32 [S30]."""
     prepare = standardise_slices if config.standardise == "slice" else standardise
     return np.stack([prepare(loaded.images[name]) for name in config.modalities], axis=-1)
 

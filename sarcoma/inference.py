@@ -69,10 +69,7 @@ def segment(
 
 
 def steps_of(config: Config) -> tuple[int, int, int]:
-    """Return edge of a patch's output, step between patches, and how far on its voxel lies.
-
-    The class of a patch is that of the voxel `shift` rows and columns further on [S3].
-    """
+    """Return edge of a patch's output, step between patches, and how far on its voxel lies [S3]."""
     if config.architecture == "cascade":
         return config.cascade_step, config.cascade_step, config.centre_index - (PATCH // 2 - 1)
     return LABEL, config.window_stride, 0
@@ -101,10 +98,7 @@ def lesion_probability(network: keras.Model, patches: tf.Tensor, config: Config)
 
 
 def segment_reflected(network: keras.Model, image: tf.Tensor, config: Config) -> tf.Tensor:
-    """Segment slice by slice with the dilated network; see `segment`.
-
-    Each slice is continued by reflection to a multiple of 8, and by the network's margin.
-    """
+    """Segment slice by slice, each continued by reflection to a multiple of 8 and by the margin."""
     rows, columns = tf.unstack(tf.shape(image)[1:3])
     above, left = -rows % 8 // 2, -columns % 8 // 2
     margin = MARGIN // 2
@@ -143,10 +137,7 @@ def segment_scan(
 
 
 def standardise(scan: tf.Tensor, config: Config) -> tf.Tensor:
-    """Do as `sarcoma.data.prepare_patient`, in a graph: statistics in float64 [S30].
-
-    The recorded preparation is numpy's; a voxel differs from it by one rounding at most.
-    """
+    """Do as `sarcoma.data.prepare_patient` in a graph; at most a rounding differs [S30]."""
 
     def of_volume(array):
         voxels = tf.cast(tf.reduce_prod(tf.shape(array)[:-1]), tf.float64)
@@ -195,11 +186,7 @@ def build_for_inference(config: Config) -> keras.Model:
 
 
 def load_network(run: Path, config: Config) -> keras.Model:
-    """Load the trained network of a run and hold it to the run's configuration.
-
-    Raises:
-        RunError: there is no trained network, it cannot be read, or it is another architecture.
-    """
+    """Load the trained network of a run and check it against the run's configuration."""
     return load_trained(build_for_inference(config), run)
 
 

@@ -53,11 +53,7 @@ def inspect_file(path: Path, config: Config, out: Path) -> Inspection:
 
 
 def inspect_content(inspection: Inspection, path: Path, config: Config, out: Path) -> None:
-    """Check groups, patients, subsets and room.
-
-    Raises:
-        DataError: the file is missing or no HDF5 file.
-    """
+    """Check groups, patients, subsets and room."""
     patients: dict[str, Patient] = {}
     with open_petct(path) as file:
         names = [*(GROUPS[name] for name in config.modalities if name in GROUPS), LABELS]
@@ -80,17 +76,7 @@ def inspect_content(inspection: Inspection, path: Path, config: Config, out: Pat
 def inspect_patient(
     entry: Entry, id_: str, groups: Mapping[str, h5py.Group], path: Path, config: Config
 ) -> tuple[int, int, int] | None:
-    """Check one patient in every group; only this patient is in memory.
-
-    Args:
-        entry: of the patient.
-        id_: of the patient.
-        groups: that were found, by name.
-        path: of the file.
-        config: uses pad_small_slices.
-    Returns:
-        Slices, rows, columns, or None where no group has a volume.
-    """
+    """Check one patient, alone in memory, in every group; return its shape, None without any."""
     entry.attempt(check_id, id_, str(path))
     shapes = {
         name: shape
@@ -117,11 +103,7 @@ def inspect_patient(
 
 
 def read_array(group: h5py.Group, id_: str, path: Path) -> np.ndarray:
-    """Read one volume.
-
-    Raises:
-        OSError: its data are damaged; names the dataset.
-    """
+    """Read one volume; an `OSError` names the dataset whose data are damaged."""
     try:
         return group[id_][()]
     except OSError as failure:

@@ -59,13 +59,8 @@ class MaxoutConv2D(layers.Layer):
 
 
 def identity_kernel(size: int, channels: int) -> list:
-    """The kernel that hands every channel on unchanged, as nested lists.
+    """Return the kernel [row][column][in][out] of odd size that hands every channel on unchanged.
 
-    Args:
-        size: odd edge.
-        channels: in and out.
-    Returns:
-        [row][column][in][out]: 1 in the centre for equal channels, else 0.
     Source: Yu and Koltun, arXiv:1511.07122, section 3.
     """
     centre = size // 2
@@ -73,13 +68,10 @@ def identity_kernel(size: int, channels: int) -> list:
 
 
 def bilinear_kernel(channels: int) -> list:
-    """The 16 x 16 kernel that turns an eightfold repetition into bilinear enlargement.
+    """Return the 16 x 16 kernel [row][column][in][out] that makes a repetition bilinear.
 
-    Args:
-        channels: each is enlarged by itself.
-    Returns:
-        [row][column][in][out]. It equals the papers' transposed convolution, zeros outside the
-        image and all.
+    It turns an eightfold repetition into the papers' transposed convolution, with zeros outside the
+    image.
     """
     taps = [0.0] * 3 + [1 / 16] + [1 / 8] * 7 + [1 / 16] + [0.0] * 4
     return separable_kernel(taps, channels)

@@ -6,13 +6,9 @@ from common.network.losses import soft_dice
 
 
 def batch_dice(y_true, y_pred):
-    """Overlap of all maps of a batch, flattened together.
+    """Overlap of all maps (batch, rows, columns, 1), flattened together.
 
-    Args:
-        y_true: (batch, rows, columns, 1), 0 or 1 of any number type.
-        y_pred: probabilities of the same shape.
-    Returns:
-        Scalar; its value depends on the batch size [S20].
+    [S20] One quotient for the batch, not a mean over samples, so that it depends on the batch size.
     Source: train.py, `dice_coef`.
     """
     # [S20] One quotient for the batch, not a mean over samples.
@@ -25,14 +21,8 @@ def dice_loss(y_true, y_pred):
 
 
 def cross_entropy_of_probabilities(y_true, y_pred):
-    """Mean of -log of the true class's probability.
+    """Mean of -log of the true class's probability; classes (batch, ...), a softmax's output.
 
     The code has no loss for the cascade and the dilated network; their papers minimise this one.
-
-    Args:
-        y_true: (batch, ...) class numbers.
-        y_pred: (batch, ..., classes), after the softmax.
-    Returns:
-        Scalar.
     """
     return ops.mean(ops.sparse_categorical_crossentropy(ops.cast(y_true, "int32"), y_pred))

@@ -83,17 +83,10 @@ class Keras2Names:
 
 
 def build_unet2d(config, input_shape) -> keras.Model:
-    """Build the U-Net: two convolutions per level, four at the bottom.
+    """Build the U-Net: two convolutions per level, four at the bottom; the output is half as large.
 
-    Args:
-        config: uses filters, label_geometry and batch_normalisation.
-        input_shape: (rows, columns, channels).
-    Returns:
-        Model; its output is half as large as its input.
-    Raises:
-        OptionError: fewer than two levels, or rows or columns cannot be halved often enough.
     Source: models/model.py, `UNET_2D`; for "pooled" and normalisation the notebook
-        `PET_Segmentation_[Refactoring].ipynb` of the branch `refactoring`.
+    `PET_Segmentation_[Refactoring].ipynb` of the branch `refactoring`.
     """
     levels = len(config.filters)
     multiple = 2 ** (levels - 1)
@@ -139,15 +132,8 @@ def _convolve(make, x, filters, config, *, times):
 
 
 def build_cascade(config, input_shape) -> keras.Model:
-    """Build the two-stage maxout network that classifies the centre of a patch.
+    """Build the two-stage maxout network that classifies the centre of a patch of 56 x 56.
 
-    Args:
-        config: uses cascade_filters, maxout_pieces, two_path and modalities.
-        input_shape: (56, 56, channels); no other size fits its two stages.
-    Returns:
-        Model of two inputs, the patch and its centre.
-    Raises:
-        OptionError: another size.
     Source: models/model.py, `cascade`; Havaei et al., arXiv:1505.03540.
     """
     if tuple(input_shape[:2]) != (PATCH, PATCH):
@@ -190,17 +176,10 @@ def _stage(x, config, *, last_kernel, prefix):
 
 
 def build_dilated(config, input_shape, *, classes=CLASSES) -> keras.Model:
-    """Build the VGG front end, the context module and the fixed enlargement.
+    """Build the VGG front end, the context module and the fixed enlargement, from 380 pixels [S12].
 
-    Args:
-        config: uses dilated_filters, context_init, context_upsampling and dropout.
-        input_shape: (n, n, channels), n at least 380 [S12].
-        classes: of the output.
-    Returns:
-        Model; its output covers the input but a margin of 186 pixels and a remainder.
-    Raises:
-        OptionError: the input is too small, or dilated_filters are not six.
-    Source: models/model.py, `dilated`; Yu and Koltun, arXiv:1511.07122.
+    The output covers the input but a margin of 186 pixels and a remainder. Source: models/model.py,
+    `dilated`; Yu and Koltun, arXiv:1511.07122.
     """
     if any(size is not None and size < SMALLEST_DILATED_INPUT for size in input_shape[:2]):
         raise OptionError(

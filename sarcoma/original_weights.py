@@ -44,15 +44,10 @@ def read_original(path: Path) -> dict[str, Any]:
 
 
 def read_optimizer(path: Path) -> dict[str, Any]:
-    """The state of Adam in a Keras 2 file.
+    """Return the state of Adam in a Keras 2 file: iterations, m and v.
 
-    Args:
-        path: as for `read_original`.
-    Returns:
-        iterations (int, 0 where the file has no optimiser), m and v: lists of arrays in the order
-        of the trained variables, empty where the file lacks them.
-    Raises:
-        DataError: the file cannot be read, or its moments are not in pairs.
+    Iterations are 0 without an optimiser; the moments are lists of arrays in the order of the
+    trained variables, empty where the file lacks them, or `DataError` where they are not in pairs.
     """
     with open_hdf5(path) as file:
         group = file.get(OPTIMIZER)
@@ -115,13 +110,7 @@ def assign_optimizer(
 ) -> None:
     """Give Adam the original's moments and step, so that training can go on.
 
-    Args:
-        optimizer: of `make_optimizer`; built here if it is not.
-        model: the model it trains.
-        slots: of `read_optimizer`.
-        source: what an error message calls the file.
-    Raises:
-        DataError: the file holds no moments, or those of another architecture.
+    Raises `DataError` where the file holds no moments, or those of another architecture.
     """
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
@@ -165,11 +154,7 @@ def filters_of(tensors: Mapping[str, Any]) -> tuple[int, ...] | None:
 
 
 def open_hdf5(path: Path):
-    """Open an HDF5 file for reading.
-
-    Raises:
-        DataError: it does not exist or is no HDF5 file.
-    """
+    """Open an HDF5 file for reading."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist; expected an HDF5 file")
@@ -180,11 +165,7 @@ def open_hdf5(path: Path):
 
 
 def read_array(group, name: str, path: Path):
-    """Return one array of a group.
-
-    Raises:
-        DataError: it is missing, or no array of numbers.
-    """
+    """Return one array of a group, which must hold numbers."""
     entry = group.get(name)
     if not isinstance(entry, h5py.Dataset) or entry.dtype.kind not in "fiu":
         raise DataError(f"{path} names the array {name} but does not hold it")

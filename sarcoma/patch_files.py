@@ -20,14 +20,11 @@ PATCH_BATCH = 32
 
 
 def write_patches(cases: Sequence[PreparedCase], folder: Path, config: Config, subset: str) -> str:
-    """Write the original's arrays of patches, one patch in memory at a time.
+    """Write the original's arrays of patches, one patch in memory at a time; say so in a line.
 
     <modality>_<subset>.npy (P, 56, 56, 1) float32, y_<subset>.npy (P,) and y_patches_<subset>.npy
     (P, 28, 28, 1) int32. The original gave train and test the same names [S6] and could not make
     the labels at all [S5].
-
-    Returns:
-        A line that says what was written.
     """
     config = replace(config, architecture="unet2d")
     stack = Stack(cases, config, slices=config.training_slices)
@@ -82,11 +79,7 @@ def write_predictions(prepared, network, config: Config, out: Path) -> int:
 
 
 def measure_patch_files(folder: Path) -> dict | None:
-    """Return the original's Dice of the patches in a folder, or None where there are none.
-
-    Raises:
-        DataError: the files cannot be read or do not belong together.
-    """
+    """Return the original's Dice of the patches in a folder, or None where there are none."""
     paths = folder / TRUE_PATCHES, folder / PREDICTED_PATCHES
     if not all(path.is_file() for path in paths):
         return None
@@ -109,11 +102,8 @@ def measure_patch_files(folder: Path) -> dict | None:
 def patch_dice(true: np.ndarray, found: np.ndarray, batch: int) -> float:
     """Dice as Keras 2's `evaluate` reports it: per batch, then a mean weighted by samples [S20].
 
-    Args:
-        true: (P, rows, columns, 1), 0 and 1.
-        found: probabilities of the same shape.
-        batch: patches per batch.
-    Source: evaluate.py; train.py, `dice_coef`.
+    Labels 0 and 1, and probabilities, are (P, rows, columns, 1). Source: evaluate.py; train.py,
+    `dice_coef`.
     """
     total = 0.0
     for first in range(0, len(true), batch):

@@ -81,14 +81,7 @@ def make_patient(patient: str, plane: int, rng: np.random.Generator) -> dict[str
 def draw_body(ct, pet, points, height: float, size: float, rng) -> np.ndarray:
     """Paint fat, muscle and bone of legs, trunk, arms and head; return the distance to the skin.
 
-    Args:
-        ct, pet: (Z, Y, X) float32, painted in place.
-        points: (Z, Y, X, 3) mm, z from the feet's end.
-        height: of the grid in mm.
-        size: factor of all widths.
-        rng: source of the draws.
-    Returns:
-        (Z, Y, X) float32 mm, negative inside.
+    Lengths are mm, z counts from the feet's end; the distance (Z, Y, X) float32 is negative inside.
     """
     bend = make_smooth_field(rng, wavelength_mm=700.0)
 
@@ -133,10 +126,9 @@ def draw_organs(ct, pet, points, height: float, size: float, rng) -> None:
 
 
 def draw_lesion(ct, pet, points, patient: str, skin, rng) -> np.ndarray:
-    """Paint an avid lesion with a less avid core into muscle, over exactly its window.
+    """Paint an avid lesion with a less avid core into muscle; return it, (Z, Y, X) bool.
 
-    Returns:
-        The lesion, (Z, Y, X) bool; every slice of the window has voxels, no other slice.
+    It has voxels in every slice of its window, and in no other.
     """
     start, stop = POSITIVE_SLICES[patient]
     middle = (start + stop - 1) / 2

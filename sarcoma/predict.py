@@ -81,16 +81,6 @@ def segment_patient(
     """Segment one patient and write the label map; return a line that says so.
 
     Slices outside those that are predicted [S24] are background.
-
-    Args:
-        patient: to segment.
-        segment: (scan, window) -> probability, of `sarcoma.inference.on_windows`.
-        config: the configuration.
-        out: folder of the files.
-        with_probability: write the probability as well.
-
-    Raises:
-        DataError: the patient cannot be read, or the folder not written.
     """
     began = time.monotonic()
     loaded = load_patient(patient, config.modalities)
@@ -124,13 +114,9 @@ def summary_line(path: Path, lesion: np.ndarray, reference, *, seconds: float) -
 
 
 def predict_patches(cases: list[Patient], network, config: Config, *, out: Path) -> str:
-    """Predict the balanced patches of the test windows and write them as the original does.
+    """Predict the balanced patches of the test windows and write them as evaluate.py does.
 
     prediction.npy and y_patches_test.npy, (P, 28, 28, 1) float32 and int32, into `out`.
-
-    Returns:
-        A line that says what was written.
-    Source: evaluate.py.
     """
     with tempfile.TemporaryDirectory() as scratch:
         known = [case for case in cases if has_lesion(case)]

@@ -50,10 +50,7 @@ def draw(random: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np
 
 
 def as_recorded(name: str, values: np.ndarray) -> np.ndarray:
-    """Bring the dilated network's context near the identity, its enlargement to the bilinear one.
-
-    With random numbers alone its two channels of ReLU would be dead.
-    """
+    """Bring the context near the identity, lest its channels die; make the enlargement bilinear."""
     if not name.startswith("ctx_") or "kernel" not in name:
         return values
     if name.startswith("ctx_upsample"):

@@ -59,11 +59,7 @@ def reproduce(
 
 
 def find_file(data: Path) -> Path:
-    """Return the HDF5 file that `--data` means.
-
-    Raises:
-        DataError: it is neither a file nor a folder with exactly one HDF5 file.
-    """
+    """Return the HDF5 file that `--data` means, or the only one in the folder that it means."""
     if data.is_file():
         return data
     files = sorted([*data.glob("*.h5"), *data.glob("*.hdf5")])

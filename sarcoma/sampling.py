@@ -49,18 +49,10 @@ def sizes_of(config: Config) -> Sizes:
 
 
 def cut(plane: np.ndarray, row: int, column: int, size: int, *, reflect: bool = False):
-    """Cut a square out of a slice, continued where it reaches outside.
+    """Cut a square (size, size, ...) out of a slice, continued where it reaches outside.
 
-    Args:
-        plane: (rows, columns, ...).
-        row: of its first pixel, may be negative.
-        column: alike.
-        size: edge.
-        reflect: continue by repeated reflection, not by zeros. After standardisation a zero is the
-            slice's mean, not air [S22].
-    Returns:
-        (size, size, ...) of the plane's dtype.
-    Source: preprocess.py, `extract_image_patches` with SAME padding.
+    With zeros, as preprocess.py's SAME padding, or by repeated reflection: after standardisation a
+    zero is the slice's mean, not air [S22].
     """
     if reflect:
         rows = reflected(np.arange(row, row + size), plane.shape[0])
@@ -84,15 +76,10 @@ def reflected(index: np.ndarray, size: int) -> np.ndarray:
 
 
 def centre_labels(label: np.ndarray, centre_index: int) -> np.ndarray:
-    """Return the class of every patch of a stack, numbered by the voxel it is cut around.
+    """Return the class of every patch of a stack, (slices, rows, columns) bool like `label`.
 
-    Args:
-        label: (slices, rows, columns) bool.
-        centre_index: pixel of the patch that is looked at [S3]: 28 is the voxel below and to the
-            right, so the last row and column have class 0.
-    Returns:
-        (slices, rows, columns) bool.
-    Source: preprocess.py, `get_patch_labels`.
+    [S3] Pixel 28 of a patch is the voxel below and to the right, so the last row and column have
+    class 0. Source: preprocess.py, `get_patch_labels`.
     """
     shift = centre_index - (PATCH // 2 - 1)
     out = np.zeros_like(label)
@@ -105,13 +92,7 @@ class Stack:
     """The slices of several patients that patches are cut from, memory-mapped."""
 
     def __init__(self, cases: Sequence[PreparedCase], config: Config, *, slices: str):
-        """Open the cases.
-
-        Args:
-            cases: prepared, with the arrays image, label, window.
-            config: uses architecture and centre_index.
-            slices: "window" or "all" [S24].
-        """
+        """Open prepared cases with image, label and window; `slices` is "window" or "all" [S24]."""
         if not cases:
             raise DataError("there are no patients to draw patches from; expected at least one")
         self.config = config
@@ -261,12 +242,8 @@ def epoch_order(seed: int, first_batch: int, count: int) -> np.ndarray:
 def draw_flips(seed: int, batch: int, at_start: int, size: int) -> np.ndarray:
     """Which patches of a batch are flipped, (size, 2) bool: rows, columns.
 
-    Args:
-        seed: of the generator.
-        batch: counted from the beginning of training.
-        at_start: patches of the epoch if the batch is its first, whose order is drawn before.
-        size: patches in the batch.
-    Source: Keras 2.1.6 preprocessing/image.py; columns are drawn before rows.
+    `at_start` counts the patches of an epoch whose first batch it is, since its order is drawn
+    before. Source: Keras 2.1.6 preprocessing/image.py; columns are drawn before rows.
     """
     random = np.random.RandomState((seed + batch) % 2**32)
     if at_start:
@@ -283,16 +260,7 @@ class PatchSampler:
     """
 
     def __init__(self, stack: Stack, pool: np.ndarray, config: Config, *, seed: int):
-        """Hold what is drawn from.
-
-        Args:
-            stack: of slices.
-            pool: patch numbers, at least one batch.
-            config: uses batch_size, augment and flip_labels.
-            seed: of order and flips.
-        Raises:
-            DataError: there are fewer patches than a batch has.
-        """
+        """Take the patch numbers to draw from, at least one batch of them."""
         if len(pool) < config.batch_size:
             raise DataError(
                 f"found {len(pool)} patches to train on; expected at least a batch of "

@@ -71,11 +71,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
-    """Return the first held-out patient of a run, all slices of it.
-
-    Raises:
-        DataError: the run holds no patients, or the file cannot be read.
-    """
+    """Return the first held-out patient of a run, all slices of it."""
     entry, name = first_case(record)
     loaded = load_patient(Patient.from_dict(entry), config.modalities)
     image = np.stack([loaded.images[m] for m in config.modalities], axis=-1)
@@ -102,10 +98,7 @@ def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
 
 
 def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
-    """Return what every signature is compared on: a volume, and patches out of it.
-
-    Expected are the results of `predict`, and of Keras on the patches.
-    """
+    """Return what every signature must give: the results of `predict`, and Keras' on patches."""
     scan = case.arrays["image"]
     images = {name: scan[..., i] for i, name in enumerate(config.modalities)}
     both = predict_as_served(network, config)(scan)

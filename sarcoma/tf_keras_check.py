@@ -27,15 +27,9 @@ def describe_check(model, original: Path) -> str:
 
 
 def predict_with_tf_keras(path: Path, patches):
-    """Output of the model that tf-keras itself builds from a Keras 2 file.
+    """Return the output of the model that tf-keras itself builds from a file of `model.save`.
 
-    Args:
-        path: file of `model.save`; one with layers that can hold code is refused.
-        patches: (batch, rows, columns, channels) float32.
-    Returns:
-        The model's output, an array.
-    Raises:
-        ValueError: the file has no architecture, or one that is not safe to build.
+    Raises `ValueError` where it has no architecture, or layers that can hold code.
     """
     # The one reader that still knows this format: Keras 3 refuses files of later tf-keras.
     with open_hdf5(path) as file:

@@ -101,11 +101,7 @@ def train(
 
 
 def check_options(config: Config, *, run_validation: bool) -> None:
-    """Refuse numbers that training could not honour, before anything is written.
-
-    Raises:
-        OptionError: names the option.
-    """
+    """Raise `OptionError` for numbers that training could not honour."""
     for name in ("batch_size", "epochs", "windows_per_batch"):
         if getattr(config, name) < 1:
             raise OptionError(f"--{name}: found {getattr(config, name)}; expected 1 or more")

@@ -25,13 +25,8 @@ def make_validation(
 ) -> Callable[[], Mapping[str, float]] | None:
     """Return the function that measures the network after an epoch, or None without data.
 
-    Args:
-        model: the network in training.
-        cases: prepared validation patients, for the validation "patients" [S2].
-        held_back: patches of the training patients' pool, for the validation "patches".
-        stack: that those patches are cut from.
-        config: uses validation.
-        seed: of the order and flips of the patches.
+    What is measured depends on `validation` [S2]: the prepared patients in `cases`, or the patches
+    `held_back` of the pool of `stack`, ordered and flipped by `seed`.
     """
     if config.validation == "patches":
         if len(held_back) < config.batch_size:
@@ -44,13 +39,7 @@ def make_validation(
 
 
 def measure_patients(find: Callable, cases: Sequence[PreparedCase], config: Config) -> dict:
-    """Segment every validation patient and return the mean Dice.
-
-    Args:
-        find: standardised slices (Z, Y, X, C) -> probability of lesion.
-        cases: prepared.
-        config: uses test_slices and threshold.
-    """
+    """Segment every validation patient and return the mean Dice."""
     values = []
     for case in cases:
         image, label = slices_of(case, config)

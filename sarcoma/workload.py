@@ -13,12 +13,7 @@ USUAL_SCAN = (150, 128, 128)
 
 
 def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Workload:
-    """Return the work of a configuration; the dilated network predicts whole slices.
-
-    Args:
-        config: of the run.
-        scan: slices, rows, columns; None: a usual one.
-    """
+    """Return the work of a configuration; the dilated network predicts whole slices."""
     channels = len(config.modalities)
     dilated = config.architecture == "dilated"
     if dilated:

@@ -38,18 +38,10 @@ def smoothing_matrix(size: int, sigma: float) -> np.ndarray:
 def displacement_fields(
     rng: np.random.Generator, shape: Sequence[int], *, alpha: float, sigma: float
 ) -> np.ndarray:
-    """Draw the displacements of an elastic deformation: filtered uniform noise times alpha.
+    """Draw displacements (3, Z, Y, X) float32 in voxels: filtered uniform noise times alpha [V9].
 
-    Args:
-        rng: source of the draws.
-        shape: (Z, Y, X).
-        alpha: strength [V9].
-        sigma: standard deviation of the filter, in voxels.
-
-    Returns:
-        (3, Z, Y, X) float32, in voxels; the component of an axis moves along that axis.
-
-    Source: data/data_augmentation.py, elastic transform.
+    The filter is Gaussian with standard deviation sigma, in voxels; a component moves along its
+    axis. Source: data/data_augmentation.py, elastic transform.
     """
     noise = rng.random((3, *shape), dtype=np.float32)
     noise -= np.float32(0.5)
@@ -62,8 +54,7 @@ def displacement_fields(
 def filter_axis(fields: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
     """Multiply a symmetric matrix to one axis of an array, a few columns at a time.
 
-    Products as small as these stay in the calling thread; larger ones are given to all cores, whose
-    waiting for each other costs more than it gains beside a training step.
+    Small products stay in the calling thread; larger ones occupy all cores, beside a training step.
     """
     size, after = len(matrix), int(np.prod(fields.shape[axis + 1 :]))
     if after == 1:
@@ -78,14 +69,9 @@ def filter_axis(fields: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray
 
 
 def deform(arrays: Sequence[np.ndarray], fields: np.ndarray) -> np.ndarray:
-    """Sample arrays at displaced places, trilinear, mirrored at the faces.
+    """Sample k arrays (Z, Y, X) at displaced places, trilinear, mirrored at the faces.
 
-    Args:
-        arrays: k arrays (Z, Y, X).
-        fields: (3, Z, Y, X), of `displacement_fields`.
-
-    Returns:
-        (k, Z, Y, X) float32.
+    Takes fields (3, Z, Y, X) of `displacement_fields`; returns (k, Z, Y, X) float32.
     """
     shape = fields.shape[1:]
     stacked = np.stack([np.asarray(a, np.float32).ravel() for a in arrays], axis=-1)
@@ -140,12 +126,10 @@ def as_mask(values: np.ndarray, dtype) -> np.ndarray:
 
 
 def blur(image: np.ndarray, config: Config) -> np.ndarray:
-    """Blur with a Gaussian of one voxel.
+    """Blur (Z, Y, X) with a Gaussian of one voxel.
 
-    Args:
-        image: (Z, Y, X).
-        config: uses `integer_blur` [V27]: integer images are cut to whole numbers after each axis,
-            which darkens them by 1.5 on average.
+    [V27] With `integer_blur`, integer images are truncated after each axis, which darkens them by
+    1.5 on average.
     """
     return gaussian_filter(image if config.integer_blur else image.astype(np.float32), 1)
 
@@ -164,10 +148,8 @@ def stretch_nearest(array: np.ndarray, size: int) -> np.ndarray:
 def stretch_linear(array: np.ndarray, size: int) -> np.ndarray:
     """Stretch along z by linear interpolation; mirrored about the centres of the outer slices.
 
-    Returns:
-        float32 for float32, else float64.
-
-    Source: data/data_augmentation.py (scikit-image's resize).
+    Float32 stays float32, all else becomes float64. Source: data/data_augmentation.py (scikit-
+    image's resize).
     """
     dtype = np.float32 if array.dtype == np.float32 else np.float64
     place = stretch_coordinates(len(array), size)

@@ -13,14 +13,9 @@ from vertebra.sampling import TrainingSampler
 def make_dataset(
     cases: Sequence[PreparedCase], config: Config, seed: int, *, first_step: int, workers: int = 2
 ) -> tf.data.Dataset:
-    """Return the training patches from a step on to the last.
+    """Return the training patches from a step on to the last, `workers` drawn at the same time.
 
-    Args:
-        cases: prepared training cases.
-        config: everything under "Sampling and augmentation", `patch_size`, `max_steps`.
-        seed: of every draw.
-        first_step: where to begin; the patches of a resumed run are those of an unbroken one.
-        workers: patches drawn at the same time.
+    The patches of a resumed run are those of an unbroken one.
     """
     shape = (config.patch_size,) * 3
     return make_batches(

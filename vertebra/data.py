@@ -55,11 +55,8 @@ class Case:
 def find_volumes(folder: Path) -> dict[str, Path]:
     """Return the volumes of a folder by name without ending, in the order of the numbers in it.
 
-    Files with `raw` in their name are the data of others; hidden files and files of other kinds are
-    passed over [V20].
-
-    Raises:
-        DataError: the folder does not exist, or two files have one name.
+    Hidden files and files of other kinds are passed over [V20]. Raises `DataError` where the folder
+    does not exist or two files have one name.
     """
     volumes: dict[str, Path] = {}
     for path in list_volumes(folder):
@@ -69,11 +66,7 @@ def find_volumes(folder: Path) -> dict[str, Path]:
 
 
 def list_volumes(folder: Path) -> list[Path]:
-    """Return the volumes of a folder in the order of `find_volumes`, whatever their names.
-
-    Raises:
-        DataError: the folder does not exist.
-    """
+    """Return the volumes of a folder, which must exist, in the order of the numbers in names."""
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with scans")
@@ -197,11 +190,7 @@ def load_scan(path: Path) -> Volume:
 
 
 def load_labels(path: Path) -> Volume:
-    """Read a label volume; its values must be integers from 0.
-
-    Raises:
-        DataError: it cannot be read, or holds other values.
-    """
+    """Read a label volume; its values must be integers from 0."""
     volume = read_volume(path, finite=False)
     return replace(volume, array=integer_labels(volume.array, str(path), least=0))
 
@@ -260,11 +249,9 @@ def files_of(cases: Sequence[Case]) -> list[Path]:
 def choose_scans(
     run: Path, elsewhere: Path | None, *, test_dir: Path | None, image: Path | None
 ) -> list[Path]:
-    """Return the scans that the options name; files with `_label` in their name are none.
+    """Return the scans that the options name; files with `_label` in their name are left out.
 
-    Raises:
-        DataError: the folder holds no scans.
-        OptionError: two sources are given, or none where there is no run.
+    Raises `DataError` for a folder without scans, `OptionError` for two sources or none.
     """
     if image is not None and test_dir is not None:
         raise OptionError("--image and --test_dir were both given; expected one of them")

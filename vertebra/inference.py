@@ -39,10 +39,7 @@ def look(network: keras.Model, image: tf.Tensor, memory: tf.Tensor) -> dict[str,
 
 
 def on_windows(model: keras.Model, config: Config) -> Callable:
-    """Return `look` as a function of arrays, compiled once for all windows.
-
-    Later changes of the weights are seen.
-    """
+    """Return `look` as a function of arrays, compiled once; it sees later changes of weights."""
     set_statistics(model, config.inference_statistics)
     network = compiled_on_gpu(model)
     return on_arrays(lambda image, memory: look(network, image, memory), *WINDOW)
@@ -85,15 +82,10 @@ def build_for_any_size(config: Config) -> keras.Model:
 
 
 def load_network(run: Path, config: Config) -> keras.Model:
-    """Load the trained network of a run and hold it to the run's configuration.
+    """Load the trained network of a run and check it against the run's configuration.
 
-    Args:
-        run: run folder with `model.keras`.
-        config: the run's configuration.
-
-    Raises:
-        RunError: there is no trained network, it cannot be read, or it is another architecture.
-        OptionError: per-site statistics are asked for and were never taken.
+    Raises `RunError` where it is absent, unreadable or another architecture, `OptionError` where
+    per-site statistics are asked for and were never taken.
     """
     network = load_trained(build_for_any_size(config), run)
     if config.inference_statistics == "per_site" and not is_calibrated(network):
@@ -111,18 +103,10 @@ def load_run_network(run: Path) -> tuple[keras.Model, Config]:
 
 
 def load_original(weights: Path, config: Config) -> tuple[keras.Model, Config]:
-    """Build the network of a .pth file of the original.
+    """Build the network of an original's .pth file; return it with the configuration that fits it.
 
-    Args:
-        weights: .pth file.
-        config: the way of inference; `channels` is taken from the file.
-
-    Returns:
-        The network and the configuration that describes it.
-
-    Raises:
-        DataError: see `vertebra.convert.read_original`.
-        OptionError: per-site statistics are asked for, which no .pth file holds.
+    Raises `DataError` where `read_original` does, `OptionError` for per-site statistics, which no
+    .pth file holds.
     """
     if config.inference_statistics == "per_site":
         raise OptionError(

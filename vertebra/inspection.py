@@ -102,11 +102,7 @@ def find_verse(inspection: Inspection, folder: Path) -> dict[str, Scan]:
 
 
 def inspect_case(entry: Entry, case: Case, config: Config, layout: Layout) -> int:
-    """Check a scan, its labels, and the two against each other.
-
-    Returns:
-        Voxels of the scan on the isotropic grid.
-    """
+    """Check a scan and its labels; return the scan's voxels on the isotropic grid."""
     grid = inspect_scan(entry, case.image_path)
     if case.label_path is not None:
         inspect_labels(entry, case, grid, config, layout)

@@ -20,9 +20,8 @@ from vertebra.sampling import CALIBRATION, TrainingSampler
 def compile_model(model: keras.Model, config: Config, *, xla: bool) -> None:
     """Give the network its optimiser, losses and the measures shown while training.
 
-    The target of `mask` has two channels: the mask and the weights of its voxels.
-
-    Source: train.py; utils/metrics.py.
+    The target of `mask` has two channels: the mask and the weights of its voxels. Source: train.py;
+    utils/metrics.py.
     """
     model.compile(
         optimizer=make_optimizer(config),
@@ -96,13 +95,10 @@ def is_fixed(model: keras.Model) -> bool:
 
 
 def patch_dice(y_true, y_pred):
-    """Dice of a patch after thresholding; a patch with nothing to find is turned inside out.
+    """Dice of a patch after thresholding; both masks are inverted where the target is empty.
 
-    Args:
-        y_true: (batch, z, y, x, 2): target and weight.
-        y_pred: probabilities (batch, z, y, x, 1).
-    Source: utils/metrics.py, DiceCoeff, which inverts both masks where the target is empty; both
-        empty is 1.
+    `y_true` holds target and weight (batch, z, y, x, 2), `y_pred` probabilities (batch, z, y, x,
+    1). Source: utils/metrics.py, DiceCoeff; both empty is 1.
     """
     target = ops.cast(y_true[..., :1] > 0.5, "float32")
     found = ops.cast(y_pred > 0.5, "float32")
@@ -120,25 +116,16 @@ def agreement(y_true, y_pred):
 def calibration_patches(
     cases: Sequence[PreparedCase], config: Config, seed: int
 ) -> Iterator[np.ndarray]:
-    """Yield the unchanged training patches that the statistics of the sites are taken from [V2].
-
-    Args:
-        cases: prepared training cases.
-        config: uses `calibration_patches` and what sampling uses.
-        seed: of the draws.
-    """
+    """Yield the unchanged training patches that the statistics of the sites are taken from [V2]."""
     sampler = TrainingSampler(cases, config, seed=seed, augment=False, stream=CALIBRATION)
     for index in range(config.calibration_patches):
         yield sampler(index)[0]
 
 
 def build_for_training(config: Config, *, xla: bool, original: Path | None) -> keras.Model:
-    """Build and compile the network of a configuration and give it its first weights.
+    """Build and compile the network with fresh weights [V38], or those of an original's file.
 
-    Args:
-        config: of the run.
-        xla: compile the step with XLA.
-        original: see `begin_from`.
+    A snapshot of the original also brings Adam's moments and step.
     """
     model = build_model(config)
     compile_model(model, config, xla=xla)

@@ -13,15 +13,9 @@ LOG_FLOOR = -100.0
 
 
 def mask_errors(target, predicted, weight):
-    """Weighted false positives and false negatives of a patch, summed over all voxels.
+    """Return sum of weight (1 - t) p and of weight (1 - p) t over a patch: two scalars.
 
-    Args:
-        target: mask (batch, z, y, x, 1), 0 or 1.
-        predicted: probabilities of the same shape.
-        weight: weights of the same shape.
-    Returns:
-        Two scalars: sum of weight (1 - t) p, and of weight (1 - p) t.
-    Source: utils/metrics.py.
+    Target, predicted probabilities and weight are (batch, z, y, x, 1). Source: utils/metrics.py.
     """
     target, weight = (ops.cast(x, predicted.dtype) for x in (target, weight))
     return (
@@ -37,11 +31,7 @@ def mask_loss(target, predicted, weight, *, false_positive_weight: float):
 
 
 def make_mask_loss(config):
-    """Return `mask_loss` as Keras calls it; its target has two channels, the mask and the weights.
-
-    Args:
-        config: uses `false_positive_weight`.
-    """
+    """Return `mask_loss` as Keras calls it; the target has two channels, mask and weights."""
 
     def loss_of_mask(y_true, y_pred):
         return mask_loss(

@@ -39,14 +39,10 @@ def build_model(config, input_shape=None) -> keras.Model:
 
 
 def connect(patch, config) -> dict:
-    """Lay the network over an input and return its tensors by name.
+    """Lay the network over a symbolic input (batch, z, y, x, 2) and return its tensors by name.
 
-    Args:
-        patch: symbolic (batch, z, y, x, 2).
-        config: as `build_model`.
-    Returns:
-        {"conv_rest@64": ...}: every application of a block by the edge it has in a patch of
-        `patch_size`, in the order of the original's run; features; logit; mask; completeness.
+    `conv_rest@64` and the like are the applications of a block, by the edge they have in a patch of
+    `patch_size`, in the original's order; then features, logit, mask, completeness.
     """
     blocks = make_blocks(config)
     edges = [config.patch_size >> level for level in range(SCALES)]
@@ -89,13 +85,7 @@ def connect(patch, config) -> dict:
 
 
 def make_blocks(config) -> dict:
-    """Make the shared layers once.
-
-    Args:
-        config: uses `channels` [V5], `patch_size`, `inference_statistics`.
-    Returns:
-        Layers by the original's names.
-    """
+    """Make the shared layers once, by the original's names [V5]."""
     channels, statistics = config.channels, config.inference_statistics
     bound = channels**-0.5
     return {
@@ -140,12 +130,7 @@ def round_mask(probabilities):
 
 
 def make_optimizer(config) -> keras.optimizers.Optimizer:
-    """Return Adam with the configuration's constant or stepped learning rate.
-
-    Args:
-        config: uses `learning_rate` and `learning_rate_steps`, after each of which the rate is a
-            tenth.
-    """
+    """Return Adam; after each of `learning_rate_steps` the rate is a tenth of what it was."""
     rate = config.learning_rate
     if config.learning_rate_steps:
         values = [rate * 0.1**i for i in range(len(config.learning_rate_steps) + 1)]
@@ -156,11 +141,7 @@ def make_optimizer(config) -> keras.optimizers.Optimizer:
 
 
 def check_sizes(config, input_shape) -> None:
-    """Refuse patches whose decoder could not be joined or whose last pooling leaves not one voxel.
-
-    Raises:
-        OptionError: names the size and what is expected.
-    """
+    """Raise `OptionError` for a size that the decoder or the last pooling cannot take."""
     edge = config.patch_size
     if edge < 2 * MULTIPLE or edge & (edge - 1):
         raise OptionError(f"--patch_size is {edge}; expected a power of two from {2 * MULTIPLE}")

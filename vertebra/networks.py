@@ -33,9 +33,7 @@ def choose_ask(
 ) -> Iterator[tuple[Callable, Config]]:
     """Open the network that the options name, and the configuration of its inference.
 
-    Raises:
-        OptionError: other statistics are asked for than an exported graph has.
-        UserError: see `choose_network` and `vertebra.served.open_served`.
+    Raises `UserError` where it cannot be opened, or an exported graph has other statistics.
     """
     if model is None:
         network, config = choose_network(run, weights, preset, chosen)

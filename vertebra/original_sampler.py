@@ -102,10 +102,7 @@ def change(patch, *, choose, numbers, elastic):
 
 
 def deform_originally(arrays, *, random: np.random.RandomState, alpha: float):
-    """Deform arrays of one shape with scipy; the first two axes are of equal length.
-
-    Integer arrays stay integer, halves rounded away from zero.
-    """
+    """Deform arrays of one shape with scipy; integers stay integer, halves rounded from zero."""
     shape = arrays[0].shape
     first, second, third = (
         gaussian_filter(random.rand(*shape) * 2 - 1, SIGMA, mode="constant", cval=0) * alpha

@@ -53,28 +53,17 @@ def is_snapshot(path: Path) -> bool:
 def assign_original(model, tensors, *, source: str = "the weights file") -> list[str]:
     """Give a model the original's weights; all fit, or none is assigned.
 
-    Args:
-        model: of `build_model`.
-        tensors: of `read_original`.
-        source: what an error message calls the file.
-    Returns:
-        Names that are not the network's: the counters of the normalisations.
-    Raises:
-        DataError: the weights are of another width or architecture.
+    Returns the names that are not the network's: the counters of the normalisations. Raises
+    `DataError` for weights of another width or architecture.
     """
     targets = variables_by_name(model)
     return assign_by_name(tensors, targets, ignored=(f"*.{STEP}",), source=source)
 
 
 def assign_optimizer(optimizer, model, snapshot: Path) -> None:
-    """Give Adam the original's moments and step, so that training can go on.
+    """Give Adam the moments and step of latest_checkpoints.pth, so that training can go on.
 
-    Args:
-        optimizer: of `make_optimizer`.
-        model: the model it trains, of `build_model`.
-        snapshot: latest_checkpoints.pth.
-    Raises:
-        DataError: the file is no snapshot, or its moments are of another architecture.
+    Raises `DataError` where the file is no snapshot, or one of another architecture.
     """
     found = read_pth(snapshot)
     try:
@@ -122,13 +111,7 @@ def with_channels_of(tensors, config: Config, *, source: str) -> Config:
 
 
 def variables_by_name(model) -> dict[str, tuple]:
-    """A model's variables under the original's names, with what makes one out of the other.
-
-    Args:
-        model: of `build_model`.
-    Returns:
-        {`conv_rest.0.weight`: (Keras variable, transform or None)}, in the original's order.
-    """
+    """Return {`conv_rest.0.weight`: (variable, transform or None)} in the original's order."""
     targets = {}
     for block in BLOCKS:
         layer = model.get_layer(block)

@@ -122,13 +122,9 @@ def paint_column(image: np.ndarray, points: np.ndarray, column: Column) -> None:
 
 
 def vertebra_distance(points: np.ndarray, z: float, column: Column, *, scale: float) -> np.ndarray:
-    """Return about how far points lie outside a vertebra, negative inside, in mm.
+    """Return about how many mm points (..., 3) lie outside a vertebra at height z, negative inside.
 
-    Args:
-        points: (..., 3) mm.
-        z: height of its centre.
-        column: where the centre lies and how it is tilted.
-        scale: size; 1 is a body of 20 mm height.
+    At scale 1 a body is 20 mm high.
     """
     centre = np.array([z, *column.at(z)], np.float32)
     axes = column.tilt(z).astype(np.float32) / np.float32(scale)
@@ -148,15 +144,7 @@ def vertebra_distance(points: np.ndarray, z: float, column: Column, *, scale: fl
 def paint_vertebra(
     image: np.ndarray, labels: np.ndarray, distance: np.ndarray, *, label: int, at: np.ndarray
 ) -> None:
-    """Paint a vertebra into image and labels where nothing else is labelled.
-
-    Args:
-        image: (Z, Y, X), changed in place.
-        labels: (Z, Y, X), changed in place.
-        distance: of `vertebra_distance`, in the slices `at`.
-        label: of the vertebra.
-        at: (Z,) bool.
-    """
+    """Paint a vertebra in place, in the slices `at`, where nothing else is labelled."""
     free = labels[at] == 0
     density = np.where(distance > -CORTEX_MM, CORTEX, SPONGY)
     inside = (distance < 0) & free

@@ -26,16 +26,9 @@ def isotropic_size(size: int, spacing_mm: float, target_mm: float) -> int:
 
 
 def nearest_index(count: int, size: int, step: float) -> np.ndarray:
-    """Return which voxel of an axis each voxel of the new axis is copied from.
+    """Return the old voxel that each of `count` new ones of an axis is copied from, -1 for none.
 
-    Args:
-        count: voxels of the new axis.
-        size: voxels of the old axis.
-        step: new spacing in old voxels.
-
-    Returns:
-        (count,) int64: the nearest, the higher one of two; -1 beyond the last voxel's edge.
-
+    `step` is the new spacing in old voxels; of two equally near voxels the higher one is taken.
     Source: SimpleITK's nearest-neighbour resampling, as data/preprocessing.py calls it.
     """
     position = np.arange(count) * step
@@ -44,15 +37,9 @@ def nearest_index(count: int, size: int, step: float) -> np.ndarray:
 
 
 def resample_nearest(volume: Volume, spacing_mm: float, outside: float) -> Volume:
-    """Resample to isotropic voxels by nearest neighbour.
+    """Resample (Z, Y, X) of any dtype to isotropic voxels by nearest neighbour.
 
-    Args:
-        volume: (Z, Y, X) any dtype.
-        spacing_mm: edge of the new voxels.
-        outside: value beyond the last voxel's edge.
-
-    Returns:
-        Volume of the same dtype, origin and direction.
+    Dtype, origin and direction stay; `outside` is the value beyond the last voxel's edge.
     """
     indices = [
         nearest_index(isotropic_size(size, spacing, spacing_mm), size, spacing_mm / spacing)
@@ -90,12 +77,7 @@ def resample_smoothly(volume: Volume, spacing_mm: float, outside: float, order: 
 
 
 def make_isotropic(volume: Volume, config: Config) -> Volume:
-    """Resample a scan to the grid that everything works on.
-
-    Args:
-        volume: a scan.
-        config: uses `spacing_mm`, `image_interpolation`, `outside` [V24].
-    """
+    """Resample a scan to voxels of `spacing_mm` by `image_interpolation` and `outside` [V24]."""
     outside = 0 if config.outside == "zero" else volume.array.min()
     same = all(abs(s - config.spacing_mm) < 1e-6 for s in volume.geometry.spacing_mm)
     if config.image_interpolation == "nearest" or same:
@@ -207,14 +189,10 @@ def middle_slice(labels: np.ndarray, value: int) -> int:
 
 
 def crop_z(volume: Volume, low: int, high: int, *, keep_geometry: bool) -> Volume:
-    """Cut slices out of a volume.
+    """Keep the slices from `low` to below `high`.
 
-    Args:
-        volume: any volume.
-        low: first slice that is kept.
-        high: the slice after the last.
-        keep_geometry: the new origin is where the first slice was; else the geometry is dropped:
-            spacing 1, origin 0, no rotation [V21].
+    The origin moves to the first slice kept; without `keep_geometry` it becomes 0, the spacing 1
+    and the rotation none [V21].
     """
     geometry = Geometry((1.0, 1.0, 1.0))
     if keep_geometry:

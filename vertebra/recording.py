@@ -20,23 +20,14 @@ CONFIG = replace(CODE, channels=4)
 
 
 def rebuild() -> Rebuilt:
-    """Return the port's network of four channels with the recorded weights, and the patch.
-
-    Source: iterativeFCN.py on PyTorch, in train mode as the released inference has it.
-    """
+    """Return the network of a recorded stage."""
     random = np.random.RandomState(SEED + 1)
     patch = random.standard_normal((1, 2, 128, 128, 128)).astype(np.float32)
     return network_with(draw_state(CONFIG), CONFIG, np.moveaxis(patch, 1, -1))
 
 
 def network_with(weights: dict[str, np.ndarray], config: Config, patch: np.ndarray) -> Rebuilt:
-    """Return the port's network with weights of the original, every block application named.
-
-    Args:
-        weights: by the original's names.
-        config: that fits them.
-        patch: (1, z, y, x, 2) float32.
-    """
+    """Return the port's network with weights of the original, every block application named."""
     inputs = keras.Input(patch.shape[1:])
     tensors = connect(inputs, config)
     model = keras.Model(inputs, {name: tensors[name] for name in ("mask", "completeness")})

@@ -87,16 +87,10 @@ def is_empty_sample(index: int, config: Config) -> bool:
 def cut_example(
     arrays: Mapping[str, np.ndarray], label: int | None, window: Window, config: Config
 ) -> Patch:
-    """Cut a patch with its memory and target.
+    """Cut a patch with its memory and target, float32 and uint8; `complete` is False until known.
 
-    Args:
-        arrays: image, label, weight of a case, (Z, Y, X).
-        label: of the vertebra to be found; None: all are in the memory and nothing is [V29].
-        window: of `place_window`.
-        config: uses `weights` [V26] and the weights' numbers.
-
-    Returns:
-        image and weight float32, memory and target uint8; `complete` is not known yet: False.
+    `label` is the vertebra to be found; None: all are in the memory and nothing is [V29]. `weights`
+    [V26] says where the weights come from.
     """
     image = cut_window(arrays["image"], window).astype(np.float32)
     labels = cut_window(arrays["label"], window)
@@ -131,14 +125,7 @@ def change_patch(
 ) -> tuple[Patch, slice]:
     """Deform, blur, add noise, crop and stretch a patch, in the original's order.
 
-    Args:
-        patch: see `cut_example`.
-        changes: which.
-        rng: source of the draws.
-        config: uses the fields under "Sampling and augmentation".
-
-    Returns:
-        The patch, and the slices of the uncropped one that it shows.
+    Returns the patch, and the slices of the uncropped one that it shows.
     """
     edge = patch.image.shape[0]
     image, memory, target, weight = patch[:4]
@@ -257,11 +244,7 @@ class TrainingSampler:
 
 
 def find_vertebrae(case: PreparedCase) -> dict[int, tuple]:
-    """Return, per label of a case, its box's lowest and highest voxel (z, y, x) and its voxels.
-
-    Raises:
-        DataError: there is no vertebra.
-    """
+    """Return, per label of a case, its box's lowest and highest voxel (z, y, x) and its voxels."""
     labels = np.asarray(case.arrays["label"])
     counts = np.bincount(labels.ravel())
     found = {}

@@ -13,13 +13,7 @@ BOUND = min(MOST_VISITS, 200)
 
 
 def run_search(image: np.ndarray, ask, config: Config) -> tuple[Traversal, str]:
-    """Search a scan, and say how it ended, also where it breaks down.
-
-    Args:
-        image: (Z, Y, X), as `traverse` takes it.
-        ask: see `traverse`.
-        config: see `traverse`.
-    """
+    """Search a scan, and say how it ended, also where it breaks down; arguments as `traverse`."""
     search, ended = begin(image, config), ""
     try:
         for _ in advance(search, ask, max_visits=BOUND):
@@ -45,11 +39,7 @@ class Oracle:
         self.config, self.islands = config, islands
 
     def __call__(self, image: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, float]:
-        """Return probabilities (z, y, x) and completeness, as a network does.
-
-        Raises:
-            DataError: the window is none that the network could take.
-        """
+        """Return probabilities (z, y, x) and completeness; raise `DataError` as a network would."""
         edge = self.config.patch_size
         if any(size % MULTIPLE or not edge <= size < 2 * edge for size in image.shape):
             raise DataError(f"a window of {image.shape} voxels, which the network cannot take")

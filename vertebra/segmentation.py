@@ -38,11 +38,7 @@ def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) 
 
 
 def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str:
-    """Search one scan, write mask and findings, and return a line about it.
-
-    Raises:
-        DataError: the scan cannot be used, or the released search broke down.
-    """
+    """Search one scan, write mask and findings, and return a line about it."""
     source = load_scan(path)
     start = time.monotonic()
     working, notes = to_working_grid(source, config)
@@ -64,9 +60,8 @@ def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str
 def to_working_grid(source: Volume, config: Config) -> tuple[Volume, list[str]]:
     """Bring a scan to the scale, orientation and voxels that the network knows [V34] [V37].
 
-    Returns:
-        The scan, and what was done, in words. The released way takes the voxels as they are and
-        drops the geometry [V21].
+    Returns the scan, and what was done, in words. The released way takes the voxels as they are and
+    drops the geometry [V21].
     """
     if not config.keep_geometry:
         return Volume(source.array, Geometry((1.0, 1.0, 1.0))), []

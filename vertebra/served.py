@@ -16,19 +16,11 @@ SIGNATURE = "serving_default"
 
 @contextmanager
 def open_served(model: Path, url: str | None) -> Iterator[tuple[Callable, Config]]:
-    """Open an exported network, here or on a server.
+    """Open an exported network: the SavedModel in this process, or on the server at `url`.
 
-    Args:
-        model: folder of the exported version, whose passport is read.
-        url: of the server, such as grpc://host:8500; None: the SavedModel in this process.
-
-    Returns:
-        Context manager giving what `vertebra.inference.make_ask` returns, and the configuration of
-        the run that was exported. Its statistics are part of the graph.
-
-    Raises:
-        UserError: see `common.serving.opening.open_client`.
-        RunError: the passport is not that of a network of this paper.
+    Gives what `vertebra.inference.make_ask` returns, and the configuration of the exported run; its
+    statistics are part of the graph. Raises `UserError` as `open_client` does, `RunError` for
+    another paper's passport.
     """
     with open_client(model=model, url=url) as client:
         config = config_of(client.passport, model)
@@ -48,11 +40,7 @@ def open_served(model: Path, url: str | None) -> Iterator[tuple[Callable, Config
 
 
 def config_of(passport: dict, model: Path) -> Config:
-    """Return the configuration that a passport holds for the search.
-
-    Raises:
-        RunError: it holds none, or one of another version of this paper.
-    """
+    """Return the search's configuration in a passport; `RunError` where it holds none."""
     values = passport["whole_scan"].get("config")
     try:
         plain = {key: tuple(value) if isinstance(value, list) else value

@@ -66,15 +66,6 @@ def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
     """Return a window that the search asks about in the first held-out scan of a run.
 
     It is the first that remembers a vertebra, or the last of those that were tried.
-
-    Args:
-        record: the run.
-        network: of `build_for_any_size(config)`, which is searched with.
-        config: of the run.
-
-    Raises:
-        DataError: the run holds no scans, the file cannot be read, or the released search broke
-            down on it.
     """
     entry, name = first_case(record)
     working, _ = to_working_grid(load_scan(Path(entry["image_path"])), config)
@@ -169,11 +160,7 @@ def passport_entry(config: Config, case: HeldOutCase) -> Description:
 
 
 def bench_served(config: Config) -> None:
-    """Time the exported graph on a made-up window beside `predict`.
-
-    Args:
-        config: of a network with fresh weights.
-    """
+    """Time the exported graph on a made-up window beside `predict`, with fresh weights."""
     network = build_for_any_size(config)
     inputs = {name: array[..., : config.patch_size]
               for name, array in make_up_case(config).arrays.items()}  # fmt: skip

@@ -15,18 +15,10 @@ from vertebra.data import Case, load_case
 
 
 def store_cases(cases: Sequence[Case], folder: Path, config: Config) -> list[PreparedCase]:
-    """Store image, label and weight of prepared cases as .npy files.
+    """Store image, label and weight of prepared cases as .npy files in a folder filled anew.
 
-    Args:
-        cases: of `find_prepared_cases`.
-        folder: of a run; filled anew, since reading is quick.
-        config: uses `intensity`, `spacing_mm`.
-
-    Returns:
-        The stored cases in the order of `cases`.
-
-    Raises:
-        DataError: a case cannot be used; its volumes differ in grid; its spacing is another one.
+    Returns the stored cases in the same order. Raises `DataError` for a case that cannot be used,
+    whose volumes differ in grid or whose spacing is not the configuration's.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)

@@ -272,8 +272,8 @@ def begin_mended(image: np.ndarray, config: Config) -> Traversal:
 def search_grid(shape, config: Config) -> list[Centre]:
     """Return the centres of the windows that are searched, from the top down, then y, then x.
 
-    Every axis begins and ends with a window at the face; one that fits into a window has a single
-    centre in its middle.
+    Every axis begins and ends with a window at the face; one no longer than a window has one
+    centre.
     """
     half = config.patch_size // 2
     axes = []
@@ -304,8 +304,7 @@ def reason_to_end_mended(search: Traversal) -> str:
 def cut_mended(search: Traversal) -> tuple[np.ndarray, np.ndarray] | None:
     """Cut a whole window, with air and an empty memory outside of the scan [V12].
 
-    Returns:
-        Image and memory; None for a window of the search that holds too little but air [V36].
+    Returns image and memory; None for a window that holds too little but air [V36].
     """
     image = cut_padded(search.image, search.centre, search.half)
     config = search.config

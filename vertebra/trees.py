@@ -50,18 +50,9 @@ def prepare_case(
     subset: str,
     config: Config,
 ) -> None:
-    """Write one case into both trees.
+    """Write scan, labels and weights of one case into the resampled and the cropped tree.
 
-    Args:
-        case: a source case.
-        grids: scan and labels of `on_working_grid`.
-        trees: of the resampled volumes and of the cropped ones.
-        subset: train or test.
-        config: uses the fields under "Preparation".
-
-    Raises:
-        DataError: the case cannot be cropped.
-
+    `grids` are those of `on_working_grid`. Raises `DataError` where the case cannot be cropped.
     Source: data/preprocessing.py.
     """
     (image, labels), (whole, cropped) = grids, trees
@@ -76,11 +67,7 @@ def prepare_case(
 
 
 def on_working_grid(case: Case, config: Config, layout: Layout = "csi") -> tuple[Volume, Volume]:
-    """Return scan and labels of a source case on the isotropic grid, upright [V37].
-
-    Raises:
-        DataError: the case cannot be used (see `load_case`).
-    """
+    """Return scan and labels of a source case on the isotropic grid, upright [V37]."""
     image, labels = load_case(case, config)
     if layout == "verse":
         labels = label_upwards(labels, case.label_path)

@@ -20,13 +20,8 @@ def make_validation(
 ) -> Callable[[], Mapping[str, float]] | None:
     """Return the function that measures the network after an epoch, or None without cases.
 
-    Always the same patches, unchanged, with the statistics of `validation_statistics` [V1].
-
-    Args:
-        model: the network in training.
-        cases: prepared test cases.
-        config: uses `eval_iters` [V19], `validation_statistics`.
-        seed: of the patches.
+    Always the same `eval_iters` patches [V19], unchanged, with the statistics of
+    `validation_statistics` [V1].
     """
     if not cases or not config.eval_iters:
         return None

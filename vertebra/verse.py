@@ -27,11 +27,7 @@ NO_VERTEBRAE = (0, 26, 27)
 
 
 def find_verse_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Return scans and the masks they should have, by name, in the order of their paths.
-
-    Raises:
-        DataError: the folder does not exist.
-    """
+    """Return scans and the masks they should have, by name, in the order of their paths."""
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with VerSe's rawdata and derivatives")
@@ -46,18 +42,11 @@ def find_verse_scans(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def find_verse_cases(folder: Path) -> list[Case]:
-    """Find the cases of a VerSe folder.
+    """Find the cases of a folder above VerSe's `rawdata` and `derivatives`.
 
-    Args:
-        folder: anywhere above `rawdata` and `derivatives`.
-
-    Returns:
-        The cases, numbered from 1 in the order of their paths: `case1_<name>`, ... Series of one
-        subject therefore follow each other, and only those at a boundary of the split may be on
-        both sides of it.
-
-    Raises:
-        DataError: no scan, or one without its mask.
+    They are numbered from 1 in the order of their paths: `case1_<name>`, ... Series of one subject
+    therefore follow each other, and only those at a boundary of the split may be on both sides of
+    it. Raises `DataError` for a folder without scans, or a scan without its mask.
     """
     scans = find_verse_scans(folder)
     cases = [verse_case(number, scans[name]) for number, name in enumerate(scans, start=1)]
@@ -74,17 +63,10 @@ def verse_case(number: int, files: tuple[Path, Path]) -> Case:
 
 
 def label_upwards(labels: Volume, path: Path) -> Volume:
-    """Return VerSe's labels renumbered so that larger ones lie further up, as the search needs.
+    """Return VerSe's labels (Z, Y, X) renumbered so that larger ones lie further up.
 
-    Args:
-        labels: (Z, Y, X) integers.
-        path: named in the message.
-
-    Returns:
-        1 for L6, 2 for L5, ... 7 for T13, 8 for T12, ... 26 for C1; 0 for all else.
-
-    Raises:
-        DataError: a label is none of VerSe's.
+    1 is L6, 2 L5, ... 7 T13, 8 T12, ... 26 C1; 0 all else. Raises `DataError` for a label that is
+    not VerSe's; `path` is named in the message.
     """
     ranks: Mapping[int, int] = {label: rank for rank, label in enumerate(UPWARDS, start=1)}
     renumbered = np.zeros(labels.array.shape, np.uint8)

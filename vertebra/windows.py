@@ -14,10 +14,7 @@ Box = tuple[slice, ...]
 def overlap(shape: Sequence[int], low: Sequence[int], high: Sequence[int]) -> tuple[Box, Box]:
     """Return where a window and a volume overlap, in coordinates of the one and of the other.
 
-    Args:
-        shape: of the volume.
-        low: first voxel of the window per axis, may be negative.
-        high: the voxel after the last per axis, may lie outside.
+    `low` is the window's first voxel, `high` the one after its last; both may lie outside.
     """
     inside, outside = [], []
     for size, first, last in zip(shape, low, high, strict=True):

@@ -55,13 +55,9 @@ def draw_volume(sizes) -> np.ndarray:
 
 
 def average_windows(apply: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
-    """Segment a volume as `sarcoma.inference` does, all slices at a time.
+    """Segment a volume as `sarcoma.inference` does, with the mean of overlapping outputs.
 
-    Args:
-        apply: (Z, 56, 56, 1) -> (Z, 28, 28, 1), of the centre.
-        image: (Z, Y, X, 1) float32.
-    Returns:
-        (Z, Y, X) float32, the mean of all outputs that cover a voxel.
+    `apply` maps windows (Z, 56, 56, 1) of all slices to their centres (Z, 28, 28, 1).
     """
     margin, step = (PATCH - LABEL) // 2, CODE.window_stride
     around = ((0, 0), (margin, margin), (margin, margin), (0, 0))

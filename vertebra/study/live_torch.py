@@ -19,16 +19,9 @@ TOLERANCE = 2e-4
 
 
 def compare_live(original: Path | None = None) -> Table:
-    """Hold every application of a block to PyTorch's.
+    """Compare every application of a block with PyTorch's, with an original's weights or a seed's.
 
-    Args:
-        original: .pth file whose weights both sides take; None: weights drawn from a seed.
-
-    Returns:
-        The part; where PyTorch is not installed it has no rows and says so.
-
-    Raises:
-        DataError: the file cannot be read or is of another architecture.
+    The table has no rows where PyTorch is not installed, and says so.
     """
     try:
         import torch

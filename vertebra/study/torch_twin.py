@@ -106,10 +106,7 @@ def make_optimiser(network: nn.Module, sizes) -> Adam:
 
 
 def make_loss(sizes) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:
-    """Return the loss of the patch that is trained on; see `vertebra.losses`.
-
-    It takes mask (1, 1, z, y, x) and completeness (1, 1).
-    """
+    """Return the loss (`vertebra.losses`) of the patch that is trained on."""
     config = config_of(sizes)
     target = draw_target(sizes)
     mask, weight = (torch.from_numpy(target["mask"])[..., n] for n in (0, 1))
