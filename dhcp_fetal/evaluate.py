@@ -5,10 +5,7 @@ from pathlib import Path
 from common.errors import DataError
 from common.runs.folder import load_config, load_run
 from dhcp_fetal.config import Config
-from dhcp_fetal.data import files_from, find_cases, is_phantom, name_of
-
-PICTURES = 4
-"""Cases that are drawn on the page."""
+from dhcp_fetal.data import files_from, find_cases, is_phantom
 
 
 def evaluate(
@@ -36,8 +33,9 @@ def evaluate(
         cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
             outcome compared with the published number.
     """
-    from common.evaluation.run_report import MEASURES, worst_first, write_evaluation
-    from dhcp_fetal.scoring import draw_case, score, view_case
+    from common.evaluation.cases import Plane, score_cases
+    from common.evaluation.run_report import MEASURES, write_evaluation
+    from dhcp_fetal.scoring import score
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -49,28 +47,19 @@ def evaluate(
         raise DataError(f"{run} has no held-out cases; expected --cases, a table")
     folder = predictions or run / "predictions"
     trained_on = {entry["id"] for entry in split.get("training", [])}
-    rows = [
-        {"id": name_of(files), "in_training_set": name_of(files) in trained_on, **row}
-        for files in listed
-        for row in score(files, folder, config, structure=structure, suffix=suffix)
-    ]
-    by_name = {name_of(files): files for files in listed}
-    drawn = list(dict.fromkeys(row["id"] for row in worst_first(rows)))[:PICTURES]
+    scored = (score(each, folder, config, structure=structure, suffix=suffix) for each in listed)
+    scores = score_cases(scored, trained_on)
     phantom = is_phantom(listed)
     write_evaluation(
         record,
-        rows,
+        scores.rows,
         title="dhcp_fetal: cortex and brain in fetal MRI",
         curve=[("loss",), ("accuracy", "val_accuracy")],
-        overlays=[
-            draw_case(by_name[name], folder, config, suffix=suffix, phantom=phantom)
-            for name in drawn
-        ],
         phantom=phantom,
         measures={**MEASURES, "dice1": "DICE1 (engine)"},
-        viewed=view_case(by_name[drawn[0]], folder, config, suffix=suffix),
         cohort=cohort,
+        **scores.pictures(Plane(flipped=True), phantom=phantom),
     )
-    for row in rows:
+    for row in scores.rows:
         print(f"{row['id']}  {row['label']}  " + "  ".join(
             f"{kind.upper()} {row[kind]:.4f}" for kind in ("dice1", "dice2", "dice3")))  # fmt: skip

@@ -1,14 +1,14 @@
-"""One case of an evaluation: label map, reference and region on one grid, measured and drawn."""
+"""One case of an evaluation: label map, reference and region on one grid, measured."""
 
 from pathlib import Path
+
+import numpy as np
 
 from common.data.geometry import check_same_grid
 from common.data.volumes import read_volume
 from common.errors import DataError
+from common.evaluation.cases import ScoredCase
 from common.evaluation.metrics import score_case
-from common.report.drawing import draw_overlay
-from common.report.page import Figure
-from common.report.viewer.embed import ViewedCase
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import as_classes, as_mask, name_of, read_file
 from dhcp_fetal.measures import engine_dice
@@ -17,8 +17,8 @@ from dhcp_fetal.session import CaseFiles
 
 def score(
     files: CaseFiles, folder: Path, config: Config, *, structure: str | None, suffix: str = ""
-) -> list[dict]:
-    """Measure one case: a row for the foreground and, of several classes, one per class.
+) -> ScoredCase:
+    """Read and measure one case: a row for the foreground and, of several classes, one per class.
 
     [G23] The engine calls the foreground "Class-0".
 
@@ -40,10 +40,16 @@ def score(
         rows += score_case(found, truth, labels=labels, spacing_mm=geometry.spacing_mm)
         names += [str(c) for c in range(1, config.classes)]
     engine = engine_dice(found, truth, mask, config.classes)
-    return [
+    rows = [
         {**row, **dict(zip(("dice1", "dice2", "dice3"), engine[name], strict=True))}
         for row, name in zip(rows, names, strict=True)
     ]
+
+    def read_scan() -> np.ndarray:
+        path = next(path for path in files.channels if path is not None)
+        return read_file(path, config).array
+
+    return ScoredCase(name_of(files), rows, found.T, truth.T, geometry, read_scan)
 
 
 def read_case(files: CaseFiles, folder: Path, config: Config, *, suffix: str = ""):
@@ -67,31 +73,3 @@ def read_case(files: CaseFiles, folder: Path, config: Config, *, suffix: str = "
         mask = as_mask(region.array.T, files.mask, config)
     labels = as_classes(found.array.T, path), as_classes(truth.array.T, files.labels)
     return *labels, mask, found.geometry
-
-
-def draw_case(
-    files: CaseFiles, folder: Path, config: Config, *, suffix: str, phantom: bool
-) -> Figure:
-    """Draw the axial slice of a case with the largest reference area."""
-    found, truth, _, _ = read_case(files, folder, config, suffix=suffix)
-    path = next(path for path in files.channels if path is not None)
-    scan = read_file(path, config)
-    chosen = int((truth > 0).sum(axis=(0, 1)).argmax())
-    title = f"{name_of(files)}, slice {chosen} of {truth.shape[2]}"
-    png = draw_overlay(
-        scan.array.T[:, ::-1, chosen].T,
-        truth[:, ::-1, chosen].T,
-        found[:, ::-1, chosen].T,
-        title=title,
-        pixel_mm=scan.geometry.spacing_mm[1::-1],
-        phantom=phantom,
-    )
-    return Figure(png, f"{title}: scan, reference and prediction.")
-
-
-def view_case(files: CaseFiles, folder: Path, config: Config, *, suffix: str) -> ViewedCase:
-    """Return a case for the viewer in three planes."""
-    found, truth, _, _ = read_case(files, folder, config, suffix=suffix)
-    path = next(path for path in files.channels if path is not None)
-    scan = read_file(path, config)
-    return ViewedCase.from_zyx(name_of(files), (scan.array, truth.T, found.T), scan.geometry)

@@ -6,9 +6,6 @@ from common.runs.folder import load_config, load_run
 from fetal_brain.config import RUN, Config
 from fetal_brain.data import choose_cases, is_phantom
 
-PICTURES = 4
-"""Cases that are drawn on the page."""
-
 
 def evaluate(
     run: Path = RUN,
@@ -28,8 +25,9 @@ def evaluate(
         cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
             outcome compared with the published number.
     """
-    from common.evaluation.run_report import worst_first, write_evaluation
-    from fetal_brain.scoring import draw_case, score, view_case
+    from common.evaluation.cases import Plane, score_cases
+    from common.evaluation.run_report import write_evaluation
+    from fetal_brain.scoring import score
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -37,17 +35,13 @@ def evaluate(
     folder = predictions or run / "predictions"
     phantom = is_phantom(csv) if csv else bool(record.manifest.get("phantom"))
     trained_on = {entry["id"] for entry in record.read_split().get("training", [])}
-
-    rows = [row for case in cases for row in score(case, folder, config, trained_on)]
-    by_id = {case.id: case for case in cases}
-    drawn = list(dict.fromkeys(row["id"] for row in worst_first(rows)))[:PICTURES]
+    scores = score_cases((score(case, folder, config) for case in cases), trained_on)
     write_evaluation(
         record,
-        rows,
+        scores.rows,
         title="fetal_brain: fetal brain in motion-corrupted MRI stacks",
         curve=[("loss", "val_loss"), ("dice", "val_dice")],
-        overlays=[draw_case(by_id[name], folder, config, phantom=phantom) for name in drawn],
         phantom=phantom,
-        viewed=view_case(by_id[drawn[0]], folder, config),
         cohort=cohort,
+        **scores.pictures(Plane(), phantom=phantom),
     )

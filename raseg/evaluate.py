@@ -7,9 +7,6 @@ from common.runs.folder import load_config, load_run
 from raseg.config import Config
 from raseg.data import check_tag, choose_volumes, open_volumes, read_split
 
-PICTURES = 4
-"""Volumes that are drawn on the page."""
-
 
 def evaluate(
     tag: str,
@@ -35,8 +32,9 @@ def evaluate(
         cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
             outcome compared with the published number.
     """
-    from common.evaluation.run_report import MEASURES, worst_first, write_evaluation
-    from raseg.scoring import draw_volume, score, view_volume
+    from common.evaluation.cases import Plane, score_cases
+    from common.evaluation.run_report import MEASURES, write_evaluation
+    from raseg.scoring import score
 
     check_tag(tag)
     run = run or Path("models") / f"raseg_train_{tag}"
@@ -45,21 +43,19 @@ def evaluate(
     numbers = choose_volumes(record, volumes, imgn)
     folder = out or run / "predictions"
     phantom = is_phantom(record, data)
-    trained_on = set(read_split(record).get("training", []))
-    rows = [row for n in numbers for row in score(n, volumes, folder, tag, trained_on)]
+    trained_on = [f"img{number}" for number in read_split(record).get("training", [])]
+    scores = score_cases((score(n, volumes, folder, tag) for n in numbers), trained_on)
     if volumes.spacing_mm is None:
         print("Spacing unknown (no geometry.json): distances are in voxels, not mm")
-    drawn = [int(row["id"].removeprefix("img")) for row in worst_first(rows)][:PICTURES]
     write_evaluation(
         record,
-        rows,
+        scores.rows,
         title="raseg: synovitis of the wrist" if volumes.pre is not None else "raseg: oedema",
         curve=[("loss", "val_loss"), ("dice", "val_dice")],
-        overlays=[draw_volume(n, volumes, folder, tag, phantom=phantom) for n in drawn],
         phantom=phantom,
         measures={**MEASURES, "dice_original": "Dice (original)"},
-        viewed=view_volume(drawn[0], volumes, folder, tag),
         cohort=cohort,
+        **scores.pictures(Plane(), phantom=phantom),
     )
 
 

@@ -9,9 +9,6 @@ from sarcoma.config import RUN, Config
 from sarcoma.data import choose_patients, is_phantom
 from sarcoma.patch_files import measure_patch_files
 
-PICTURES = 4
-"""Patients that are drawn on the page."""
-
 
 def evaluate(
     run: Path = RUN,
@@ -34,13 +31,9 @@ def evaluate(
         cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
             outcome compared with the published number.
     """
-    from common.evaluation.run_report import (
-        MEASURES,
-        prediction_path,
-        worst_first,
-        write_evaluation,
-    )
-    from sarcoma.scoring import draw_patient, score, view_patient
+    from common.evaluation.cases import Plane, score_cases
+    from common.evaluation.run_report import MEASURES, prediction_path, write_evaluation
+    from sarcoma.scoring import score
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -52,21 +45,18 @@ def evaluate(
         raise DataError(f"{folder} holds no label maps of these patients; run predict first")
     phantom = is_phantom(data) if data else bool(record.manifest.get("phantom"))
     trained_on = {entry["id"] for entry in record.read_split().get("training", [])}
-    rows = [row for case in chosen for row in score(case, folder, config, trained_on)]
-    by_id = {case.id: case for case in chosen}
-    drawn = [row["id"] for row in worst_first(rows)][:PICTURES]
+    scores = score_cases((score(case, folder, config) for case in chosen), trained_on)
     patches = measure_patch_files(folder)
     write_evaluation(
         record,
-        rows,
+        scores.rows,
         title="sarcoma: soft-tissue sarcoma on PET/CT",
         curve=[("loss", "val_loss"), ("batch_dice", "dice", "val_dice")],
-        overlays=[draw_patient(by_id[name], folder, config, phantom=phantom) for name in drawn],
         phantom=phantom,
         measures={"volume_ml": "lesion (ml)", "reference_ml": "labelled (ml)", **MEASURES},
-        viewed=view_patient(by_id[drawn[0]], folder, config),
         others=summarise_patches(patches),
         cohort=cohort,
+        **scores.pictures(Plane(caption="scan, labels and prediction"), phantom=phantom),
     )
     if patches is not None:
         write_json(Path(run) / "report" / "patches.json", patches)

@@ -1,4 +1,4 @@
-"""One patient of an evaluation: read beside the labels, measured, drawn."""
+"""One patient of an evaluation: read beside the labels and measured."""
 
 from pathlib import Path
 
@@ -7,24 +7,27 @@ import numpy as np
 from common.data.labels import inside
 from common.data.volumes import read_volume
 from common.errors import DataError
+from common.evaluation.cases import ScoredCase
 from common.evaluation.metrics import score_case
 from common.evaluation.run_report import prediction_path
-from common.report.drawing import draw_overlay
-from common.report.page import Figure
-from common.report.viewer.embed import ViewedCase
 from sarcoma.config import Config
 from sarcoma.data import GRID, SPACING_MM, Patient, load_patient
 
 
-def score(case: Patient, folder: Path, config: Config, trained_on: set[str]) -> list[dict]:
-    """Measure one patient's lesion: one row.
+def score(case: Patient, folder: Path, config: Config) -> ScoredCase:
+    """Read and measure one patient's lesion: one row. Where left is, the file does not say.
 
     Raises:
         DataError: the label map is missing, unreadable or on another grid than the labels.
     """
-    prediction, reference, _ = read_pair(case, folder, config)
+    prediction, reference, images = read_pair(case, folder, config)
     rows = score_case(prediction, reference, labels={"lesion": 1}, spacing_mm=(SPACING_MM,) * 3)
-    return [{"id": case.id, "in_training_set": case.id in trained_on, **row} for row in rows]
+    shown = config.modalities[-1]
+    scan = images[shown]
+    return ScoredCase(
+        case.id, rows, prediction, reference, GRID, lambda: scan,
+        title=f"{case.id}, {shown.upper()}", oriented=False,
+    )  # fmt: skip
 
 
 def read_pair(
@@ -46,27 +49,3 @@ def read_pair(
         loaded.label.astype(np.uint8),
         loaded.images,
     )
-
-
-def draw_patient(case: Patient, folder: Path, config: Config, *, phantom: bool) -> Figure:
-    """Draw the slice of a patient with the largest lesion, on the last of the modalities."""
-    prediction, reference, images = read_pair(case, folder, config)
-    chosen = int(reference.sum(axis=(1, 2)).argmax())
-    modality = config.modalities[-1]
-    title = f"{case.id}, {modality.upper()}, slice {chosen} of {len(reference)}"
-    png = draw_overlay(
-        images[modality][chosen],
-        reference[chosen],
-        prediction[chosen],
-        title=title,
-        pixel_mm=(SPACING_MM, SPACING_MM),
-        phantom=phantom,
-    )
-    return Figure(png, f"{title}: scan, labels and prediction.")
-
-
-def view_patient(case: Patient, folder: Path, config: Config) -> ViewedCase:
-    """Return a patient for the viewer in three planes; where left is, the file does not say."""
-    prediction, reference, images = read_pair(case, folder, config)
-    volumes = (images[config.modalities[-1]], reference, prediction)
-    return ViewedCase.from_zyx(case.id, volumes, GRID, oriented=False)

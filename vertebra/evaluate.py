@@ -8,9 +8,6 @@ from common.runs.folder import load_run
 from vertebra.config import RUN
 from vertebra.data import Case, cases_of_labels, is_phantom
 
-PICTURES = 4
-"""Cases that are drawn on the page."""
-
 
 def evaluate(
     run: Path = RUN,
@@ -35,8 +32,9 @@ def evaluate(
         cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
             outcome compared with the published number.
     """
-    from common.evaluation.run_report import worst_first, write_evaluation
-    from vertebra.scoring import draw_case, score, view_case
+    from common.evaluation.cases import Plane, score_cases
+    from common.evaluation.run_report import write_evaluation
+    from vertebra.scoring import score
 
     record = load_run(run)
     cases = cases_of_labels(label_dir, test_dir) if label_dir else [
@@ -48,28 +46,22 @@ def evaluate(
     synthetic = synthetic or is_phantom(cases[0].label_path.parent)
     trained_on = {entry["id"] for entry in record.read_split().get("train", [])}
 
-    rows, instances = [], []
-    for case in cases:
-        scored, counts = score(case, folder, trained_on)
-        rows += scored
-        instances.append(counts)
-    by_id = {case.id: case for case in cases if case.image_path.is_file()}
-    worst = list(dict.fromkeys(row["id"] for row in worst_first(rows)))[:PICTURES]
-    drawn = [name for name in worst if name in by_id]
-    summary = summarise_instances(instances)
+    scores = score_cases((score(case, folder) for case in cases), trained_on)
+    summary = summarise_instances(scores.facts)
+    side = "scan, reference and prediction, seen from the side"
+    plane = Plane(axis=2, flipped=True, word="column", caption=side)
     write_evaluation(
         record,
-        rows,
+        scores.rows,
         title="vertebra: vertebrae one after the other in CT",
         curve=[("loss",), ("mask_patch_dice", "val_dice"), ("val_agreement",)],
-        overlays=[draw_case(by_id[name], folder, phantom=synthetic) for name in drawn],
         phantom=synthetic,
-        viewed=view_case(by_id[drawn[0]], folder) if drawn else None,
         others=measures_of_all_labels(summary, len(cases)),
         cohort=cohort,
+        **scores.pictures(plane, phantom=synthetic),
     )
-    write_json(record.path / "report" / "instances.json", {"cases": instances, **summary})
-    print_instances(instances, summary)
+    write_json(record.path / "report" / "instances.json", {"cases": scores.facts, **summary})
+    print_instances(scores.facts, summary)
 
 
 def refuse_nothing(cases, run: Path) -> None:

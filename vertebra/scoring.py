@@ -1,4 +1,4 @@
-"""One case of an evaluation: mask and reference on one grid, measured and drawn."""
+"""One case of an evaluation: mask and reference on one grid, measured."""
 
 from pathlib import Path
 
@@ -6,11 +6,9 @@ import numpy as np
 
 from common.data.geometry import Geometry, Volume, check_same_grid
 from common.data.volumes import read_volume
+from common.evaluation.cases import ScoredCase
 from common.evaluation.metrics import score_case
 from common.evaluation.overlap import dice
-from common.report.drawing import draw_overlay
-from common.report.page import Figure
-from common.report.viewer.embed import ViewedCase
 from vertebra.data import Case, load_labels, prediction_path
 from vertebra.instances import match_instances, released_dice
 
@@ -33,28 +31,25 @@ def read_pair(case: Case, folder: Path) -> tuple[Volume, Volume]:
     return prediction, reference
 
 
-def score(case: Case, folder: Path, trained_on: set[str]) -> tuple[list[dict], dict]:
-    """Measure one case.
+def score(case: Case, folder: Path) -> ScoredCase:
+    """Read and measure one case: a row per vertebra of the reference.
 
     Returns:
-        A row per vertebra of the reference; counts, released Dice and what else is one per scan.
+        The case; its facts are the counts, the released Dice and what else is one per scan.
 
     Raises:
         DataError: the mask is missing, unreadable or on another grid than the reference.
     """
     prediction, reference = read_pair(case, folder)
-    matching = match_instances(prediction.array, reference.array)
+    arrays = prediction.array, reference.array
+    matching = match_instances(*arrays)
     partner = dict(matching.pairs)
     rows = [
-        {
-            "id": case.id,
-            "in_training_set": case.id in trained_on,
-            **score_vertebra(prediction, reference, label, partner.get(label)),
-        }
+        score_vertebra(prediction, reference, label, partner.get(label))
         for label in matching.references
     ]
-    released = released_dice(prediction.array, reference.array)
-    counts = {
+    released = released_dice(*arrays)
+    facts = {
         "id": case.id,
         "vertebrae": len(matching.references),
         "finds": len(matching.predictions),
@@ -62,11 +57,12 @@ def score(case: Case, folder: Path, trained_on: set[str]) -> tuple[list[dict], d
         "precision": matching.precision,
         "recall": matching.recall,
         "f1": matching.f1,
-        "foreground_dice": foreground_dice(prediction.array, reference.array),
+        "foreground_dice": float(dice(*(array > 0 for array in arrays))),
         "released_dice": released,
         "released_mean": float(np.mean(list(released.values()))),
     }
-    return rows, counts
+    read_scan = (lambda: read_volume(case.image_path).array) if case.image_path.is_file() else None
+    return ScoredCase(case.id, rows, *arrays, reference.geometry, read_scan, facts=facts)
 
 
 def score_vertebra(prediction, reference, label: int, found: int | None) -> dict:
@@ -86,32 +82,3 @@ def score_vertebra(prediction, reference, label: int, found: int | None) -> dict
         labels={name: 1}, spacing_mm=reference.spacing_zyx_mm,
     )[0]  # fmt: skip
     return {**row, "reference_label": label, "predicted_label": found}
-
-
-def foreground_dice(prediction, reference) -> float:
-    """Return the Dice of everything that is vertebra, whichever."""
-    return float(dice(prediction > 0, reference > 0))
-
-
-def draw_case(case: Case, folder: Path, *, phantom: bool) -> Figure:
-    """Draw a case from the side, in the plane with the largest reference area."""
-    prediction, reference = read_pair(case, folder)
-    chosen = int((reference.array > 0).sum(axis=(0, 1)).argmax())
-    title = f"{case.id}, column {chosen} of {reference.array.shape[2]}"
-    side = (slice(None, None, -1), slice(None), chosen)
-    png = draw_overlay(
-        read_volume(case.image_path).array[side],
-        reference.array[side],
-        prediction.array[side],
-        title=title,
-        pixel_mm=reference.spacing_zyx_mm[:2],
-        phantom=phantom,
-    )
-    return Figure(png, f"{title}: scan, reference and prediction, seen from the side.")
-
-
-def view_case(case: Case, folder: Path) -> ViewedCase:
-    """Return a case for the viewer in three planes."""
-    prediction, reference = read_pair(case, folder)
-    volumes = (read_volume(case.image_path).array, reference.array, prediction.array)
-    return ViewedCase.from_zyx(case.id, volumes, reference.geometry)

@@ -44,12 +44,12 @@ def case(tmp_path):
 
 def test_scores_by_hand(case, tmp_path):
     """[G23] DICE1 2*6/(8+12); the two voxels outside the mask count only there."""
-    (row,) = score(case, tmp_path / "predictions", QUICK, structure="cortex")
+    (row,) = score(case, tmp_path / "predictions", QUICK, structure="cortex").rows
     assert row["label"] == "cortex"
     assert row["dice"] == row["dice1"] == pytest.approx(12 / 20)
     assert row["dice2"] == row["dice3"] == pytest.approx(12 / 18)
     assert row["volume_ml"] == pytest.approx(8 * 0.001)
-    three = score(case, tmp_path / "predictions", replace(QUICK, classes=3), structure=None)
+    three = score(case, tmp_path / "predictions", replace(QUICK, classes=3), structure=None).rows
     assert [r["label"] for r in three] == ["foreground", "class 1", "class 2"]
     assert three[1]["dice1"] == pytest.approx(12 / 18)
     assert three[2]["dice"] == 0

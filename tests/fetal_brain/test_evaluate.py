@@ -2,15 +2,17 @@
 
 import csv
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from common.data.geometry import Geometry
-from common.data.volumes import write_volume
+from common.data.volumes import read_volume, write_volume
 from common.errors import DataError, OptionError
 from common.runs.folder import open_run
+from fetal_brain import data, scoring
 from fetal_brain.config import CODE, QUICK
 from fetal_brain.data import Case
 from fetal_brain.evaluate import evaluate
@@ -79,6 +81,20 @@ def test_measures_by_hand(run, capsys):
     assert said[4].startswith("Mean Dice of brain: 0.250 ± 0.433 (95% interval 0.000 to 0.750, n")
     assert said[4].endswith("n = 3, 1 undefined)")
     assert said[5:] == [NOTICE, f"Report: {run / 'report' / 'index.html'}"]
+
+
+def test_every_file_is_read_once(run, monkeypatch):
+    reads = Counter()
+
+    def read_and_count(path, **options):
+        reads[path.name] += 1
+        return read_volume(path, **options)
+
+    for module in (data, scoring):
+        monkeypatch.setattr(module, "read_volume", read_and_count)
+    evaluate(run)
+    files = [f"{name}{kind}.nii.gz" for name in LABELS for kind in ("", "_label", "_scan")]
+    assert reads == dict.fromkeys(files, 1)
 
 
 def test_empty_masks_are_counted_not_dropped(run):

@@ -1,0 +1,122 @@
+"""The cases of an evaluation: each is read once, measured, and drawn if it is among the worst."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from common.data.geometry import Geometry
+from common.report.drawing import draw_overlay
+from common.report.page import Figure
+from common.report.viewer.embed import ViewedCase
+
+PICTURES = 4
+"""Cases that are drawn on the page."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The plane in which a paper's cases are drawn: that with the largest reference area."""
+
+    axis: int = 0
+    """Of the arrays (Z, Y, X), to which the plane is perpendicular."""
+    flipped: bool = False
+    """The first row of the plane is drawn at the bottom."""
+    word: str = "slice"
+    caption: str = "scan, reference and prediction"
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """One measured case: label map and reference on one grid, and the scan where there is one."""
+
+    id: str
+    rows: Sequence[Mapping[str, Any]]
+    """Measures per label, as `common.evaluation.metrics.score_case` gives them, or with more."""
+    prediction: np.ndarray
+    """(Z, Y, X) integer labels, 0 is background."""
+    reference: np.ndarray
+    """(Z, Y, X) integer labels."""
+    geometry: Geometry
+    read_scan: Callable[[], np.ndarray] | None
+    """Reads the intensities (Z, Y, X), which only the worst cases need; None: there is no scan."""
+    title: str = ""
+    """What pictures call the case; empty: its id."""
+    oriented: bool = True
+    """Whether the data say where left and right are."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else a paper measures of a case."""
+
+    @cached_property
+    def scan(self) -> np.ndarray:
+        """Intensities (Z, Y, X), read when first asked for."""
+        return self.read_scan()
+
+    @property
+    def lowest_dice(self) -> float:
+        """The lowest Dice of the labels, -1 where one is not defined; infinite without labels."""
+        values = (row["dice"] for row in self.rows)
+        return min((-1.0 if math.isnan(dice) else dice for dice in values), default=math.inf)
+
+    def draw(self, plane: Plane, *, phantom: bool) -> Figure:
+        """Return the picture of the case; one of synthetic data says so inside it."""
+        area = (self.reference > 0).sum(axis=tuple({0, 1, 2} - {plane.axis}))
+        chosen = int(area.argmax())
+        title = f"{self.title or self.id}, {plane.word} {chosen} of {len(area)}"
+        flip = slice(None, None, -1 if plane.flipped else 1)
+        volumes = (self.scan, self.reference, self.prediction)
+        png = draw_overlay(
+            *(volume.take(chosen, plane.axis)[flip] for volume in volumes),
+            title=title,
+            pixel_mm=tuple(np.delete(self.geometry.spacing_zyx_mm, plane.axis)),
+            phantom=phantom,
+        )
+        return Figure(png, f"{title}: {plane.caption}.")
+
+    def view(self) -> ViewedCase:
+        """Return the case for the viewer in three planes."""
+        volumes = (self.scan, self.reference, self.prediction)
+        return ViewedCase.from_zyx(self.id, volumes, self.geometry, oriented=self.oriented)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What came out of all cases of an evaluation."""
+
+    rows: list[dict[str, Any]]
+    """A row per case and label: `id`, `in_training_set` and the measures."""
+    facts: list[Mapping[str, Any]]
+    """What else was measured, a mapping per case."""
+    worst: list[ScoredCase]
+    """Up to `PICTURES` cases, by rising Dice."""
+
+    def pictures(self, plane: Plane, *, phantom: bool) -> dict[str, Any]:
+        """Return the worst cases that have a scan as `write_evaluation` takes them, by argument."""
+        shown = [case for case in self.worst if case.read_scan is not None]
+        return {
+            "overlays": [case.draw(plane, phantom=phantom) for case in shown],
+            "viewed": shown[0].view() if shown else None,
+        }
+
+
+def score_cases(cases: Iterable[ScoredCase], trained_on: Iterable[str]) -> Scores:
+    """Gather the measures of all cases, holding no more than the worst of them in memory.
+
+    Args:
+        cases: read and measured one after the other; a generator keeps one at a time.
+        trained_on: ids of the cases that the network was trained on.
+
+    Raises:
+        DataError: a case cannot be read; nothing has been written then.
+    """
+    rows, facts, worst, trained_on = [], [], [], set(trained_on)
+    for case in cases:
+        known = {"id": case.id, "in_training_set": case.id in trained_on}
+        rows += [{**known, **row} for row in case.rows]
+        facts.append(case.facts)
+        candidates = [*worst, case] if case.rows else worst
+        worst = sorted(candidates, key=lambda each: each.lowest_dice)[:PICTURES]
+    return Scores(rows, facts, worst)
