@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from common.data.batches import make_batches
 from common.data.prepared_store import PreparedCase
-from fetal_brain.config import Config
-from fetal_brain.sampling import TrainingSampler, patch_shapes
+from fetal_brain.config import Config, input_shape
+from fetal_brain.sampling import TrainingSampler
 
 
 def make_dataset(
@@ -27,13 +27,10 @@ def make_dataset(
         first_step: where to begin; the batches of a resumed run are those of an unbroken one.
         workers: patches drawn at the same time.
     """
-    image_shape, label_shape = patch_shapes(config)
+    shape = input_shape(config)
     return make_batches(
         TrainingSampler(cases, config, seed=seed),
-        element_spec=(
-            tf.TensorSpec(image_shape, tf.float32),
-            tf.TensorSpec(label_shape, tf.int32),
-        ),
+        element_spec=(tf.TensorSpec(shape, tf.float32), tf.TensorSpec(shape[:-1], tf.int32)),
         batch_size=config.batch_size,
         first_step=first_step,
         last_step=config.max_steps,

@@ -4,6 +4,7 @@ Files named below belong to DLTK/models `fetal_brain_segmentation_mri` at 7fd907
 library file of DLTK is named. Ledger ids [F1]... are explained in README.md.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ RUN = Path("/tmp/fetal_segmentation")
 """Run folder where none is named; the original's --model_path."""
 PHANTOM_SHAPE = (16, 144, 144)
 """Slices, rows, columns of a phantom where none are given."""
+PLANE_MULTIPLE = 8
+"""Rows and columns must halve three times on the way down (fetal_fcn.py)."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,15 @@ class Config:
         for name in ("batch_size", "max_steps", "steps_per_evaluation", "windows_per_batch"):
             if getattr(self, name) < 1:
                 raise OptionError(f"--{name}: found {getattr(self, name)}; expected 1 or more")
+
+
+def input_shape(config: Config, size: Sequence[int | None] | None = None) -> tuple:
+    """Return the network's input (z, y, x, channels) for slices, rows, columns; None: a patch.
+
+    [F26] The paper's network sees neighbouring slices as channels and segments the middle one.
+    """
+    slices, rows, columns = size or config.patch_shape
+    return (1, rows, columns, slices) if config.slices_as_channels else (slices, rows, columns, 1)
 
 
 PORT = Config()

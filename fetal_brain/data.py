@@ -82,12 +82,7 @@ def find_cases(list_path: Path, *, labels_required: bool = True) -> list[Case]:
 
 
 def read_list(list_path: Path, needed: Sequence[str] = COLUMNS) -> Table:
-    """Read a list and check its header; its rows are as they are written.
-
-    Raises:
-        DataError: it cannot be read, has too few columns, another order, a case where the header
-            should be, or no rows.
-    """
+    """Read a list and check its header (`DataError`); its rows are as they are written."""
     table = read_table(Path(list_path).absolute())
     rows_by_position(table, COLUMNS, len(needed))
     image = table.header.cells[1]
@@ -106,11 +101,7 @@ def find_column(table: Table, row: Row, name: str) -> Path:
 
 
 def case_of_image(image_path: Path) -> Case:
-    """Return a single scan as a case without a label; its id is the file's name.
-
-    Raises:
-        DataError: the file does not exist.
-    """
+    """Return a single scan as a case without a label, named like its file, which must exist."""
     image_path = Path(image_path).absolute()
     if not image_path.is_file():
         raise DataError(f"{image_path} does not exist; expected a scan")
@@ -283,15 +274,9 @@ def prepare_case(case: LoadedCase, config: Config) -> tuple[np.ndarray, np.ndarr
 def pad_to_patch(
     image: np.ndarray, label: np.ndarray, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Extend a prepared stack that is smaller than the patch, after its last slice, row, column.
+    """Extend a prepared stack to at least `patch_shape` after its last slice, row and column [F10].
 
-    Args:
-        image: (Z, Y, X, 1) float32; extended with its minimum.
-        label: (Z, Y, X) uint8; extended with background.
-        config: uses `patch_shape`.
-
-    Returns:
-        image and label of at least `patch_shape`; the same arrays where nothing is missing [F10].
+    The image (Z, Y, X, 1) continues with its minimum, the label (Z, Y, X) with background.
     """
     extra = [
         (0, max(edge - size, 0)) for size, edge in zip(label.shape, config.patch_shape, strict=True)
@@ -333,11 +318,7 @@ def choose_cases(
 
 
 def check_fits(shape: tuple[int, int, int], path: Path, config: Config) -> None:
-    """Refuse a volume that is smaller than the window where `pad_small_volumes` is off [F11].
-
-    Raises:
-        DataError: names file, volume and window.
-    """
+    """Refuse a volume that is smaller than the window where `pad_small_volumes` is off [F11]."""
     small = any(size < edge for size, edge in zip(shape, config.window, strict=True))
     if small and not config.pad_small_volumes:
         raise DataError(

@@ -18,11 +18,8 @@ from common.inference.whitening import whiten_in_graph
 from common.inference.windows import stitch_windows
 from common.network.trained import load_trained
 from common.runs.folder import load_config
-from fetal_brain.config import Config
+from fetal_brain.config import PLANE_MULTIPLE, Config, input_shape
 from fetal_brain.model import build_model
-
-PLANE_MULTIPLE = 8
-"""Rows and columns must halve three times on the way down (fetal_fcn.py)."""
 
 
 def segment(
@@ -70,14 +67,10 @@ def segment(
 
 
 def fit_window(plane: Sequence[int | tf.Tensor], config: Config) -> tuple:
-    """Return slices, rows and columns of the windows that cover a volume.
+    """Return slices, rows and columns of the windows that cover a plane (rows, columns).
 
-    In plane, a volume that fits into `config.window` is covered by one window of its own size,
-    rounded up to a multiple of 8; a larger one is slid over.
-
-    Args:
-        plane: rows and columns of the volume.
-        config: uses `window`.
+    A plane that fits into `config.window` is covered by one window of its own size, rounded up to a
+    multiple of 8; a larger one is slid over.
     """
     depth, *largest = config.window
     rounded = [-(-size // PLANE_MULTIPLE) * PLANE_MULTIPLE for size in plane]
@@ -148,9 +141,7 @@ def build_for_any_plane(config: Config) -> keras.Model:
         OptionError: patch or window have other rows or columns, or differ in slices.
     """
     check_sizes(config)
-    if config.slices_as_channels:
-        return build_model(config, (1, None, None, config.patch_shape[0]))
-    return build_model(config, (config.patch_shape[0], None, None, 1))
+    return build_model(config, input_shape(config, (config.patch_shape[0], None, None)))
 
 
 def check_sizes(config: Config) -> None:

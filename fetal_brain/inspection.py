@@ -33,12 +33,8 @@ STORED_BYTES = 4 + 1
 def inspect_list(list_path: Path, config: Config, out: Path) -> Inspection:
     """Find everything that is wrong with a list and with the files it names.
 
-    Args:
-        list_path: CSV list of `prepare`.
-        config: uses `label_ids`, `patch_shape`, `pad_small_volumes` and the sizes of the split.
-        out: where `prepare` would write; looked at for room.
-    Returns:
-        A line per row of the list, one each for the list, the split and the disk.
+    The answer has a line per row of the list, one each for the list, the split and the disk, where
+    `out` is looked at for room.
     """
     list_path = Path(list_path).absolute()
     inspection = Inspection(list_path)
@@ -64,32 +60,18 @@ def inspect_list(list_path: Path, config: Config, out: Path) -> Inspection:
 def inspect_row(
     entry: Entry, table: Table, row: Row, places: dict[str, str]
 ) -> tuple[Path | None, Path | None]:
-    """Check a row by itself and against those before it.
-
-    Args:
-        entry: of the row.
-        table: its table.
-        row: its cells.
-        places: ids so far and where they stood; the row's own is added.
-    Returns:
-        Image and label file, None where there is none.
-    """
+    """Check a row by itself and against those before it; return the files that are there."""
     case_id, where = normal_id(row.cells[0]), table.where(row)
     entry.attempt(check_cells, table, row, COLUMNS)
     entry.attempt(check_id, case_id, where)
     entry.attempt(check_new, case_id, places, where)
     places.setdefault(case_id, f"line {row.line}")
     files = [entry.attempt(find_column, table, row, name) for name in COLUMNS[1 : len(row.cells)]]
-    image, label = [*files, None, None][:2]
-    return image, label
+    return tuple([*files, None, None][:2])
 
 
 def inspect_files(entry: Entry, image: Path | None, label: Path | None, config: Config) -> int:
-    """Check the two files of a case, each and against each other.
-
-    Returns:
-        Voxels that are stored of it.
-    """
+    """Check a case's files, each and against the other; return the voxels that are stored of it."""
     grid = inspect_image(entry, image, config) if image is not None else None
     if label is not None:
         inspect_label(entry, label, (image, grid), config)

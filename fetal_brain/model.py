@@ -9,6 +9,7 @@ from keras import layers
 
 from common.errors import OptionError
 from common.network.pooling import first_max_pool
+from fetal_brain.config import input_shape as patch_input
 
 POOL_STRIDE = 2
 """Between two scales, in plane; the depth is kept."""
@@ -33,11 +34,10 @@ def build_model(config, input_shape=None) -> keras.Model:
             often as the network does.
     Source: fetal_fcn.py, `fetal_fcn_3d`.
     """
-    input_shape = input_shape or _patch_shape(config)
+    input_shape = input_shape or patch_input(config)
     _check_sizes(config, input_shape)
     classes = len(config.label_ids)
-    image = keras.Input(input_shape, name="image")
-    x = image
+    x = image = keras.Input(input_shape, name="image")
     entering = []
     for scale, (filters, kernel) in enumerate(zip(config.filters, config.kernels, strict=True)):
         entering.append(x)
@@ -68,17 +68,7 @@ def make_optimizer(config) -> keras.optimizers.Optimizer:
 
 
 def encode(x, filters: int, kernel: int, *, config, scale: int):
-    """Convolve twice, each time followed by normalisation, a clip to 0..6 and perhaps dropout.
-
-    Args:
-        x: (batch, z, y, x, channels).
-        filters: channels of both convolutions.
-        kernel: edge of their kernels.
-        config: uses batch_normalisation, dropout, l2_weight and slices_as_channels.
-        scale: number of the scale, for the names; dropout acts on the last one alone.
-    Returns:
-        (batch, z, y, x, filters).
-    """
+    """Convolve, normalise and clip to 0..6, twice; dropout acts on the last scale alone."""
     unit = f"enc_unit_{scale}"
     is_last = scale == len(config.filters) - 1
     for suffix in ("", "_1"):
@@ -92,15 +82,11 @@ def encode(x, filters: int, kernel: int, *, config, scale: int):
 
 
 def pool(x, *, flat: bool = False, name: str | None = None):
-    """Halve rows and columns by the maximum over windows of 4 x 4, and of 2 slices.
+    """Halve rows and columns by the maximum over windows of 4 x 4, and of 2 slices unless `flat`.
 
-    Args:
-        x: (batch, z, y, x, channels). Where z is unknown, the values are the same and the kernel in
-            force decides who gets the gradient of a tie, so that such a network is for prediction.
-        flat: leave the slices apart.
-        name: of the layer that ends it.
-    Returns:
-        (batch, z, ceil(y / 2), ceil(x / 2), channels).
+    Where the number of slices is unknown, the values are the same and the kernel in force decides
+    who gets the gradient of a tie, so that such a network is for prediction.
+
     Source: fetal_fcn.py, `max_pooling3d`.
     """
     # [F4] A window of two slices at stride 1 reaches forward only: features drift to slice 0.
@@ -114,17 +100,8 @@ def pool(x, *, flat: bool = False, name: str | None = None):
 
 
 def upscore(x, skip, classes: int, *, stride, config, scale: int):
-    """Enlarge class scores and add a projection of finer features.
+    """Enlarge class scores by `stride` (z, y, x) and add a projection of finer features.
 
-    Args:
-        x: (batch, z, y, x, channels) of the level below.
-        skip: (batch, z', y', x', any), stride times larger.
-        classes: channels of the scores.
-        stride: factors for z, y, x.
-        config: uses batch_normalisation and l2_weight.
-        scale: number of the level, for the names.
-    Returns:
-        (batch, z', y', x', classes).
     Source: DLTK networks/segmentation/fcn.py, `upscore_layer_3d`.
     """
     unit = f"upscore_{scale}"
@@ -138,14 +115,8 @@ def upscore(x, skip, classes: int, *, stride, config, scale: int):
 
 
 def upsample_linearly(x, stride, *, name: str | None = None):
-    """Enlarge by whole factors with the fixed linear kernel, zero outside the image.
+    """Enlarge by whole factors (z, y, x) with the fixed linear kernel, zero outside the image.
 
-    Args:
-        x: (batch, z, y, x, channels), the number of channels known.
-        stride: factors for z, y, x.
-        name: of the layer.
-    Returns:
-        (batch, z * stride[0], y * stride[1], x * stride[2], channels).
     Source: DLTK core/upsample.py, `linear_upsample_3d`.
     """
     channels = x.shape[-1]
@@ -164,14 +135,7 @@ def upsample_linearly(x, stride, *, name: str | None = None):
 
 
 def linear_kernel(stride, channels: int) -> list:
-    """The kernel of linear enlargement as nested lists.
-
-    Args:
-        stride: factors for z, y, x.
-        channels: each is enlarged by itself.
-    Returns:
-        [kz][ky][kx][out][in], the outer product of `linear_taps` on the diagonal of the channels.
-    """
+    """Return the kernel [kz][ky][kx][out][in] that enlarges every channel by itself."""
 
     def diagonal(weight):
         return [[weight * (i == j) for i in range(channels)] for j in range(channels)]
@@ -181,13 +145,7 @@ def linear_kernel(stride, channels: int) -> list:
 
 
 def linear_taps(factor: int) -> list[float]:
-    """Weights of linear enlargement along one axis.
-
-    Args:
-        factor: whole number from 1.
-    Returns:
-        [1.0] for 1, else 2 * factor weights: 0.25, 0.75, 0.75, 0.25 for 2.
-    """
+    """Return the weights of linear enlargement along an axis: [0.25, 0.75, 0.75, 0.25] for 2."""
     if factor == 1:
         return [1.0]
     centre = factor - 0.5
@@ -197,16 +155,7 @@ def linear_taps(factor: int) -> list[float]:
 def convolve(x, filters: int, kernel: int, *, config, name: str, shifted=False, dtype=None):
     """Convolve with a cubic kernel (of depth 1 where the slices are channels), size kept.
 
-    Args:
-        x: (batch, z, y, x, channels).
-        filters: channels of the result.
-        kernel: edge of the kernel.
-        config: uses batch_normalisation, l2_weight and slices_as_channels.
-        name: of the layer.
-        shifted: normalisation follows, whose shift per channel a bias replaces where it is off.
-        dtype: of the layer; None for the policy's.
-    Returns:
-        (batch, z, y, x, filters).
+    `shifted` says that normalisation follows, whose shift a bias replaces where it is off.
     """
     depth = 1 if config.slices_as_channels else kernel
     # [F1] The original collects this term, sum(w**2) / 2, and never adds it to its loss.
@@ -225,15 +174,7 @@ def convolve(x, filters: int, kernel: int, *, config, name: str, shifted=False, 
 
 
 def normalise(x, *, config, name: str):
-    """Batch-normalise, or return x where the configuration does not.
-
-    Args:
-        x: (batch, z, y, x, channels).
-        config: uses batch_normalisation.
-        name: of the layer.
-    Returns:
-        Tensor of x's shape.
-    """
+    """Batch-normalise, or return x where the configuration does not."""
     if not config.batch_normalisation:
         return x
     # [F3] Keras averages the population variance, as TensorFlow 1 did on five axes.
@@ -243,13 +184,6 @@ def normalise(x, *, config, name: str):
 def _pooled_scales(config):
     """Scales that begin at half the size: all but the first and the last."""
     return range(1, len(config.filters) - 1)
-
-
-def _patch_shape(config):
-    """Input shape of a training patch."""
-    slices, rows, columns = config.patch_shape
-    # [F26] The paper's network sees neighbouring slices as channels and segments the middle one.
-    return (1, rows, columns, slices) if config.slices_as_channels else (slices, rows, columns, 1)
 
 
 def _check_sizes(config, input_shape):

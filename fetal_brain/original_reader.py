@@ -25,20 +25,9 @@ def extract_balanced(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut class-balanced patches exactly as the original does, draw by draw.
 
-    Args:
-        image: (Z, Y, X, channels).
-        label: (Z, Y, X) class numbers.
-        example_size: edges of a patch.
-        n_examples: patches wanted; a class gives as many as it has voxels at most [F9].
-        classes: number of classes, or the classes in the order of the output.
-        class_weights: relative shares of the classes; None: equal ones.
-        random: legacy generator, advanced.
-
-    Returns:
-        images (n, *example_size, channels), labels (n, *example_size), the first class first.
-
-    Raises:
-        DataError: the volume is smaller than a patch [F10].
+    Returns images (n, *example_size, channels) and labels (n, *example_size), the first class
+    first; a class gives as many patches as it has voxels at most [F9]. `DataError`: the volume is
+    smaller than a patch [F10].
 
     Source: DLTK augmentation.py, extract_class_balanced_example_array.
     """
@@ -66,11 +55,7 @@ def augment_volume(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add an intensity offset to a whole volume, then flip it, as the original does.
 
-    Args:
-        image: (Z, Y, X, channels) float32.
-        label: (Z, Y, X).
-        sigma: standard deviation of the offset, one per channel.
-        random: legacy generator, advanced by one normal draw per channel, then three uniform ones.
+    The generator gives one normal draw per channel, then three uniform ones.
 
     Source: reader.py, read_fn; DLTK augmentation.py, add_gaussian_offset, flip.
     """

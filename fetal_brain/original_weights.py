@@ -74,13 +74,7 @@ def assign_optimizer(optimizer, model, tensors, learning_rate: float) -> None:
 
 
 def variables_by_name(model) -> dict[str, Any]:
-    """A model's variables under the original's names.
-
-    Args:
-        model: of `build_model`.
-    Returns:
-        {`enc_unit_0/conv3d/kernel`: Keras variable}, in the order of the layers.
-    """
+    """Return a model's variables under the original's names, in the order of the layers."""
     return {
         _original_name(layer.name, variable.name): variable
         for layer in model.layers

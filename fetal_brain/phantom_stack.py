@@ -69,12 +69,7 @@ def make_stack(shape: tuple[int, int, int], rng: np.random.Generator) -> tuple[V
 
 
 def draw_anatomy(extent_mm: np.ndarray, rng: np.random.Generator) -> Anatomy:
-    """Choose organs that fit a field of view, the head in the middle third of it.
-
-    Args:
-        extent_mm: (3,) size of the field of view.
-        rng: source of the draws.
-    """
+    """Choose organs that fit a field of view (3,) in mm, the head in the middle third of it."""
     brain = np.array([21.0, 27.0, 34.0]) * rng.uniform(0.9, 1.1) * rng.uniform(0.96, 1.04, 3)
     brain = np.minimum(brain, extent_mm * (0.40, 0.27, 0.27))
     head = rng.uniform(-1, 1, 3) * extent_mm * (0.03, 0.07, 0.07)
@@ -101,8 +96,7 @@ def paint_mother(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paint the mother, the wall of the uterus, fluid and placenta, none of which moves.
 
-    Returns:
-        image (Z, Y, X) float32 and label (Z, Y, X) uint8 with placenta and uterus.
+    Returns image (Z, Y, X) float32 and label (Z, Y, X) uint8 with placenta and uterus.
     """
     edge = SPACING_ZYX_MM[1]
     texture = make_smooth_field(rng, wavelength_mm=22.0)(points)
@@ -143,13 +137,8 @@ def paint_mother(
 def move_slices(points: np.ndarray, centre_mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return, for each voxel, the point of the resting fetus that its slice's shot saw there.
 
-    The even slices are shot before the odd ones. The fetus drifts from shot to shot, kicks now
-    and then, and lies differently in the second half.
-
-    Args:
-        points: (Z, Y, X, 3) mm.
-        centre_mm: point the head turns about.
-        rng: source of the draws.
+    The even slices are shot before the odd ones. The fetus drifts from shot to shot, kicks now and
+    then, and lies differently in the second half; the head turns about `centre_mm`.
     """
     slices = len(points)
     order = [*range(0, slices, 2), *range(1, slices, 2)]
@@ -203,11 +192,7 @@ def paint_body(
 def paint_head(
     image: np.ndarray, points: np.ndarray, anatomy: Anatomy, rng: np.random.Generator
 ) -> np.ndarray:
-    """Paint skin, skull and brain, in place.
-
-    Returns:
-        (Z, Y, X) bool, the inside of the skull: brain and its fluid.
-    """
+    """Paint skin, skull and brain, in place; return the inside of the skull, (Z, Y, X) bool."""
     edge = SPACING_ZYX_MM[1]
     radii, axes, centre = anatomy.brain_radii_mm, anatomy.head_rotation, anatomy.head_centre_mm
     shape = make_smooth_field(rng, wavelength_mm=3.0)

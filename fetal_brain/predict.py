@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from common.cost.first_step import after_first
 from common.cost.memory import warn_of_memory
-from common.data.geometry import Volume, check_same_grid
+from common.data.geometry import check_same_grid
 from common.data.names import check_outputs
 from common.data.volumes import write_volume
 from common.evaluation.overlap import dice
@@ -73,7 +71,7 @@ def refuse_to_replace_inputs(
 ) -> None:
     """Raise `OptionError` if a file to write would replace a scan, a segmentation or another."""
     inputs = [path for case in cases for path in (case.image_path, case.label_path) if path]
-    count = 2 if with_probabilities else 1
+    count = 1 + with_probabilities
     outputs = [(case.id, [out / name for name in output_names(case.id)[:count]]) for case in cases]
     check_outputs(outputs, inputs, option=f"--out {out}")
 
@@ -86,23 +84,17 @@ def output_names(case_id: str) -> tuple[str, str]:
 def segment_case(case: Case, segment: Callable, config: Config, *, out: Path) -> str:
     """Segment one scan, write its files, and return the line that the original prints.
 
-    Args:
-        case: to segment; with a label its Dice is in the line.
-        segment: scan (Z, Y, X) -> `labels` and perhaps `probabilities`, as `segment_scan`.
-        config: of the run.
-        out: folder, which exists.
-
-    Raises:
-        DataError: a file cannot be read, its label lies on another grid, the scan cannot be
-            segmented, or the folder not written.
-
     Source: deploy.py, predict.
     """
     volume, _ = load_case(replace(case, label_path=None), config)
     check_fits(volume.array.shape, case.image_path, config)
     # The scan as it is and whitened, float32, and the labels.
     warn_of_memory(volume.array.size * (4 + 4 + 1), what=case.id)
-    reference = read_reference_of(case, volume, config)
+    reference = None
+    if case.label_path is not None:
+        labels = read_reference(case, config)
+        check_same_grid(volume, labels, names=(str(case.image_path), str(case.label_path)))
+        reference = labels.array
     start = time.monotonic()
     found = segment(volume.array)
     path, probability_path = (out / name for name in output_names(case.id))
@@ -110,19 +102,6 @@ def segment_case(case: Case, segment: Callable, config: Config, *, out: Path) ->
     if "probabilities" in found:
         write_volume(probability_path, 1.0 - found["probabilities"][..., 0], volume.geometry)
     return summary_line(path, found["labels"], reference, seconds=time.monotonic() - start)
-
-
-def read_reference_of(case: Case, volume: Volume, config: Config) -> np.ndarray | None:
-    """Read the classes (Z, Y, X) that a scan's label map is compared with; None without a label.
-
-    Raises:
-        DataError: the label file cannot be read or lies on another grid than the scan.
-    """
-    if case.label_path is None:
-        return None
-    reference = read_reference(case, config)
-    check_same_grid(volume, reference, names=(str(case.image_path), str(case.label_path)))
-    return reference.array
 
 
 def summary_line(path: Path, labels, reference, *, seconds: float) -> str:

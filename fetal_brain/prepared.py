@@ -80,8 +80,7 @@ def store_case(
     loaded = load_case(case, config)
     image, label = pad_to_patch(*prepare_case(loaded, config), config)
     counts = count_classes(label, len(config.label_ids))
-    arrays = dict(zip(ARRAYS, (image, label, counts), strict=True))
-    write_prepared_case(folder, case.id, arrays)
+    write_prepared_case(folder, case.id, dict(zip(ARRAYS, (image, label, counts), strict=True)))
     geometry = loaded.image.geometry
     index["cases"][case.id] = {
         **source,
@@ -110,10 +109,7 @@ def is_stored(
     folder: Path, case_id: str, index: Mapping[str, Any], sources: Mapping[str, Mapping[str, str]]
 ) -> bool:
     """Say whether a case was stored whole, from the same content, in the same way."""
-    entry = index["cases"].get(case_id)
-    if entry is None or any(
-        entry[f"{name}_sha256"] != sources[case_id][f"{name}_sha256"]
-        for name in ("image", "segmentation")
-    ):
-        return False
-    return has_arrays(folder, case_id, ARRAYS)
+    entry, source = index["cases"].get(case_id), sources[case_id]
+    hashes = ("image_sha256", "segmentation_sha256")
+    same = entry is not None and all(entry[name] == source[name] for name in hashes)
+    return same and has_arrays(folder, case_id, ARRAYS)

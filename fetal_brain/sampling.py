@@ -29,11 +29,6 @@ def patches_per_class(
 ) -> list[int]:
     """Return how many patches each class is the centre of; halves are rounded to even.
 
-    Args:
-        n_examples: patches wanted from one volume.
-        n_classes: classes that share them.
-        class_weights: relative shares; None: equal ones.
-
     Source: DLTK augmentation.py, extract_class_balanced_example_array.
     """
     weights = np.ones(n_classes) if class_weights is None else np.asarray(class_weights, float)
@@ -41,14 +36,9 @@ def patches_per_class(
 
 
 def corner_of(centre: Any, shape: Sequence[int], edges: Sequence[int]) -> np.ndarray:
-    """Return the low corner of the patch around a voxel, moved inwards where it would not fit.
+    """Return the low corners of patches around voxels (..., ndim), moved inwards to fit the volume.
 
     An even patch reaches one voxel further down than up: its centre is at `edge // 2`.
-
-    Args:
-        centre: (..., ndim) voxel indices.
-        shape: of the volume, at least `edges`.
-        edges: of the patch.
     """
     below = np.asarray(edges) // 2
     return np.clip(np.asarray(centre) - below, 0, np.asarray(shape) - np.asarray(edges))
@@ -65,27 +55,16 @@ def add_offset(image: np.ndarray, offset: Any) -> np.ndarray:
 
 
 def count_classes(label: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return the voxels of every class in every slice, (classes, Z) int64.
+    """Return the voxels of every class in every slice of a label (Z, Y, X), (classes, Z) int64.
 
     With it a random voxel of a class is found by looking at one slice alone [F25].
-
-    Args:
-        label: (Z, Y, X) class numbers.
-        n_classes: rows of the answer.
     """
     counts = [np.bincount(plane.ravel(), minlength=n_classes) for plane in label]
     return np.stack(counts, axis=1).astype(np.int64)
 
 
 def find_voxel(label: np.ndarray, slice_counts: np.ndarray, class_: int, rank: int) -> list[int]:
-    """Return the index of the voxel that is number `rank` of its class in C order.
-
-    Args:
-        label: (Z, Y, X) class numbers; one slice is read.
-        slice_counts: what `count_classes` returns.
-        class_: the class.
-        rank: 0 .. number of voxels of the class - 1.
-    """
+    """Return the index of voxel `rank` of a class in C order; reads one slice of the label."""
     ends = np.cumsum(slice_counts[class_])
     z = int(np.searchsorted(ends, rank, side="right"))
     within = rank - int(ends[z] - slice_counts[class_, z])
@@ -181,9 +160,8 @@ class TrainingSampler:
         self.stream = stream
         self.slice_counts = [np.array(case.arrays["slice_counts"]) for case in self.cases]
         # [F9] A class with too few voxels gives fewer patches; the original stopped training.
-        self.patches = np.array(
-            [np.minimum(counts.sum(axis=1), wanted) for counts in self.slice_counts]
-        )
+        voxels = np.array([counts.sum(axis=1) for counts in self.slice_counts])
+        self.patches = np.minimum(voxels, wanted)
         self.examples_per_chunk = None
         if config.restart_order_every_evaluation:  # [F14]
             self.examples_per_chunk = config.steps_per_evaluation * config.batch_size
@@ -235,11 +213,8 @@ class TrainingSampler:
         """Return the voxel a patch is drawn around: within a pass no voxel is used twice."""
         counts = self.slice_counts[source.case]
         rng = self._rng(CENTRES, source.chunk, source.pass_, source.case, source.class_)
-        ranks = rng.choice(
-            int(counts[source.class_].sum()),
-            size=int(self.patches[source.case, source.class_]),
-            replace=False,
-        )
+        wanted = int(self.patches[source.case, source.class_])
+        ranks = rng.choice(int(counts[source.class_].sum()), size=wanted, replace=False)
         return find_voxel(label, counts, source.class_, int(ranks[source.number]))
 
     def _augmentation(self, source: Source) -> tuple[float, np.ndarray]:
@@ -253,12 +228,10 @@ class TrainingSampler:
         return rng.normal(0, self.config.offset_sigma), rng.random(3) > 0.5
 
     def _buffer(self, chunk: int) -> ShuffleBuffer:
-        buffer = self.buffers.get(chunk)
-        if buffer is None:
-            rng = self._rng(SHUFFLE, chunk)
-            # Two threads may both come here; they make the same buffer.
-            buffer = self.buffers.setdefault(chunk, ShuffleBuffer(self.config.shuffle_window, rng))
-        return buffer
+        if chunk not in self.buffers:
+            buffer = ShuffleBuffer(self.config.shuffle_window, self._rng(SHUFFLE, chunk))
+            self.buffers.setdefault(chunk, buffer)  # two threads may both come here
+        return self.buffers[chunk]
 
     def _rng(self, *key: int) -> np.random.Generator:
         return rng_for(self.seed, *self.stream, *key)
@@ -289,14 +262,6 @@ def check_sampling(cases: Sequence[PreparedCase], config: Config) -> list[int]:
     return wanted
 
 
-def patch_shapes(config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shapes of image and label that the sampler draws."""
-    slices, rows, columns = config.patch_shape
-    if config.slices_as_channels:
-        return (1, rows, columns, slices), (1, rows, columns)
-    return (slices, rows, columns, 1), (slices, rows, columns)
-
-
 def draw_validation_batch(
     cases: Sequence[PreparedCase], config: Config, seed: int, evaluation: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -309,13 +274,11 @@ def draw_validation_batch(
         evaluation: number of the evaluation; each has patches of its own, as in the original.
 
     Returns:
-        images (batch, ...) float32 and labels (batch, ...) int32, shapes as `patch_shapes`.
+        images (batch, *`input_shape`) float32 and labels (batch, z, y, x) int32.
 
     Source: train.py (evaluation of one batch from the start of the reader); ledger F20.
     """
-    sampler = TrainingSampler(
-        cases, config, seed=seed, augment=False, stream=(VALIDATION, evaluation)
-    )
-    patches = [sampler(index) for index in range(config.batch_size)]
-    images, labels = (np.stack(arrays) for arrays in zip(*patches, strict=True))
-    return images, labels
+    stream = (VALIDATION, evaluation)
+    sampler = TrainingSampler(cases, config, seed=seed, augment=False, stream=stream)
+    images, labels = zip(*map(sampler, range(config.batch_size)), strict=True)
+    return np.stack(images), np.stack(labels)

@@ -16,7 +16,7 @@ from fetal_brain.config import Config
 from fetal_brain.data import Case, load_case
 from fetal_brain.inference import build_for_any_plane, load_run_network, on_volumes, segment_scan
 from fetal_brain.labels import write_ids
-from fetal_brain.sampling import patch_shapes
+from fetal_brain.sampling import cut
 
 __all__ = [
     "least_size",
@@ -86,23 +86,16 @@ def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
 def make_up_case(config: Config) -> HeldOutCase:
     """Return seeded noise with a bright body, for a network without data."""
     rng = np.random.default_rng(0)
-    depth, rows, columns = smallest_scan(config)
+    depth, rows, columns = least_size(config)
     scan = rng.normal(300.0, 60.0, (depth + 2, rows + 9, columns + 20)).astype(np.float32)
     scan[:, rows // 4 : rows // 2, columns // 4 : columns // 2] += 250.0
     return HeldOutCase("seeded noise", {"image": scan})
 
 
-def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
-    """Return the voxels that a cut scan keeps: `smallest_scan`, whatever the case."""
-    return smallest_scan(config)
-
-
-def smallest_scan(config: Config) -> tuple[int, int, int]:
-    """Return the smallest scan that shows something, and that is accepted [F11]."""
-    least = np.asarray(config.patch_shape)
-    if not config.pad_small_volumes:
-        least = np.maximum(least, config.window)
-    return tuple(int(edge) for edge in least)
+def least_size(config: Config, case: HeldOutCase | None = None) -> tuple[int, int, int]:
+    """Return the smallest scan that shows something and is accepted, whatever the case [F11]."""
+    least = config.patch_shape
+    return tuple(least if config.pad_small_volumes else map(max, least, config.window))
 
 
 def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
@@ -113,7 +106,7 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
     scan = case.arrays["image"]
     both = predict_as_served(network, config)(scan)
     labels, probabilities = both["labels"], both["probabilities"]
-    patch = cut_patches(whiten(scan), patch_shapes(config)[0], config)
+    patch = cut_patches(whiten(scan), config)
     logits = network.predict_on_batch(patch)
     return {
         "serving_default": Example({"image": scan}, {"labels": labels}),
@@ -123,22 +116,17 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
     }
 
 
-def cut_patches(image: np.ndarray, shape, config: Config) -> np.ndarray:
+def cut_patches(image: np.ndarray, config: Config) -> np.ndarray:
     """Return two patches out of the middle of an image, in the network's own shape."""
-    depth, rows, columns = config.patch_shape
     extra = [(0, max(edge - size, 0)) for edge, size in zip(config.patch_shape, image.shape,
                                                            strict=True)]  # fmt: skip
     image = np.pad(image, extra)
-    row, column = (image.shape[1] - rows) // 2, (image.shape[2] - columns) // 2
-    last = image.shape[0] - depth
-    pieces = [
-        image[first : first + depth, row : row + rows, column : column + columns]
-        for first in (last // 2, last)
-    ]
+    last, *middle = np.subtract(image.shape, config.patch_shape) // (1, 2, 2)
+    pieces = [cut(image, (first, *middle), config.patch_shape) for first in (last // 2, last)]
     batch = np.stack(pieces)[..., np.newaxis]
     if config.slices_as_channels:  # [F26]
         batch = batch.transpose(0, 4, 2, 3, 1)
-    return np.ascontiguousarray(batch.reshape(2, *shape))
+    return np.ascontiguousarray(batch)
 
 
 def passport_entry(config: Config, case: HeldOutCase) -> Description:
@@ -196,13 +184,7 @@ def predict_as_served(network: keras.Model, config: Config):
 
 
 def bench_served(config: Config, *, slices: int, plane: int) -> None:
-    """Time the exported graph on a made-up scan beside `predict`.
-
-    Args:
-        config: of a network with fresh weights.
-        slices: of the scan.
-        plane: its rows and columns.
-    """
+    """Time the exported graph, with fresh weights, on a made-up scan beside `predict`."""
     scan = np.random.default_rng(0).normal(300, 60, (slices, plane, plane)).astype(np.float32)
     network = build_for_any_plane(config)
     run = predict_as_served(network, config)

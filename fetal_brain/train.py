@@ -93,9 +93,8 @@ def train(
 def files_of(split) -> list[Path]:
     """Return every file of a split once, in order."""
     cases = [case for subset in split.values() for case in subset]
-    return list(
-        dict.fromkeys(path for case in cases for path in (case.image_path, case.label_path))
-    )
+    paths = (path for case in cases for path in (case.image_path, case.label_path))
+    return list(dict.fromkeys(paths))
 
 
 def warn_of_overlap(split) -> None:

@@ -36,20 +36,15 @@ def make_validation(
 def measure_volumes(
     label: Callable[[np.ndarray], np.ndarray], cases: Sequence[PreparedCase], config: Config
 ) -> dict[str, float]:
-    """Segment every case whole and return the mean Dice of each foreground class.
-
-    Args:
-        label: whitened volume (Z, Y, X) -> classes.
-        cases: prepared.
-        config: uses `label_ids`.
-    """
-    scores = {number: [] for number in range(1, len(config.label_ids))}
+    """Segment prepared cases (Z, Y, X) whole and return the mean Dice of each foreground class."""
+    numbers = range(1, len(config.label_ids))
+    names = ["val_dice"] if len(numbers) == 1 else [f"val_dice_{number}" for number in numbers]
+    scores = []
     for case in cases:
         predicted = label(case.arrays["image"][..., 0])
-        for number, values in scores.items():
-            values.append(dice(predicted == number, case.arrays["label"] == number))
-    names = {number: "val_dice" if len(scores) == 1 else f"val_dice_{number}" for number in scores}
-    return {names[number]: float(np.nanmean(values)) for number, values in scores.items()}
+        scores.append([dice(predicted == n, case.arrays["label"] == n) for n in numbers])
+    columns = zip(names, zip(*scores, strict=True), strict=True)
+    return {name: float(np.nanmean(values)) for name, values in columns}
 
 
 def measure_patch_batch(

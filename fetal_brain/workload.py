@@ -7,7 +7,15 @@ import keras
 
 from common.cost.workloads import ScanWork, UsualData, Workload, call_whole, payload_of_scan
 from common.network.losses import sparse_cross_entropy
-from fetal_brain.config import CODE, PHANTOM_SHAPE, PORT, QUICK, Config
+from fetal_brain.config import (
+    CODE,
+    PHANTOM_SHAPE,
+    PLANE_MULTIPLE,
+    PORT,
+    QUICK,
+    Config,
+    input_shape,
+)
 from fetal_brain.model import build_model, make_optimizer
 
 PUBLISHED_SCAN = (170, 336, 336)
@@ -24,30 +32,19 @@ def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Wor
     """
     window = config.window
     if scan is not None:
-        plane = [
-            min(edge, -(-size // 8) * 8) for size, edge in zip(scan[1:], window[1:], strict=True)
-        ]
-        window = (window[0], *plane)
+        rounded = (ceil(size / PLANE_MULTIPLE) * PLANE_MULTIPLE for size in scan[1:])
+        window = (window[0], *map(min, window[1:], rounded))
     return Workload(
-        training_shapes=(input_shape(config, config.batch_size, config.patch_shape),),
-        prediction_shapes=(input_shape(config, config.windows_per_batch, window),),
+        training_shapes=((config.batch_size, *input_shape(config)),),
+        prediction_shapes=((config.windows_per_batch, *input_shape(config, window)),),
         lower_in_training="--batch_size or --patch_shape",
         lower_in_prediction="--windows_per_batch or --window",
     )
 
 
-def input_shape(config: Config, count: int, size: tuple[int, int, int]) -> tuple[int, ...]:
-    """Return the network's input for so many patches of slices, rows, columns."""
-    slices, rows, columns = size
-    if config.slices_as_channels:
-        return (count, 1, rows, columns, slices)
-    return (count, slices, rows, columns, 1)
-
-
 def build_network(config: Config):
     """Return the network for patches of any plane."""
-    _, depth, _, _, channels = input_shape(config, 1, config.patch_shape)
-    return build_model(config, (depth, None, None, channels))
+    return build_model(config, input_shape(config, (config.patch_shape[0], None, None)))
 
 
 def compile_network(network, config: Config, *, xla: bool):

@@ -11,7 +11,7 @@ import pytest
 from common.data.prepared_store import write_prepared_case
 from common.errors import DataError, OptionError
 from fetal_brain.batches import make_dataset
-from fetal_brain.config import CODE, PAPER, PORT
+from fetal_brain.config import CODE, PAPER, PORT, input_shape
 from fetal_brain.sampling import (
     BLOCK,
     ShuffleBuffer,
@@ -20,7 +20,6 @@ from fetal_brain.sampling import (
     count_classes,
     draw_validation_batch,
     find_voxel,
-    patch_shapes,
     patches_per_class,
 )
 
@@ -75,7 +74,7 @@ def test_every_voxel_is_found_by_its_rank():
 def test_patches_have_the_shapes_that_are_said(cases, slices_as_channels):
     config = replace(SMALL, slices_as_channels=slices_as_channels)
     image, label = TrainingSampler(cases, config, seed=1)(0)
-    assert (image.shape, label.shape) == patch_shapes(config)
+    assert (image.shape, label.shape) == (input_shape(config), input_shape(config)[:-1])
     assert (image.dtype, label.dtype) == (np.float32, np.int32)
 
 
