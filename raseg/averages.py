@@ -35,11 +35,7 @@ class WeightAverages(keras.callbacks.Callback):
         self.update(int(self.model.optimizer.iterations))
 
     def update(self, step: int) -> None:
-        """Move the averages towards the weights.
-
-        Args:
-            step: updates the optimiser has made.
-        """
+        """Move the averages towards the weights after `step` updates."""
         share = 1.0 - min(self.decay, (1.0 + step) / (10.0 + step))
         for average, weight in zip(self.variables, self.weights, strict=True):
             average.assign_sub(share * (average.value - weight.value))

@@ -115,13 +115,7 @@ def encode(values: np.ndarray, *, wrap: bool, what: str) -> np.ndarray:
 
 
 def write_record(file, label: np.ndarray, image: np.ndarray) -> None:
-    """Append one record.
-
-    Args:
-        file: open for binary writing.
-        label: (rows, columns, slices) words of `encode`.
-        image: (rows, columns, slices, channels) words.
-    """
+    """Append words of `encode`: the label, then the image with its channels last."""
     for words in (label, image):
         file.write(np.ascontiguousarray(words, WORD).data)
 
@@ -129,12 +123,8 @@ def write_record(file, label: np.ndarray, image: np.ndarray) -> None:
 def read_record(record: Record, layout: Layout, *, signed: bool) -> tuple[np.ndarray, np.ndarray]:
     """Read one record in Python; training reads through `raseg.sampling`.
 
-    Args:
-        record: where it lies.
-        layout: of its file.
-        signed: read words as signed, as the original [R4].
-    Returns:
-        image (rows, columns, slices, channels) and label (rows, columns, slices), 16-bit integers.
+    Returns image (rows, columns, slices, channels) and label (rows, columns, slices), 16-bit
+    integers, read as signed ones where the original did [R4].
     """
     words = np.fromfile(
         record.path,
@@ -183,11 +173,7 @@ def find_binaries(folder: Path, tag: str, config: Config) -> Binaries:
 
 
 def list_records(path: Path, layout: Layout) -> Iterator[Record]:
-    """Yield the records of a file.
-
-    Raises:
-        DataError: the file does not end with a record's end; names the record.
-    """
+    """Yield the records of a file, which must end with a record's end."""
     size = path.stat().st_size
     whole, rest = divmod(size, layout.record_bytes)
     if rest:
@@ -199,11 +185,7 @@ def list_records(path: Path, layout: Layout) -> Iterator[Record]:
 
 
 def read_index(path: Path) -> dict:
-    """Read the index of a tag; empty where there is none.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """Read the index of a tag; empty where there is none."""
     if not path.is_file():
         return {}
     try:
@@ -215,16 +197,11 @@ def read_index(path: Path) -> dict:
 
 
 def layout_of(index: dict, config: Config, path: Path) -> Layout:
-    """Return the layout the index states, or the original's.
-
-    Raises:
-        DataError: the binaries were written for another task.
-    """
+    """Return the layout the index states, which must be of this task, or the original's."""
     if index and index["task"] != config.task:
         raise DataError(f"{path} was written for --task {index['task']}; found {config.task}")
-    if index:
-        return Layout(tuple(index["shape"]), len(CHANNELS[config.task]))
-    return Layout(tuple(config.patch_shape or VOLUME_SHAPE), len(CHANNELS[config.task]))
+    shape = index["shape"] if index else config.patch_shape or VOLUME_SHAPE
+    return Layout(tuple(shape), len(CHANNELS[config.task]))
 
 
 def words_of(shape: Sequence[int]) -> str:

@@ -74,14 +74,7 @@ def write_binaries(
 def make_records(
     volumes: Volumes, numbers, config: Config, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield label and image words of every record, in order.
-
-    Args:
-        volumes: of `open_volumes`.
-        numbers: of the volumes.
-        config: uses patch_shape, patches_per_volume, wrap_intensities, read_as_signed.
-        seed: of the patches' places.
-    """
+    """Yield label and image words of every record, in the order of `numbers`."""
     warned = False
     for number in numbers:
         name = f"{volumes.folder}, volume {number}"
@@ -97,12 +90,8 @@ def make_records(
         if config.patch_shape is None:
             yield label, image
             continue
-        centres = draw_centres(label, config.patches_per_volume, rng_for(seed, number))
-        for centre in centres:
-            yield (
-                cut_patch(label, centre, config.patch_shape),
-                cut_patch(image, centre, config.patch_shape),
-            )
+        for centre in draw_centres(label, config.patches_per_volume, rng_for(seed, number)):
+            yield tuple(cut_patch(array, centre, config.patch_shape) for array in (label, image))
 
 
 def index_entry(volumes: Volumes, split, config: Config, *, counts, watched: int) -> dict:

@@ -27,12 +27,7 @@ def run_block(
 ) -> tf.Tensor:
     """Apply layers one after the other.
 
-    Args:
-        layers: of the network.
-        names: of the block's layers, in their order.
-        x: (batch, rows, columns, slices, channels).
-        skip: what x is joined to after it was enlarged; on the way up.
-        enlarged_by: the layer that enlarges x; on the way up.
+    On the way up x is enlarged by the layer `enlarged_by` first and joined to `skip`.
     """
     if enlarged_by:
         x = layers[enlarged_by](x)

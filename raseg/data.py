@@ -46,11 +46,7 @@ class Volumes:
         return self.pairs.shape[2:]
 
     def image(self, number: int) -> np.ndarray:
-        """Return one volume (rows, columns, slices, channels) in the file's dtype.
-
-        Raises:
-            DataError: it has NaN or infinite voxels.
-        """
+        """Return one finite volume (rows, columns, slices, channels) in the file's dtype."""
         channels = [self.pairs[number, 0]]
         if self.pre is not None:
             channels.append(self.pre[number])
@@ -63,11 +59,7 @@ class Volumes:
         return image
 
     def label(self, number: int) -> np.ndarray:
-        """Return one label (rows, columns, slices) uint8.
-
-        Raises:
-            DataError: it holds anything but 0 and 1.
-        """
+        """Return one label (rows, columns, slices) uint8; it may hold 0 and 1 alone."""
         label = np.asarray(self.pairs[number, 1])
         name = f"{self.folder}, volume {number}"
         return integer_labels(label, name, least=0, most=1).astype(np.uint8)
@@ -93,11 +85,7 @@ def open_volumes(folder: Path, config: Config) -> Volumes:
 
 
 def open_pairs(folder: Path, config: Config) -> np.ndarray:
-    """Open images and labels, (N, 2, rows, columns, slices).
-
-    Raises:
-        DataError: see `open_volumes`.
-    """
+    """Open images and labels, (N, 2, rows, columns, slices)."""
     path = folder / PAIRS[config.task]
     pairs = open_array(path, rank=5, axes="volumes, 2, rows, columns, slices")
     if pairs.shape[1] != 2:
@@ -110,11 +98,7 @@ def open_pairs(folder: Path, config: Config) -> np.ndarray:
 
 
 def open_pre(folder: Path, config: Config) -> np.ndarray | None:
-    """Open the scans before contrast, (N, rows, columns, slices); None where the task has none.
-
-    Raises:
-        DataError: see `open_volumes`.
-    """
+    """Open the scans before contrast, (N, rows, columns, slices); None where the task has none."""
     if len(CHANNELS[config.task]) < 2:
         return None
     return open_array(folder / PRE, rank=4, axes="volumes, rows, columns, slices")
@@ -136,11 +120,7 @@ def check_partners(folder: Path, pairs: np.ndarray, pre: np.ndarray, config: Con
 
 
 def open_array(path: Path, *, rank: int, axes: str) -> np.ndarray:
-    """Memory-map one .npy file and check its kind.
-
-    Raises:
-        DataError: see `open_volumes`.
-    """
+    """Memory-map one .npy file of real numbers with `rank` axes; `axes` names them in messages."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; expected an array ({axes})")
     try:
@@ -157,11 +137,7 @@ def open_array(path: Path, *, rank: int, axes: str) -> np.ndarray:
 
 
 def read_spacing(folder: Path) -> tuple[float, float, float] | None:
-    """Read the spacing noted beside the arrays, or None where there is none.
-
-    Raises:
-        DataError: the note is damaged.
-    """
+    """Read the spacing noted beside the arrays, or None where there is no note."""
     path = Path(folder) / GEOMETRY
     if not path.is_file():
         return None
@@ -244,26 +220,14 @@ def prepare_volume(image: np.ndarray, config: Config, *, name: str) -> np.ndarra
 
 
 def read_words(image: np.ndarray, config: Config, *, name: str) -> np.ndarray:
-    """Return a volume as the binaries would hold it, where it is predicted from them [R6].
-
-    Args:
-        image: (rows, columns, slices, channels), raw.
-        config: uses predict_from_stored and wrap_intensities.
-        name: what an error message calls the volume.
-    Raises:
-        DataError: 16 bits cannot hold it.
-    """
+    """Return a volume as the binaries would hold it, where it is predicted from them [R6]."""
     if not config.predict_from_stored:
         return image
     return encode(image, wrap=config.wrap_intensities, what=name)
 
 
 def read_split(record) -> Mapping[str, list[int]]:
-    """Return the numbers of a run's volumes by subset.
-
-    Args:
-        record: a run.
-    """
+    """Return the numbers of a run's volumes by subset."""
     split = record.read_split()
     return {name: [int(entry["volume"]) for entry in entries] for name, entries in split.items()}
 
@@ -287,11 +251,7 @@ def choose_volumes(record, volumes: Volumes, imgn: int | None) -> list[int]:
 
 
 def check_tag(tag: str | None) -> None:
-    """Refuse a tag that cannot be part of a file's name.
-
-    Raises:
-        OptionError: it is missing, or the rule for ids refuses it.
-    """
+    """Refuse a tag that is missing or cannot be part of a file's name."""
     if tag is None:
         raise OptionError("--tag: expected a name for this set of binaries")
     if not can_name_a_file(tag):

@@ -66,15 +66,8 @@ def segment_scan(
 ) -> dict[str, tf.Tensor]:
     """Prepare and segment a volume: what `predict` runs and `export` saves.
 
-    Args:
-        network: see `logits_of_scan`, as all others.
-        scan: see there.
-        config: see there.
-        options: see there.
-
-    Returns:
-        `labels`: (rows, columns, slices) uint8, a tie, such as two zeros, is background;
-        `probabilities`: of the foreground, (rows, columns, slices) float32.
+    Arguments are those of `logits_of_scan`. `labels`: (rows, columns, slices) uint8, a tie, such as
+    two zeros, is background; `probabilities`: of the foreground, (rows, columns, slices) float32.
     """
     logits = logits_of_scan(network, scan, config, **options)
     background, foreground = logits[..., 0], logits[..., 1]
@@ -138,16 +131,7 @@ def predict_tiles(
     """Predict a volume in patches side by side, each normalised on its own [R26].
 
     Along an axis the last patch is pushed back to end with the volume, and only its new part is
-    kept: nothing is averaged.
-
-    Args:
-        scan: (rows, columns, slices, channels), raw. Axes shorter than the patch are continued
-            with zeros.
-        patch: rows, columns, slices.
-        apply: raw patch (*patch, channels) -> (*patch, 2).
-
-    Returns:
-        (rows, columns, slices, 2) float32.
+    kept: nothing is averaged. Axes shorter than the patch are continued with zeros.
 
     Source: branch full_image, fullconv.
     """

@@ -80,14 +80,7 @@ def paired(folder: Path, pairs: np.ndarray, pre: np.ndarray, config: Config) -> 
 
 
 def inspect_volume(entry: Entry, volumes: Volumes, number: int, config: Config) -> None:
-    """Check images and label of one volume; only this volume is in memory.
-
-    Args:
-        entry: of the volume.
-        volumes: opened.
-        number: of the volume.
-        config: uses wrap_intensities [R4].
-    """
+    """Check images and label of one volume; only this volume is in memory."""
     entry.facts["rows x columns x slices"] = words_of(volumes.shape)
     image = entry.attempt(volumes.image, number)
     if image is not None:

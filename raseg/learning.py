@@ -16,14 +16,10 @@ from raseg.rematerialise import Rematerialised
 
 
 def build_for_training(config: Config, examples: int, *, xla: bool):
-    """Build the network, the model that trains it, and its running means.
+    """Build the network, the compiled model that trains it, and its running means.
 
-    Args:
-        config: of the run.
-        examples: records of the training binaries, which size the schedule.
-        xla: compile the step with XLA.
-    Returns:
-        Network, compiled model (the network itself or its rematerialised pass), averages.
+    The number of `examples` sizes the schedule. The compiled model is the network itself or its
+    rematerialised pass.
     """
     network = build_for_any_size(config)
     trained = Rematerialised(network, config) if config.rematerialise else network
@@ -38,12 +34,7 @@ def build_for_training(config: Config, examples: int, *, xla: bool):
 
 
 def refuse_wrong_bfloat16(config: Config, rows: int) -> None:
-    """Refuse bfloat16 where its gradients are wrong, at the first level or the last.
-
-    Args:
-        config: uses patch_shape, top_kernels and filters.
-        rows: of the volumes.
-    """
+    """Refuse bfloat16 where its gradients are wrong, at the first level or the last."""
     rows = config.patch_shape[0] if config.patch_shape else rows
     refuse_wrong_gradients(max(config.top_kernels), rows)
     refuse_wrong_gradients(KERNEL, -(-rows // 2 ** (len(config.filters) - 1)))

@@ -63,19 +63,10 @@ def build_model(config, input_shape=None) -> keras.Model:
 
 
 def convolve(x, filters: int, kernel: int, *, strides: int = 1, config, name: str):
-    """Convolve, add a bias, clip at zero, perhaps normalise.
+    """Convolve, add a bias, clip at zero, perhaps normalise; `strides` of 2 halve every axis.
 
     With an odd size and stride 2, the last output reads the last element and a zero after it.
 
-    Args:
-        x: (batch, rows, columns, slices, channels).
-        filters: channels of the result.
-        kernel: edge of the cubic kernel.
-        strides: 1, or 2 to halve every axis, rounding up.
-        config: uses batch_statistics.
-        name: the original's scope.
-    Returns:
-        (batch, rows', columns', slices', filters).
     Source: raseg_model.py, `inference`.
     """
     x = layers.Conv3D(
@@ -93,14 +84,6 @@ def convolve(x, filters: int, kernel: int, *, strides: int = 1, config, name: st
 def enlarge(x, skip, *, config, name: str):
     """Double every axis, cut to the skip's size, and put the skip's channels in front.
 
-    Args:
-        x: (batch, rows, columns, slices, channels) of the level below.
-        skip: (batch, rows', columns', slices', channels'), rows' being 2 rows or 2 rows - 1, and so
-            on.
-        config: uses batch_statistics.
-        name: the original's scope.
-    Returns:
-        (batch, rows', columns', slices', 2 channels').
     Source: raseg_model.py, `inference` (the original's output shapes are numbers).
     """
     x = layers.Conv3DTranspose(
@@ -119,15 +102,7 @@ def enlarge(x, skip, *, config, name: str):
 
 
 def cut_to(x, skip, *, name: str):
-    """Drop the last element of every axis that is longer than the skip's.
-
-    Args:
-        x: (batch, rows, columns, slices, channels).
-        skip: its counterpart.
-        name: of the layer.
-    Returns:
-        x, cut where needed.
-    """
+    """Drop the last element of every axis that is longer than the skip's."""
     sizes, wanted = x.shape[1:4], skip.shape[1:4]
     if None in (*sizes, *wanted):
         return CropToSkip(name=name)([skip, x])
@@ -137,15 +112,7 @@ def cut_to(x, skip, *, name: str):
 
 
 def normalise(x, *, config, name: str):
-    """Normalise by the batch's moments, or return x where the configuration does not.
-
-    Args:
-        x: (batch, rows, columns, slices, channels).
-        config: uses batch_statistics.
-        name: the original's scope.
-    Returns:
-        Tensor of x's shape.
-    """
+    """Normalise by the batch's moments, or return x where the configuration does not."""
     # [R29] Written after every layer in the paper, commented out in the code.
     return BatchStatistics(name=f"{name}_norm")(x) if config.batch_statistics else x
 
@@ -188,13 +155,8 @@ class DiceLoss(keras.losses.Loss):
 
 
 def make_schedule(config, examples: int):
-    """The learning rate as a function of the step: a staircase.
+    """Return the learning rate as a function of the step, counted from 0: a staircase.
 
-    Args:
-        config: uses learning_rate, decay_factor and what `count_decay_steps` uses.
-        examples: records of the training binaries.
-    Returns:
-        Keras schedule; the step is counted from 0, before the update.
     Source: raseg_model.py, `train`.
     """
     return keras.optimizers.schedules.ExponentialDecay(

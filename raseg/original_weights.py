@@ -81,13 +81,9 @@ def assign_training_state(optimizer, averages, model, tensors) -> None:
 
 
 def variables_by_name(model) -> dict[str, Any]:
-    """A model's variables under the original's names.
+    """Return a model's variables under the original's names, in the order of the layers.
 
-    Args:
-        model: of `build_model`.
-    Returns:
-        {`h0_conv1/weights`: Keras variable}, in the order of the layers; with batch statistics
-        `h0_conv1/gamma` and `/beta` too, and `up1/gamma` for the joined channels.
+    With batch statistics `h0_conv1/gamma` and `/beta` too, and `up1/gamma` for the joined channels.
     """
     return {
         f"{layer.name.removesuffix('_norm')}/{VARIABLES[variable.name]}": variable

@@ -11,12 +11,7 @@ import numpy as np
 def draw_centres(label: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw the centres of patches: a fair coin decides whether a foreground voxel is one.
 
-    Args:
-        label: (rows, columns, slices), 0 and 1.
-        count: patches.
-        rng: source of the draws.
-    Returns:
-        (count, 3) voxel indices; where one of the classes is absent, the other has them all.
+    Returns (count, 3) voxel indices; where one of the classes is absent, the other has them all.
     """
     flat = label.ravel()
     foreground = np.flatnonzero(flat)
@@ -36,13 +31,7 @@ def draw_centres(label: np.ndarray, count: int, rng: np.random.Generator) -> np.
 
 
 def cut_patch(array: np.ndarray, centre: Sequence[int], shape: Sequence[int]) -> np.ndarray:
-    """Return the patch around a voxel, zero outside the volume.
-
-    Args:
-        array: (rows, columns, slices, ...).
-        centre: voxel; the patch reaches shape // 2 before it.
-        shape: of the patch; even sizes are what the original has.
-    """
+    """Return the patch from shape // 2 before a voxel on, zero outside the volume."""
     patch = np.zeros((*shape, *array.shape[3:]), array.dtype)
     source, target = [], []
     for middle, edge, size in zip(centre, shape, array.shape, strict=False):

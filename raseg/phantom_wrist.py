@@ -158,17 +158,10 @@ BONES = [
 def divide_tissues(
     wrist: Wrist, points: np.ndarray, edge: float, task: str
 ) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
-    """Return what lies where in one slice.
+    """Return what lies where in one slice of points (rows, columns, 3) mm.
 
-    Args:
-        wrist: of `draw_wrist`.
-        points: (rows, columns, 3) mm.
-        edge: width of the blur of an edge, mm.
-        task: which disease.
-
-    Returns:
-        Tissues with the share of every pixel they fill, in the order they are painted over each
-        other; and the disease's mask (rows, columns).
+    Returns tissues with the share of every pixel they fill, in the order they are painted over each
+    other; and the disease's mask (rows, columns). Edges are blurred over `edge` mm.
     """
     width, depth = wrist.radii_mm
     width = width + np.float32(0.12) * np.maximum(-points[..., 0], 0)  # the hand is broader

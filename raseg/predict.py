@@ -70,11 +70,7 @@ def predict(
 
 
 def find_geometry(volumes: Volumes, reference: Path | None) -> Geometry | None:
-    """Return the geometry of the volumes in (x, y, z), or None where nobody noted it.
-
-    Raises:
-        DataError: the reference's grid has another size.
-    """
+    """Return the geometry of the volumes in (x, y, z), or None where nobody noted it."""
     if reference is not None:
         shape, geometry = read_geometry(reference)
         rows, columns, slices = volumes.shape
@@ -102,21 +98,7 @@ def write_volume_files(
     pictures: bool,
     with_probabilities: bool,
 ) -> str:
-    """Segment one volume, write its files, and return a line that says so.
-
-    Args:
-        number: of the volume.
-        volumes: to segment.
-        segment: volume -> `labels` and `probabilities`, as `raseg.inference.segment_scan`.
-        config: uses predict_from_stored and wrap_intensities.
-        out: see `predict`, as the others.
-        tag: see there.
-        geometry: of the NIfTI file; None: none is written.
-        pictures: see there.
-        with_probabilities: see there.
-
-    Raises:
-        DataError: 16 bits cannot hold the volume, or a file cannot be written.
+    """Segment one volume, write its files as `predict` says, and return a line that says so.
 
     Source: raseg_predict.py.
     """

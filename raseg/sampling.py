@@ -66,14 +66,7 @@ def make_dataset(
 
 
 def choose_record(index, file_of, config: Config, seed: int):
-    """Return the number of the record that is example `index` of a run.
-
-    Args:
-        index: scalar int64.
-        file_of: (records,) int32, which file each lies in.
-        config: uses shuffle [R17].
-        seed: of the order.
-    """
+    """Return the number of the record that is example `index` of a run [R17]."""
     count = file_of.shape[0]
     epoch, position = index // count, index % count
     key = stateless_seed(seed, ORDER, epoch)
@@ -93,14 +86,8 @@ def stateless_seed(seed: int, stream: int, number):
 
 
 def decode(words, layout: Layout, *, signed: bool):
-    """Turn the bytes of a record into image and label.
+    """Turn the bytes of a record into image (rows, columns, slices, channels) and label.
 
-    Args:
-        words: scalar string of `layout.record_bytes` bytes.
-        layout: of the record.
-        signed: read words as signed [R4].
-    Returns:
-        image (rows, columns, slices, channels) float32 and label (rows, columns, slices) int32.
     Source: raseg_input.py:52-61.
     """
     numbers = tf.io.decode_raw(words, tf.int16 if signed else tf.uint16, little_endian=True)
@@ -110,12 +97,8 @@ def decode(words, layout: Layout, *, signed: bool):
 
 
 def normalise_in_graph(image):
-    """Shift and scale every channel to mean 0 and deviation 1; see `raseg.data.normalise`.
+    """Do as `raseg.data.normalise`, statistics in float64 [R5].
 
-    Args:
-        image: (rows, columns, slices, channels), any real dtype.
-    Returns:
-        float32 of the same shape; statistics are taken in float64 [R5].
     Source: raseg_input.py:184-234.
     """
     values = tf.cast(image, tf.float64)
@@ -148,13 +131,7 @@ def distort(image, label, config: Config, key):
 
 
 def draw_transform(rows: int, columns: int, config: Config, key):
-    """Return eight numbers that send a result's pixel (x, y) to the source's.
-
-    Args:
-        rows, columns: of the slice.
-        config: see `distort`.
-        key: see `distort`.
-    """
+    """Return eight numbers that send a result's pixel (x, y) to the source's."""
     noise = tf.random.stateless_normal((3, 2), key) * config.point_noise_px
     turn, side = tf.unstack(
         tf.random.stateless_uniform((2,), tf.random.experimental.stateless_fold_in(key, 7))

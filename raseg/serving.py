@@ -151,12 +151,7 @@ def passport_entry(config: Config, case: HeldOutCase) -> Description:
 
 
 def bench_served(config: Config, shape: tuple[int, int, int]) -> None:
-    """Time the exported graph on a made-up volume beside `predict`.
-
-    Args:
-        config: of a network with fresh weights.
-        shape: rows, columns, slices.
-    """
+    """Time the exported graph, with fresh weights, on a made-up volume beside `predict`."""
     channels = len(CHANNELS[config.task])
     scan = np.random.default_rng(0).uniform(0, 900, (*shape, channels)).astype(np.float32)
     network = build_for_any_size(config)

@@ -75,32 +75,19 @@ def array_of(slabs: tf.Tensor, channels: int) -> tf.TensorArray:
 
 
 def widen(low, high, rows, kernel: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Add to a span of rows those that two convolutions reach beyond it.
+    """Add to the rows from `low` up to `high` those that two convolutions reach beyond them.
 
-    Args:
-        low: first row.
-        high: the row after the last.
-        rows: of the volume.
-        kernel: edge of both kernels.
-
-    Returns:
-        First row and the row after the last; where `low` is even, the first row is, so that halves
-        of rows fit.
+    Where `low` is even, the first row is, so that halves of rows fit.
     """
     reach = 2 * (kernel // 2)
     return tf.maximum(low - reach, 0), tf.minimum(high + reach, rows)
 
 
 def run_below(layers: Layers, x: tf.Tensor, *, bottom: int) -> tf.Tensor:
-    """Run the levels below full resolution.
+    """Run the levels below full resolution on the input of level 1.
 
     With slices first, the innermost axis of the deep levels is long enough for the convolution
     kernels: 64 columns instead of 3 slices.
-
-    Args:
-        layers: of the network.
-        x: (1, rows, columns, slices, channels), the input of level 1.
-        bottom: number of the lowest level.
     """
     x = tf.transpose(x, (0, 3, 1, 2, 4))
     x = run_level(layers, x, level=1, bottom=bottom)
@@ -108,17 +95,7 @@ def run_below(layers: Layers, x: tf.Tensor, *, bottom: int) -> tf.Tensor:
 
 
 def run_level(layers: Layers, x: tf.Tensor, *, level: int, bottom: int) -> tf.Tensor:
-    """Run one level and all below it, slices first.
-
-    Args:
-        layers: of the network.
-        x: (1, slices, rows, columns, channels), the level's input.
-        level: number of the level.
-        bottom: number of the lowest.
-
-    Returns:
-        The level's output.
-    """
+    """Run one level and all below it on (1, slices, rows, columns, channels)."""
     for number in (1, 2):
         x = convolve_slices_first(layers[f"h{level}_conv{number}"], x)
     if level == bottom:
@@ -142,8 +119,7 @@ def convolve_slices_first(layer: keras.layers.Conv3D, x: tf.Tensor) -> tf.Tensor
 def enlarge_slices_first(layer, x: tf.Tensor, skip_shape: tf.Tensor) -> tf.Tensor:
     """Apply a transposed convolution and its ReLU, cut at the end to the skip's size [R16]."""
     kernel = tf.transpose(layer.kernel, (2, 0, 1, 3, 4))
-    shape = tf.concat([2 * tf.shape(x)[:-1], [layer.filters]], axis=0)
-    shape = tf.concat([[1], shape[1:]], axis=0)
+    shape = tf.concat([[1], 2 * tf.shape(x)[1:-1], [layer.filters]], axis=0)
     x = tf.nn.conv3d_transpose(x, kernel, shape, (1, 2, 2, 2, 1), "SAME")
     x = tf.ensure_shape(x, (1, None, None, None, layer.filters))
     x = x[:, : skip_shape[1], : skip_shape[2], : skip_shape[3]]

@@ -71,7 +71,7 @@ def train(
         if original is not None:
             learning.go_on_from(original, trained, network, averages)
         segment = validation.make_segmenter(network, averages, records, config)
-        watching = bool(records.validation)
+        watched = len(records.validation)
         fit(
             trained,
             lambda first_step: sampling.make_dataset(
@@ -80,8 +80,8 @@ def train(
             run=record,
             max_steps=steps,
             steps_per_epoch=steps_per_epoch(config, examples),
-            evaluate=validation.make_validation(segment, records) if watching else None,
-            pictures=validation.make_pictures(segment) if watching else None,
+            evaluate=(lambda: validation.measure(segment, watched)) if watched else None,
+            pictures=(lambda: validation.draw(segment)) if watched else None,
             callbacks=[averages],
         )
         learning.save_averages(network, averages, records, config, record.path / "model.keras")

@@ -1,6 +1,6 @@
 """What is looked at after every epoch of training: the Dice of whole volumes, and pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -20,11 +20,7 @@ def make_segmenter(
 ) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return the function of a validation record's number to (image, label, mask).
 
-    Args:
-        network: in training; of `build_for_any_size`.
-        averages: its running means, which predict [R36].
-        binaries: with validation records.
-        config: of the run.
+    The running means of the network in training predict [R36].
     """
     logits_of = on_volumes(segment, network, config)
 
@@ -38,29 +34,15 @@ def make_segmenter(
     return segment_record
 
 
-def make_validation(segment: Callable, binaries: Binaries) -> Callable[[], Mapping[str, float]]:
-    """Return the function that measures the network after an epoch.
-
-    Args:
-        segment: of `make_segmenter`.
-        binaries: with validation records.
-    """
-
-    def measure() -> dict[str, float]:
-        found = (segment(number)[1:] for number in range(len(binaries.validation)))
-        scores = [dice(mask, label) for label, mask in found]
-        return {"val_dice": float(np.nanmean(scores))}
-
-    return measure
+def measure(segment: Callable, count: int) -> dict[str, float]:
+    """Return the mean Dice of `count` validation records."""
+    found = (segment(number)[1:] for number in range(count))
+    return {"val_dice": float(np.nanmean([dice(mask, label) for label, mask in found]))}
 
 
-def make_pictures(segment: Callable) -> Callable[[], Mapping[str, np.ndarray]]:
-    """Return the function that draws the first validation record for TensorBoard."""
-
-    def draw() -> dict[str, np.ndarray]:
-        image, label, mask = segment(0)
-        chosen = int(label.sum(axis=(0, 1)).argmax())
-        picture = picture_of_overlay(image[..., chosen, 0], label[..., chosen], mask[..., chosen])
-        return {"validation": picture}
-
-    return draw
+def draw(segment: Callable) -> dict[str, np.ndarray]:
+    """Draw the first validation record for TensorBoard."""
+    image, label, mask = segment(0)
+    chosen = int(label.sum(axis=(0, 1)).argmax())
+    picture = picture_of_overlay(image[..., chosen, 0], label[..., chosen], mask[..., chosen])
+    return {"validation": picture}
