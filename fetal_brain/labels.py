@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from common.data.geometry import Volume
+from common.data.labels import join_labels
 from common.errors import DataError
 from fetal_brain.config import Config
 
@@ -43,10 +44,7 @@ def read_ids(prediction: Volume, config: Config, *, source: str = "label map") -
     swapped = replace(config, output_label_ids=not config.output_label_ids)
     for written in (write_ids(numbers, config), write_ids(numbers, swapped)):
         if np.isin(prediction.array, written).all():
-            classes = np.zeros(prediction.array.shape, np.uint8)
-            for number, written_id in enumerate(written[1:], start=1):
-                classes[prediction.array == written_id] = number
-            return replace(prediction, array=classes)
+            return replace(prediction, array=join_labels(prediction.array, written.tolist()))
     found = np.setdiff1d(prediction.array, write_ids(numbers, config))[0]
     expected = ", ".join(map(str, write_ids(numbers, config)))
     raise DataError(f"{source}: found the label {found}; expected {expected} (--label_ids)")

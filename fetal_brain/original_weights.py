@@ -51,14 +51,9 @@ def assign_original(model, tensors, *, source: str = "the checkpoint") -> list[s
 def assign_optimizer(optimizer, model, tensors, learning_rate: float) -> None:
     """Give an optimiser the original's momentum and step, so that training can go on.
 
-    Args:
-        optimizer: of `make_optimizer`; built here if it is not.
-        model: the model it trains.
-        tensors: of `read_original`, from a checkpoint (an export holds no momentum).
-        learning_rate: the constant rate the original was trained with. Keras keeps the next step,
-            -learning_rate times the original's accumulator.
-    Raises:
-        DataError: the file holds no momentum, or that of another architecture.
+    The optimiser is built here if it is not. Keras keeps the next step, -learning_rate times the
+    original's accumulator. `DataError`: the file (an export, say) holds no momentum, or that of
+    another architecture.
     """
     if not any(name.endswith(SLOT) for name in tensors):
         raise DataError("the file holds no momentum slots: expected a training checkpoint")

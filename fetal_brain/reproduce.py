@@ -51,11 +51,7 @@ def cases_needed(preset: Preset) -> int:
 
 
 def find_list(data: Path) -> Path:
-    """Return the CSV list that `--data` means.
-
-    Raises:
-        DataError: it is neither a file nor a folder with exactly one CSV file.
-    """
+    """Return the CSV list that `--data` means: a file, or the only one in a folder."""
     if data.is_file():
         return data
     lists = sorted(data.glob("*.csv"))

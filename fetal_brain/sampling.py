@@ -267,14 +267,8 @@ def draw_validation_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the one batch the code validates on: patches of the first volumes, no augmentation.
 
-    Args:
-        cases: prepared validation cases; the first three or four are used.
-        config: as the sampler; `batch_size` patches.
-        seed: of every draw.
-        evaluation: number of the evaluation; each has patches of its own, as in the original.
-
-    Returns:
-        images (batch, *`input_shape`) float32 and labels (batch, z, y, x) int32.
+    Images are (batch, *`input_shape`) float32, labels (batch, z, y, x) int32. Each evaluation has
+    patches of its own, as in the original.
 
     Source: train.py (evaluation of one batch from the start of the reader); ledger F20.
     """

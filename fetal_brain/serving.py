@@ -39,10 +39,6 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     `volume`: the same image -> both.
     `patches`: x, whitened patches in the network's own shape -> logits, y_prob, y_ (int64), the
     original's names.
-
-    Args:
-        network: a network of `build_for_any_plane(config)`.
-        config: its configuration; the inference fields become part of the graph.
     """
     image = tf.TensorSpec((None, None, None), tf.float32, name="image")
     patches = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="x")
@@ -67,11 +63,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
-    """Return the first held-out scan of a run, its centre in the labelled brain where there is one.
-
-    Raises:
-        DataError: the run holds no cases, or the file cannot be read.
-    """
+    """Return the first held-out scan of a run, centred on the labelled brain where there is one."""
     entry, name = first_case(record)
     loaded = load_case(Case.from_dict(entry), config)
     found = [] if loaded.label is None else np.argwhere(loaded.label)

@@ -18,12 +18,8 @@ def make_validation(
 ) -> Callable[[], Mapping[str, float]] | None:
     """Return the function that measures the network after an epoch, or None without cases.
 
-    Args:
-        model: the network in training.
-        cases: prepared validation cases.
-        config: uses `validation` [F20]: "volumes" segments every case whole and gives the mean
-            Dice of the foreground; "patch_batch" gives loss and Dice of one batch of patches.
-        seed: of the patches.
+    `validation` [F20]: "volumes" segments every case whole and gives the mean Dice of the
+    foreground; "patch_batch" gives loss and Dice of one batch of patches.
     """
     if not cases:
         return None

@@ -23,13 +23,7 @@ PUBLISHED_SCAN = (170, 336, 336)
 
 
 def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Workload:
-    """Return the work of a configuration: patches in training, windows at prediction.
-
-    Args:
-        config: of the run.
-        scan: slices, rows, columns; a plane smaller than the window is one window. None: as large
-            as the window.
-    """
+    """Return the work of a configuration: patches in training, windows of a scan at prediction."""
     window = config.window
     if scan is not None:
         rounded = (ceil(size / PLANE_MULTIPLE) * PLANE_MULTIPLE for size in scan[1:])

@@ -29,19 +29,10 @@ from raseg.patches import cut_patch, draw_centres
 def write_binaries(
     volumes: Volumes, split, folder: Path, *, tag: str, config: Config, seed: int
 ) -> list[int]:
-    """Write all binaries of a tag, or none where a volume cannot be used.
+    """Write all binaries of a tag, or none where a volume cannot be used or the disk is full.
 
-    Args:
-        volumes: of `open_volumes`.
-        split: of `split_volumes`.
-        folder: made if missing; older binaries of this tag are replaced.
-        tag: name of the set.
-        config: see `prepare`.
-        seed: of the patches' places.
-    Returns:
-        Records in each of the five training binaries.
-    Raises:
-        DataError: a volume cannot be stored (see `raseg.binaries.encode`), or the disk is full.
+    Older binaries of the tag are replaced; the seed draws the patches' places. Returns the records
+    in each of the five training binaries.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,24 +40,23 @@ def write_binaries(
         raise DataError(f"{folder} cannot be made ({refusal.strerror})") from None
     each = config.patches_per_volume if config.patch_shape else 1
     counts = split_into_bins(len(split["training"]) * each)
-    paths = [training_path(folder, tag, number + 1) for number in range(len(counts))]
-    validation_counts = [len(split["validation"]) * each] if split["validation"] else []
-    if validation_counts:
-        paths.append(validation_path(folder, tag))
+    sizes = {training_path(folder, tag, bin_ + 1): count for bin_, count in enumerate(counts)}
+    watched = len(split["validation"]) * each
+    if watched:
+        sizes[validation_path(folder, tag)] = watched
     else:
         validation_path(folder, tag).unlink(missing_ok=True)
     order = [*split["training"], *split["validation"]]
-    records = make_records(
-        volumes, tqdm(order, desc="prepare", unit="volume", disable=None), config, seed
-    )
+    shown = tqdm(order, desc="prepare", unit="volume", disable=None)
+    records = make_records(volumes, shown, config, seed)
     with ExitStack() as stack:  # every file takes its name when the last one is complete
-        files = [stack.enter_context(atomic_file(path, error=DataError)) for path in paths]
-        for file, count in zip(files, [*counts, *validation_counts], strict=True):
+        files = [stack.enter_context(atomic_file(path, error=DataError)) for path in sizes]
+        for file, count in zip(files, sizes.values(), strict=True):
             for _ in range(count):
                 write_record(file, *next(records))
         if next(records, None) is not None:
             raise ValueError("more records than were counted")
-    index = index_entry(volumes, split, config, counts=counts, watched=sum(validation_counts))
+    index = index_entry(volumes, split, config, counts=counts, watched=watched)
     write_json(index_path(folder, tag), index)
     return counts
 

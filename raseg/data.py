@@ -238,15 +238,12 @@ def choose_volumes(record, volumes: Volumes, imgn: int | None) -> list[int]:
     Raises:
         OptionError: `imgn` is out of range, or it is not given and the run has held none out.
     """
-    if imgn is None:
-        held_out = read_split(record).get("test", [])
-        if not held_out:
-            raise OptionError("--imgn is not given, and the run has no held-out volumes to predict")
-        imgn, numbers = max(held_out), held_out
-    else:
-        numbers = [imgn]
-    if not 0 <= imgn < len(volumes):
-        raise OptionError(f"--imgn {imgn}: expected 0 to {len(volumes) - 1}, the volumes there are")
+    numbers = read_split(record).get("test", []) if imgn is None else [imgn]
+    if not numbers:
+        raise OptionError("--imgn is not given, and the run has no held-out volumes to predict")
+    last, most = max(numbers), len(volumes) - 1
+    if not 0 <= last <= most:
+        raise OptionError(f"--imgn {last}: expected 0 to {most}, the volumes there are")
     return numbers
 
 

@@ -66,8 +66,15 @@ def segment_scan(
 ) -> dict[str, tf.Tensor]:
     """Prepare and segment a volume: what `predict` runs and `export` saves.
 
-    Arguments are those of `logits_of_scan`. `labels`: (rows, columns, slices) uint8, a tie, such as
-    two zeros, is background; `probabilities`: of the foreground, (rows, columns, slices) float32.
+    Args:
+        network: of `build_for_any_size(config)`.
+        scan: (rows, columns, slices, channels) float32, scanner units.
+        config: uses patch_shape, predict_from_stored and what `as_stored` and `segment` use.
+        options: of `segment`.
+
+    Returns:
+        `labels`: (rows, columns, slices) uint8, a tie, such as two zeros, is background;
+        `probabilities`: of the foreground, (rows, columns, slices) float32.
     """
     logits = logits_of_scan(network, scan, config, **options)
     background, foreground = logits[..., 0], logits[..., 1]
@@ -78,14 +85,7 @@ def segment_scan(
 
 
 def logits_of_scan(network: keras.Model, scan: tf.Tensor, config: Config, **options) -> tf.Tensor:
-    """Return the logits (rows, columns, slices, 2) of a volume in scanner units.
-
-    Args:
-        network: of `build_for_any_size(config)`.
-        scan: (rows, columns, slices, channels) float32.
-        config: uses patch_shape, predict_from_stored and what `as_stored` and `segment` use.
-        options: of `segment`.
-    """
+    """Return the logits (rows, columns, slices, 2) of a volume in scanner units."""
 
     def of_part(part):
         return segment(network, normalise_in_graph(part), config, **options)

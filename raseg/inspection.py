@@ -28,13 +28,8 @@ def inspect_arrays(
 ) -> Inspection:
     """Find everything that is wrong with the arrays of a folder.
 
-    Args:
-        folder: of the arrays.
-        config: uses task, validation_volumes, wrap_intensities and the patches of the draft.
-        out: where `prepare` would write; looked at for room.
-        held_out: of `--val`; None: the split is not looked at.
-    Returns:
-        A line per volume, one for each file, for the split and the disk.
+    The answer has a line per volume, one for each file, for the split (unless `held_out`, that is
+    `--val`, is None) and for the disk, where `out` is looked at for room.
     """
     folder = Path(folder)
     inspection = Inspection(folder, unit="volume")
@@ -48,8 +43,9 @@ def inspect_arrays(
     inspect_spacing(inspection.general(GEOMETRY), folder)
     if pairs is None:
         return inspection
-    if second and pre is not None and second.attempt(paired, folder, pairs, pre, config) is None:
-        pre = None
+    if pre is not None:
+        second.attempt(check_partners, folder, pairs, pre, config)
+        pre = None if second.faults else pre
     volumes = Volumes(folder, pairs, pre, None)
     for number in inspection.track(range(len(volumes))):
         inspect_volume(inspection.entry(str(number)), volumes, number, config)
@@ -71,12 +67,6 @@ def inspect_spacing(entry: Entry, folder: Path) -> None:
         entry.facts["mm"] = numbers(spacing)
     elif not entry.faults:
         entry.note("absent: distances and volumes cannot be given in millimetres")
-
-
-def paired(folder: Path, pairs: np.ndarray, pre: np.ndarray, config: Config) -> bool:
-    """Say that the two files agree; see `check_partners`."""
-    check_partners(folder, pairs, pre, config)
-    return True
 
 
 def inspect_volume(entry: Entry, volumes: Volumes, number: int, config: Config) -> None:

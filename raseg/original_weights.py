@@ -57,13 +57,8 @@ def assign_original(
 def assign_training_state(optimizer, averages, model, tensors) -> None:
     """Give optimiser and running means the original's state, so that training can go on.
 
-    Args:
-        optimizer: of `make_optimizer`; built here if it is not.
-        averages: of `WeightAverages` over the model's weights.
-        model: the model they train, already given the raw weights.
-        tensors: of `read_original`.
-    Raises:
-        DataError: the file is no training checkpoint, or that of another architecture.
+    The model has the raw weights already; the optimiser is built here if it is not. `DataError`:
+    the file is no training checkpoint, or that of another architecture.
     """
     if not any(name.endswith(SLOTS[0]) for name in tensors):
         raise DataError("the file holds no Adam slots: expected a training checkpoint")

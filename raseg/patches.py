@@ -25,8 +25,8 @@ def draw_centres(label: np.ndarray, count: int, rng: np.random.Generator) -> np.
             # Most voxels are background: a few tries find one.
             candidates = rng.integers(flat.size, size=64)
             background = candidates[flat[candidates] == 0]
-            fallback = np.flatnonzero(flat == 0) if not background.size else background
-            centres[index] = fallback[0] if background.size else rng.choice(fallback)
+            missed = not background.size
+            centres[index] = rng.choice(np.flatnonzero(flat == 0)) if missed else background[0]
     return np.stack(np.unravel_index(centres, label.shape), axis=-1)
 
 

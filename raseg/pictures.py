@@ -21,21 +21,15 @@ BONE = {
 def write_slices(
     folder: Path, scan: np.ndarray, masks: dict[str, np.ndarray], *, prefix: str, tag: str
 ) -> int:
-    """Write one PNG per slice and mask: <prefix>d<slice>_<tag>_<name>.png.
+    """Write a PNG per slice and mask, <prefix>d<slice>_<tag>_<name>.png; return how many.
 
-    Args:
-        folder: made if missing.
-        scan: (rows, columns, slices) intensities of channel 0.
-        masks: name ("true", "pred") -> (rows, columns, slices), 0 and 1.
-        prefix: such as "img51".
-        tag: of the run.
-    Returns:
-        How many were written.
+    The scan is (rows, columns, slices) intensities of channel 0; masks ("true", "pred") are 0 and
+    1.
+
     Source: raseg_predict.py (colour map bone, over it brg); ledger R15.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tints, greys = np.array([BACKGROUND, MASK]), bone()
-    count = 0
     for number in range(scan.shape[2]):
         # [R15] Nothing is drawn into a figure that keeps its layers: colours are looked up.
         grey = greys[to_levels(scan[..., number])]
@@ -44,8 +38,7 @@ def write_slices(
             path = folder / f"{prefix}d{number}_{tag}_{name}.png"
             pixels = np.round(picture * 255).astype(np.uint8)
             Image.fromarray(pixels).save(path, compress_level=1)
-            count += 1
-    return count
+    return scan.shape[2] * len(masks)
 
 
 def bone() -> np.ndarray:

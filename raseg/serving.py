@@ -49,11 +49,6 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     (rows, columns, slices) uint8. `probabilities`: the same image -> probability of the foreground
     (rows, columns, slices) float32. `volume`: the same image -> both. `logits`: images (batch,
     rows, columns, slices, channels), normalised -> logits.
-
-    Args:
-        network: of `build_for_any_size(config)`.
-        config: its configuration; patch_shape and what `prepare_volume` uses become part of the
-            graph.
     """
     volume = volume_spec(config)
     images = tf.TensorSpec((None, *volume.shape), tf.float32, name="images")
@@ -64,11 +59,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
-    """Return the first held-out volume of a run, from the arrays that its binaries were made of.
-
-    Raises:
-        DataError: the run holds no volumes, or the arrays are no longer there.
-    """
+    """Return the first held-out volume of a run, from the arrays that its binaries were made of."""
     entry, name = first_case(record)
     binaries = find_binaries(Path(record.config["data_dir"]), record.config["tag"], config)
     volumes = open_volumes(Path(binaries.index["data"]), config)

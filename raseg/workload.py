@@ -21,12 +21,7 @@ from raseg.model import DiceLoss, build_model, make_optimizer
 
 
 def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Workload:
-    """Return the work of a configuration for volumes (rows, columns, slices), or for its patches.
-
-    Args:
-        config: of the run.
-        scan: of training and prediction; None: the original's volumes.
-    """
+    """Return the work of a configuration on volumes (rows, columns, slices) or on its patches."""
     size = (*(config.patch_shape or scan or VOLUME_SHAPE), len(CHANNELS[config.task]))
     return Workload(
         training_shapes=((config.batch_size, *size),),

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from common.cost.turns import Contender
 from common.study.contenders import configure, predict, share_weights, train_in_keras
 from fetal_brain.config import CODE, PORT, Config
@@ -23,21 +21,18 @@ def train(sizes, folder: Path) -> Contender:
 
 def segment_volume(sizes, folder: Path) -> Contender:
     """Segment a volume as `predict` does."""
-    configure(sizes)
-    model = build_for_any_plane(PORT)
-    share_weights(model, folder)
-    return segment_with(model, draw_volume(sizes), PORT)
+    return segment_with(PORT, sizes, folder)
 
 
 def segment_in_codes_windows(sizes, folder: Path) -> Contender:
     """Segment a volume with the released code's smaller, half overlapping windows."""
+    return segment_with(CODE, sizes, folder)
+
+
+def segment_with(config: Config, sizes, folder: Path) -> Contender:
+    """Return the side whose result is the probabilities (Z, Y, X, C) of a volume."""
     configure(sizes)
-    model = build_for_any_plane(CODE)
+    model = build_for_any_plane(config)
     share_weights(model, folder)
-    return segment_with(model, draw_volume(sizes), CODE)
-
-
-def segment_with(model, image: np.ndarray, config: Config) -> Contender:
-    """Return the side whose result is the probabilities (Z, Y, X, C) of an image."""
-    run = on_volumes(segment, model, config)
+    run, image = on_volumes(segment, model, config), draw_volume(sizes)
     return predict(lambda: run(image))

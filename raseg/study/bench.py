@@ -7,8 +7,6 @@ from common.suite.contests import INFERENCE, TRAINING, torch_sides
 from raseg.config import CHANNELS, PORT
 
 HERE = "raseg.study"
-EXAMPLES = 51
-"""Volumes of the original's training set, by which its schedule counts."""
 
 
 def list_contests(shape: tuple[int, int, int], step_shape: tuple[int, int, int]) -> list[Contest]:

@@ -18,10 +18,10 @@ from common.study.torch_twin import (
     make_twin,
     parameter,
 )
-from raseg.config import CHANNELS, PORT
+from raseg.config import CHANNELS, PORT, TRAINING_VOLUMES
 from raseg.layers import EPSILON
 from raseg.model import build_model, make_optimizer
-from raseg.study.bench import EXAMPLES, draw_label, draw_volume
+from raseg.study.bench import draw_label, draw_volume
 
 
 class BatchStatistics(nn.Module):
@@ -61,7 +61,7 @@ def train(sizes, folder: Path) -> Contender:
     """Take the same training step: Adam on the Dice, and running means of the weights."""
     twin, image = build(sizes, folder)
     label = torch.from_numpy(draw_label(sizes)[None]).float()
-    optimiser = Adam(twin.parameters(), make_optimizer(PORT, EXAMPLES))
+    optimiser = Adam(twin.parameters(), make_optimizer(PORT, TRAINING_VOLUMES))
     weights = list(twin.parameters())
     averages = [weight.detach().clone() for weight in weights]
 
@@ -76,12 +76,7 @@ def train(sizes, folder: Path) -> Contender:
 
 
 def dice_loss(logits, label):
-    """Return minus the overlap of each volume, averaged; see `raseg.model.DiceLoss`.
-
-    Args:
-        logits: (batch, 2, rows, columns, slices).
-        label: (batch, rows, columns, slices) float.
-    """
+    """Return the loss of `raseg.model.DiceLoss`: minus the overlap of each volume, averaged."""
     probability = torch.softmax(logits, 1)[:, 1]
     overlap = (label * probability).sum((1, 2, 3))
     size = label.sum((1, 2, 3)) + probability.sum((1, 2, 3))
