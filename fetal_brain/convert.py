@@ -7,12 +7,7 @@ from fetal_brain.config import Config, Preset
 
 
 def convert(
-    original: Path,
-    run: Path,
-    *,
-    config: Config,
-    preset: Preset = "code",
-    overwrite: bool = False,
+    original: Path, run: Path, *, config: Config, preset: Preset = "code", overwrite: bool = False
 ) -> None:
     """Turn a checkpoint or an export of the original into a run folder that predict can use.
 

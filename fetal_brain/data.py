@@ -283,10 +283,7 @@ def pad_to_patch(
     ]
     if not any(after for _, after in extra):
         return image, label
-    return (
-        np.pad(image, [*extra, (0, 0)], constant_values=image.min()),
-        np.pad(label, extra),
-    )
+    return np.pad(image, [*extra, (0, 0)], constant_values=image.min()), np.pad(label, extra)
 
 
 def choose_cases(

@@ -56,10 +56,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
             "y_": tf.argmax(logits, axis=-1),  # [F24]
         }
 
-    return [
-        *scan_endpoints(serve_volume, image),
-        Endpoint("patches", serve_patches, [patches]),
-    ]
+    return [*scan_endpoints(serve_volume, image), Endpoint("patches", serve_patches, [patches])]
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:

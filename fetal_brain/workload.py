@@ -7,15 +7,7 @@ import keras
 
 from common.cost.workloads import ScanWork, UsualData, Workload, call_whole, payload_of_scan
 from common.network.losses import sparse_cross_entropy
-from fetal_brain.config import (
-    CODE,
-    PHANTOM_SHAPE,
-    PLANE_MULTIPLE,
-    PORT,
-    QUICK,
-    Config,
-    input_shape,
-)
+from fetal_brain.config import CODE, PHANTOM_SHAPE, PLANE_MULTIPLE, PORT, QUICK, Config, input_shape
 from fetal_brain.model import build_model, make_optimizer
 
 PUBLISHED_SCAN = (170, 336, 336)

@@ -4,17 +4,8 @@ import sys
 
 from common import cli
 
-VERB_ALIASES = {
-    "make_datasets": "prepare",
-    "raseg_train": "train",
-    "raseg_predict": "predict",
-}
-OPTION_ALIASES = {
-    "-t": "--tag",
-    "-v": "--val",
-    "--train_dir": "--run",
-    "--checkpoint_dir": "--run",
-}
+VERB_ALIASES = {"make_datasets": "prepare", "raseg_train": "train", "raseg_predict": "predict"}
+OPTION_ALIASES = {"-t": "--tag", "-v": "--val", "--train_dir": "--run", "--checkpoint_dir": "--run"}
 
 
 def main() -> int:

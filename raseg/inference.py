@@ -124,9 +124,7 @@ def truncate(values: tf.Tensor) -> tf.Tensor:
 
 
 def predict_tiles(
-    scan: tf.Tensor,
-    patch: tuple[int, int, int],
-    apply: Callable[[tf.Tensor], tf.Tensor],
+    scan: tf.Tensor, patch: tuple[int, int, int], apply: Callable[[tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
     """Predict a volume in patches side by side, each normalised on its own [R26].
 
