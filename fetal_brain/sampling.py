@@ -2,7 +2,7 @@
 
 Axis order (Z, Y, X). `TrainingSampler` draws any patch by its number and touches no more of a
 volume than the patch and one slice of labels. Its distribution is that of the original's reader,
-which `original_reader.py` repeats to the bit.
+which the tests repeat to the bit (`tests/fetal_brain_reader.py`).
 """
 
 import threading

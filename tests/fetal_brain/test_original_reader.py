@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fetal_brain_reader import augment_volume, extract_balanced, read_examples
 
 from common.data.labels import join_labels
 from common.errors import DataError
 from fetal_brain.config import CODE
 from fetal_brain.data import find_cases, load_case, prepare_case
-from fetal_brain.original_reader import augment_volume, extract_balanced, read_examples
 
 
 @pytest.fixture(scope="module")

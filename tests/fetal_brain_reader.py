@@ -1,4 +1,4 @@
-"""The original's reader, draw by draw: the oracle of `sampling`, and what `compare` shows.
+"""The original's reader, draw by draw: the oracle of `fetal_brain.sampling`.
 
 Axis order (Z, Y, X). [F25] It augments whole volumes and permutes all voxels of a class to choose
 ten of them, which is why training does not use it.
