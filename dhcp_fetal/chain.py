@@ -14,17 +14,18 @@ from common.cost.first_step import after_first
 from common.cost.memory import warn_of_memory
 from common.data.names import check_outputs
 from common.errors import DataError, OptionError
+from common.inference.command import show_progress
 from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import INFERENCE_FIELDS, PRESETS, Config, Preset
 from dhcp_fetal.data import Case, load_case, name_of, paths_of, prepare_case
 from dhcp_fetal.features import write_features
-from dhcp_fetal.inference import PieceNetwork, segment_volume
+from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.measures import engine_dice
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network, load_weights
 from dhcp_fetal.outputs import paths_written, write_results
 from dhcp_fetal.session import CaseFiles, Saved
-from dhcp_fetal.tiles import Apply, Prediction
+from dhcp_fetal.tiles import Prediction
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Stage:
 
     what: str
     """brain, cortex, or labels for a network on its own."""
-    apply: Apply
+    segment: Callable[..., Prediction]
+    """The network on volumes; see `inference.on_volumes`."""
     config: Config
     model: keras.Model | None = None
     """Needed for feature maps only."""
@@ -45,7 +47,6 @@ def segment_case(
     out: Path,
     *,
     saved: Saved | None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Segment one scan, write its files and return a line about it.
 
@@ -57,7 +58,6 @@ def segment_case(
         stages: one network, or the brain's and the cortex's.
         out: folder, which exists.
         saved: the original's names, or None for ours.
-        progress: shows tiles done.
     Raises:
         DataError: the scan cannot be read, or no brain was found, in which case empty maps have
             been written.
@@ -68,7 +68,7 @@ def segment_case(
     case = load_case(replace(wanted, weight_maps=()), stages[0].config, check_labels=False)
     found = None
     for number, stage in enumerate(stages):
-        found = segment_stage(case, stage, progress=progress)
+        found = segment_stage(case, stage)
         last = number == len(stages) - 1
         name = stage_name(case.name, stages, number)
         write_results(out, name, found, case.scan, stage.config, saved=saved)
@@ -100,14 +100,13 @@ def paths_of_results(
     ]
 
 
-def segment_stage(case: Case, stage: Stage, *, progress=None) -> Prediction:
+def segment_stage(case: Case, stage: Stage) -> Prediction:
     """Normalise a scan as one network was trained and segment it."""
     # The normalised channels and a map per class, float32.
     voxels = math.prod(case.image.shape[:3])
     maps = case.image.shape[-1] + stage.config.classes
     warn_of_memory(4 * voxels * maps, what=case.name)
-    image = prepare_case(case, stage.config)
-    return segment_volume(stage.apply, image, stage.config, mask=case.mask, progress=progress)
+    return stage.segment(prepare_case(case, stage.config), case.mask)
 
 
 def write_nothing(out: Path, case: Case, config: Config, *, saved: Saved | None) -> None:
@@ -137,7 +136,7 @@ def segment_all(scans: Sequence[CaseFiles], stages: list[Stage], folder: Path, *
     failures = []
     for files in after_first(scans, "scan"):
         try:
-            print(segment_case(files, stages, folder, saved=saved, progress=show_tiles(files)))
+            print(segment_case(files, stages, folder, saved=saved))
         except DataError as failure:
             failures.append(name_of(files))
             print(f"{name_of(files)}: {failure}", file=sys.stderr)
@@ -162,15 +161,21 @@ def load_stages(
             raise OptionError("-model names a network of its own; expected no run folder beside it")
         network, config = load_original(model_cfg, test_cfg, load, preset)
         config = _adapted(config, None, normalisation)
-        return [Stage("labels", PieceNetwork(network, config), config, network)]
+        return [make_stage("labels", network, config)]
     if not named or (run is not None and len(named) > 1):
         raise OptionError("expected --run, or --brain and --cortex or one of them, or -model")
     stages = []
     for what, folder in named:
         network, config = load_run_network(folder)
         config = _adapted(config, preset, normalisation)
-        stages.append(Stage(what, PieceNetwork(network, config), config, network))
+        stages.append(make_stage(what, network, config))
     return stages
+
+
+def make_stage(what: str, network: keras.Model, config: Config) -> Stage:
+    """Return the stage of a network, which shows on a terminal how far it is."""
+    segment = on_volumes(network, config, progress=show_progress("blocks of tiles"))
+    return Stage(what, segment, config, network)
 
 
 def load_original(model_cfg: Path, test_cfg: Path | None, load: Path | None, preset: Preset | None):
@@ -205,13 +210,3 @@ def refuse_to_replace_inputs(
         for files in scans
     ]
     check_outputs(outputs, paths_of(scans), option=f"--out {folder}")
-
-
-def show_tiles(files: CaseFiles):
-    """Return the function that shows tiles done on a terminal; None where there is none."""
-    if not sys.stderr.isatty():
-        return None
-    return lambda done, total: print(
-        f"\r{name_of(files)}: {done} of {total} tiles", end="\n" if done == total else "",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip

@@ -1,7 +1,6 @@
 """What each quirk of the released fetal system and its engine does, measured on small phantoms."""
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from common.study.effects import Outcome, Probe, describe_labels
 from dhcp_fetal import geometry
 from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.data import normalise
-from dhcp_fetal.inference import make_apply, segment_volume
+from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.model import build_model
 from dhcp_fetal.normalised_files import normalise_file
 from dhcp_fetal.outputs import write_result
@@ -100,11 +99,6 @@ class Bench:
                                             zip(start, size, strict=True))])  # fmt: skip
         return [np.stack(parts) for parts in zip(*inputs, strict=True)], np.stack(labels)
 
-    @cached_property
-    def apply(self) -> Callable:
-        """The network as tiles are run through it."""
-        return make_apply(self.model)
-
     def probes(self) -> list[Probe]:
         """Return a probe for every switch of the preset `code`."""
         return [
@@ -168,9 +162,9 @@ class Bench:
         """Segment a phantom, and again with other tiles, on which the outcome should not depend."""
         head = self.heads[2]
         image = self._image(head, self.base)
-        found = segment_volume(self.apply, image, config, mask=head.brain).labels
+        found = on_volumes(self.model, config)(image, head.brain).labels
         smaller = replace(config, inference_segment=tuple(n - 6 for n in config.inference_segment))
-        again = segment_volume(self.apply, image, smaller, mask=head.brain).labels
+        again = on_volumes(self.model, smaller)(image, head.brain).labels
         outcome = describe_labels(found, head.cortex)
         moved = int((found != again).sum())
         return Outcome(found, f"{outcome.words}; {moved} change with other tiles")
@@ -178,8 +172,8 @@ class Bench:
     def masked(self, config: Config) -> Outcome:
         """Segment within a region whose file holds twos."""
         head = self.heads[2]
-        found = segment_volume(self.apply, self._image(head, self.base), config,
-                               mask=2 * head.brain.astype(np.int16))  # fmt: skip
+        image, mask = self._image(head, self.base), 2 * head.brain.astype(np.int16)
+        found = on_volumes(self.model, config)(image, mask)
         return Outcome(found.labels, f"labels up to {found.labels.max()}, probabilities up to "
                        f"{found.probabilities.max():.2f}")  # fmt: skip
 

@@ -5,19 +5,21 @@ those of low-resolution pathways are repeated. Arrays are (x, y, z, maps).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from common.inference.compiled import on_arrays
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import Case, prepare_case
+from dhcp_fetal.inference import input_specs, predict_whole_tiles
 from dhcp_fetal.outputs import write_result
-from dhcp_fetal.piece_network import make_apply
 from dhcp_fetal.session import Range
-from dhcp_fetal.tiles import predict_volume
+from dhcp_fetal.tiles import normalise_as_engine
+from dhcp_fetal.tiles_in_graph import pad
 
 Ranges = tuple[tuple[Range | None, ...], ...]
 
@@ -58,44 +60,51 @@ def write_features(
     if not maps:
         return []
     probe = keras.Model(model.inputs, [model.get_layer(name).output for name, *_ in maps])
-    run = make_apply(probe)
     size = geometry.output_size(config, config.inference_segment)
 
-    def apply(batch: list[np.ndarray]) -> np.ndarray:
-        found = run(batch)
+    def apply(batch: list[tf.Tensor]) -> tf.Tensor:
+        found = probe(batch if len(batch) > 1 else batch[0], training=False)
         chosen = [
-            centre_part(array, size, _factor(config, pathway))[..., first:last]
-            for array, (_, pathway, _, (first, last)) in zip(found, maps, strict=True)
+            centre_part(tensor, size, _factor(config, pathway))[..., first:last]
+            for tensor, (_, pathway, _, (first, last)) in zip(found, maps, strict=True)
         ]
-        return np.concatenate(chosen, axis=-1)
+        return tf.concat(chosen, axis=-1)
 
     names = [
         f"{case.name}_pathway{pathway}_layer{layer}_fm{number}.nii.gz"
         for name, pathway, layer, (first, last) in maps
         for number in range(first, min(last, model.get_layer(name).filters))
     ]
-    way = replace(config, classes=len(names), multiply_by_mask=False)
-    volume = predict_volume(apply, prepare_case(case, config), way, mask=case.mask).probabilities
+
+    def run(image: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+        padded = pad(image, config)
+        found = predict_whole_tiles(apply, padded, image, wanted, config, channels=len(names))
+        return tf.where(wanted[..., tf.newaxis], found, 0.0)
+
+    image = normalise_as_engine(prepare_case(case, config), config, mask=case.mask)
+    wanted = np.ones(image.shape[:3], bool) if case.mask is None else case.mask != 0
+    image_spec, mask_spec = input_specs(config)
+    wanted_spec = tf.TensorSpec(mask_spec.shape, tf.bool)
+    volume = on_arrays(run, image_spec, wanted_spec)(image, wanted)
     out.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         write_result(out / name, volume[..., number], case.scan, config)
     return [out / name for name in names]
 
 
-def centre_part(array: np.ndarray, size: Sequence[int], factor: Sequence[int]) -> np.ndarray:
+def centre_part(features: tf.Tensor, size: Sequence[int], factor: Sequence[int]) -> tf.Tensor:
     """Return the middle of a layer's output at full resolution.
 
     Args:
-        array: (batch, x, y, z, maps).
+        features: (batch, x, y, z, maps).
         size: of the network's output.
         factor: repetitions of each voxel.
     """
     for axis, (length, times) in enumerate(zip(size, factor, strict=True), start=1):
         needed = -(-length // times)
-        start = (array.shape[axis] - 1) // 2 - (needed - 1) // 2
-        array = np.repeat(array.take(range(start, start + needed), axis=axis), times, axis=axis)
-        array = array.take(range(length), axis=axis)
-    return array
+        start = (tf.shape(features)[axis] - 1) // 2 - (needed - 1) // 2
+        features = tf.gather(features, start + tf.range(length) // times, axis=axis)
+    return features
 
 
 def _factor(config: Config, pathway: int) -> tuple[int, int, int]:

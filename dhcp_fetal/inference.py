@@ -4,68 +4,229 @@
 one voxel of context, and the mirror at the border of the first fully connected layer. On the
 lattice the blocks keep one phase for the whole volume and tiles overlap by what the mirror spoils,
 so that size and place of tiles no longer matter. Arrays are (x, y, z, channels).
+
+`predict`, the validation in `train` and the exported model all come through `segment`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
 from math import lcm
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from common.errors import OptionError
+from common.inference.compiled import on_arrays
+from common.inference.windows import window_starts
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple
-from dhcp_fetal.piece_network import PieceNetwork, make_apply
-from dhcp_fetal.pieces import (
-    TILES_PER_BLOCK,
-    Piece,
-    bounding_box,
-    compute_pieces,
-    compute_tiles,
+from dhcp_fetal.piece_network import PieceNetwork
+from dhcp_fetal.tiles import Prediction, as_weights, normalise_as_engine
+from dhcp_fetal.tiles_in_graph import (
+    Padded,
+    Tiles,
     is_divisible,
-    predict_in_pieces,
-)
-from dhcp_fetal.tiles import (
-    Apply,
-    PaddedCase,
-    Prediction,
-    border_means,
-    mask_outputs,
-    pad_case,
-    predict_volume,
+    pad,
+    piece_pass,
+    predict_tiles,
+    whole_pass,
 )
 
-__all__ = ["PieceNetwork", "lattice_step", "make_apply", "segment_volume"]
+LONGEST_TILE = 48
+"""Voxels per axis that one pass predicts on a lattice: 45 in the fetal network, whose widest layer
+then holds 0.1 GiB."""
+TILES_PER_BLOCK = 2
+"""The engine's tiles per axis whose normal pathway is computed at once: 8 take 0.3 GiB in the fetal
+network, and its convolutions then compute 1.4 times the voxels that are needed; tile by tile it is
+twice."""
 
 Progress = Callable[[int, int], None]
 
 
-def segment_volume(
-    apply: Apply,
-    image: np.ndarray,
+def on_volumes(
+    network: keras.Model, config: Config, *, progress: Progress | None = None
+) -> Callable[..., Prediction]:
+    """Return `segment` as a function of arrays: a normalised image, and a mask or None.
+
+    Compiled once for all sizes; later changes of the network's weights are seen.
+
+    Args:
+        network: from `build_model(config)`.
+        config: uses preparation, network and inference.
+        progress: see `segment`.
+    Raises:
+        OptionError: see `check_lattice`.
+    """
+    check_lattice(config)
+    parts = PieceNetwork(network, config)
+    specs = input_specs(config)
+
+    def run(image, mask=None):
+        return segment(parts, image, mask, config, progress=progress)
+
+    whole, masked = on_arrays(run, specs[0]), on_arrays(run, *specs)
+
+    def segment_volume(image: np.ndarray, mask: np.ndarray | None = None) -> Prediction:
+        image = normalise_as_engine(image, config, mask=mask)
+        found = whole(image) if mask is None else masked(image, as_weights(mask, config))
+        return Prediction(**found)
+
+    return segment_volume
+
+
+def input_specs(config: Config) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+    """Return the signatures of an image and of a mask."""
+    return (
+        tf.TensorSpec((None, None, None, config.input_channels), tf.float32, name="image"),
+        tf.TensorSpec((None, None, None), tf.int16, name="mask"),
+    )
+
+
+def segment(
+    network: PieceNetwork,
+    image: tf.Tensor,
+    mask: tf.Tensor | None,
     config: Config,
     *,
-    mask: np.ndarray | None = None,
+    longest_tile: int = LONGEST_TILE,
     progress: Progress | None = None,
-) -> Prediction:
+) -> dict[str, tf.Tensor]:
     """Segment a whole volume as `Config.tiling` says.
 
     Args:
-        apply: a `PieceNetwork`, or what `tiles.make_apply` returns, which computes whole tiles.
-        image: (x, y, z, channels), normalised as the network was trained.
+        network: the network in parts.
+        image: (x, y, z, channels) float32, normalised as the network was trained.
+        mask: (x, y, z) int16 region of interest, outside which all outputs are 0; or None.
         config: uses preparation, network and inference.
-        mask: (x, y, z) region of interest; outside it all outputs are 0. None: the whole volume.
-        progress: called after every batch with the tiles done and the tiles in all.
+        longest_tile: voxels per axis of a tile on a lattice.
+        progress: see `predict_tiles`.
     Returns:
-        `Prediction` in the grid of the image.
+        `labels` (x, y, z) int16, `probabilities` (x, y, z, classes) float32.
+    Source: testing.py, `inference_on_whole_volumes`; specification 7.
     """
-    divided = isinstance(apply, PieceNetwork) and is_divisible(config)
+    wanted = None if mask is None else mask > 0
     if config.tiling == "engine":
-        predict = predict_in_pieces if divided else predict_volume
-        return predict(apply, image, config, mask=mask, progress=progress)
-    return predict_on_lattice(apply, image, config, mask=mask, progress=progress)
+        found = predict_engine_tiles(network, image, wanted, config, progress=progress)
+    else:
+        found = predict_lattices(network, image, wanted, config, longest_tile, progress=progress)
+    labels = tf.argmax(found, axis=-1, output_type=tf.int32)
+    if mask is not None:
+        # [G8] The engine multiplies by the mask's values.
+        weight = tf.cast(mask if config.multiply_by_mask else wanted, tf.int32)
+        labels *= weight
+        found *= tf.cast(weight, tf.float32)[..., tf.newaxis]
+    return {"labels": tf.cast(labels, tf.int16), "probabilities": found}
+
+
+def predict_engine_tiles(
+    network: PieceNetwork, image: tf.Tensor, wanted, config: Config, *, progress=None
+) -> tf.Tensor:
+    """Return the probabilities that the engine's tiles give; see `segment`."""
+    padded = pad(image, config)
+    if not is_divisible(config):
+        return predict_whole_tiles(
+            network.whole, padded, image, wanted, config, channels=config.classes, progress=progress
+        )
+    found = predict_tiles(
+        piece_pass(network, padded, config),
+        engine_tiles(padded, image, config),
+        wanted,
+        channels=config.classes,
+        per_block=TILES_PER_BLOCK,
+        progress=progress,
+    )
+    return surround(found, padded, image, config)
+
+
+def predict_whole_tiles(
+    apply: Callable, padded: Padded, image, wanted, config: Config, *, channels: int, progress=None
+) -> tf.Tensor:
+    """Return what a function of whole tiles gives for a volume; see `tiles_in_graph.whole_pass`."""
+    compute = whole_pass(apply, padded, config)
+    axes = engine_tiles(padded, image, config)
+    found = predict_tiles(compute, axes, wanted, channels=channels, progress=progress)
+    return surround(found, padded, image, config)
+
+
+def engine_tiles(padded: Padded, image: tf.Tensor, config: Config) -> list[Tiles]:
+    """Lay the engine's tiles: a stride apart, the last of an axis pushed back to end with it.
+
+    A later tile writes over an earlier one; what lies beyond a small image's far end nobody sees.
+    """
+    segment, shape = config.inference_segment, tf.shape(image)
+    predicted = geometry.output_size(config, segment)
+    margins = geometry.margins(config, segment)
+    axes = []
+    for axis in range(3):
+        size = tf.shape(padded.image)[axis]
+        start = window_starts(size, segment[axis], predicted[axis])
+        low = start + margins[axis][0] - padded.before[axis]
+        ends = tf.concat([low[1:], low[-1:] + predicted[axis]], axis=0)
+        high = tf.minimum(ends, shape[axis])
+        length, skip = tf.fill(tf.shape(start), segment[axis]), tf.zeros_like(start)
+        parts = (low, high, start, length, skip)
+        axes.append(Tiles(*(tf.boolean_mask(part, low < shape[axis]) for part in parts)))
+    return axes
+
+
+def surround(found: tf.Tensor, padded: Padded, image: tf.Tensor, config: Config) -> tf.Tensor:
+    """Put zeros where no tile of the engine reaches: a margin without `pad_inputs` [G26]."""
+    axes = engine_tiles(padded, image, config)
+    around = [[axis.low[0], tf.shape(image)[n] - axis.high[-1]] for n, axis in enumerate(axes)]
+    return tf.pad(found, [*around, [0, 0]])
+
+
+def predict_lattices(
+    network: PieceNetwork, image: tf.Tensor, wanted, config: Config, longest_tile: int, *,
+    progress=None,
+) -> tf.Tensor:  # fmt: skip
+    """Average the probabilities on one lattice or on several, displaced along the diagonal.
+
+    The image is reflected by the network's reach, as by the engine; beyond that lies its border's
+    intensity. Contexts keep their grid at the border, too [G4].
+    """
+    config = replace(config, align_context_at_border=True)
+    padded = pad(image, config)
+    if is_divisible(config):
+        compute = piece_pass(network, padded, config)
+    else:
+        compute = whole_pass(network.whole, padded, config)
+    step, count, total = lattice_step(config), config.lattice_shifts, 0.0
+    for number in range(count):
+        axes = [
+            lattice_tiles(tf.shape(image)[axis], axis, step[axis] * number // count, padded, config,
+                          longest_tile)
+            for axis in range(3)
+        ]  # fmt: skip
+        total += predict_tiles(compute, axes, wanted, channels=config.classes, progress=progress)
+    return total / count if count > 1 else total
+
+
+def lattice_tiles(
+    size: tf.Tensor, axis: int, shift: int, padded: Padded, config: Config, longest_tile: int
+) -> Tiles:
+    """Cover one axis of the image by few tiles that begin on a lattice.
+
+    Args:
+        size: voxels of the image along it.
+        axis: 0, 1 or 2.
+        shift: how far the lattice is moved towards low indices.
+        padded: the image.
+        config: uses the network's fields.
+        longest_tile: voxels that a tile gives at most, where a step of the lattice is no longer.
+    """
+    spoilt, step = spoilt_voxels(config, axis), lattice_step(config)[axis]
+    margins = geometry.margins(config, config.inference_segment)[axis]
+    longest = max(longest_tile // step, 1) * step
+    count = -(-(size + shift) // longest)
+    used = -(-(size + shift) // (count * step)) * step
+    begin = tf.range(-(-(size + shift) // used)) * used - shift
+    low, high = tf.maximum(begin, 0), tf.minimum(begin + used, size)
+    start = begin + padded.before[axis] - margins[0] - spoilt
+    length = high - begin + 2 * spoilt + sum(margins)
+    return Tiles(low, high, start, length, low - begin + spoilt)
 
 
 def lattice_step(config: Config) -> Triple:
@@ -73,24 +234,18 @@ def lattice_step(config: Config) -> Triple:
     return tuple(lcm(1, *(factor[axis] for factor in config.context_factors)) for axis in range(3))
 
 
-def plan_lattice(config: Config) -> tuple[Triple, Triple, Triple]:
-    """Return segment, stride and the voxels at each border of a tile that are not used.
+def check_lattice(config: Config) -> None:
+    """Refuse more lattices than there are places for.
 
-    The segment is that of the configuration, enlarged until what is used of its output is a whole
-    number of lattice steps.
+    Raises:
+        OptionError: names the option.
     """
-    step = lattice_step(config)
-    spoilt = tuple(_spoilt(config, axis) for axis in range(3))
-    predicted = geometry.output_size(config, config.inference_segment)
-    used = [-(-max(n - 2 * s, 1) // w) * w for n, s, w in zip(predicted, spoilt, step, strict=True)]
-    segment = tuple(
-        whole + u + 2 * s - n
-        for whole, u, s, n in zip(config.inference_segment, used, spoilt, predicted, strict=True)
-    )
-    return segment, tuple(used), spoilt
+    most = min(lattice_step(config))
+    if config.tiling == "lattice" and not 1 <= config.lattice_shifts <= most:
+        raise OptionError(f"--lattice_shifts: found {config.lattice_shifts}, expected 1 to {most}")
 
 
-def _spoilt(config: Config, axis: int) -> int:
+def spoilt_voxels(config: Config, axis: int) -> int:
     """Return how far, on one axis, padding inside the network reaches into its output."""
 
     def reach(kernels, padding):
@@ -101,123 +256,3 @@ def _spoilt(config: Config, axis: int) -> int:
     factors = [factor[axis] * context for factor in config.context_factors]
     pathways = max(reach(config.kernels, config.padding), *factors, 0)
     return pathways + reach(config.fc_kernels, config.fc_padding)
-
-
-def predict_on_lattice(
-    apply: Apply,
-    image: np.ndarray,
-    config: Config,
-    *,
-    mask: np.ndarray | None = None,
-    progress: Progress | None = None,
-) -> Prediction:
-    """Segment a volume on one lattice or on several, displaced along the diagonal and averaged.
-
-    The image is reflected by the network's reach, as by the engine; beyond that lies its border's
-    intensity. Contexts keep their grid at the border, too [G4].
-
-    Args:
-        apply: see `segment_volume`, as all others.
-        image: see there.
-        config: see there; uses `lattice_shifts`.
-        mask: see there.
-        progress: see there.
-    """
-    if not 1 <= config.lattice_shifts <= min(lattice_step(config)):
-        raise OptionError(
-            f"--lattice_shifts: found {config.lattice_shifts}, expected 1 to "
-            f"{min(lattice_step(config))}"
-        )
-    config = replace(config, align_context_at_border=True)
-    segment, stride, spoilt = plan_lattice(config)
-    # Padded for the configuration's segment whatever the tile's size: the border must not move.
-    case = pad_case(image, config, segment=config.inference_segment, mask=mask)
-    before = [low for low, _ in case.pads]
-    wanted = None
-    if case.mask is not None:
-        wanted = case.mask[_box(before, image.shape[:3])] != 0
-    sums = np.zeros((*image.shape[:3], config.classes), np.float32)
-    margin = [low for low, _ in geometry.margins(config, segment)]
-    case, extra = _widen(case, segment, stride)
-    # From a voxel of the image to the corner of the tile that predicts it first.
-    back = np.add(before, extra) - margin
-    pieces = [
-        piece
-        for shift in _shifts(config)
-        for piece in _plan_pieces(image.shape[:3], stride, shift, wanted, back, spoilt)
-    ]
-    divided = isinstance(apply, PieceNetwork) and is_divisible(config)
-    compute = compute_pieces if divided else compute_tiles
-    computed = compute(apply, case, pieces, config, segment=segment)
-    for done, (piece, found) in enumerate(computed, start=1):
-        low = [
-            c - b + first for c, b, (first, _) in zip(piece.corner, back, piece.seen, strict=True)
-        ]
-        sums[_box(low, found.shape[:3])] += found
-        if progress is not None:
-            progress(done, len(pieces))
-    sums /= config.lattice_shifts
-    return mask_outputs(sums, mask, config)
-
-
-def _shifts(config: Config) -> list[Triple]:
-    """Return how far each lattice is moved towards low indices; equally spaced on the diagonal."""
-    step, count = lattice_step(config), config.lattice_shifts
-    return [tuple(edge * number // count for edge in step) for number in range(count)]
-
-
-def _plan_pieces(shape, stride: Triple, shift: Triple, wanted, back, spoilt) -> list[Piece]:
-    """Return what is used of each tile of one lattice, those of a block one after the other.
-
-    Args:
-        shape: (x, y, z) of the image.
-        stride: voxels used of a tile.
-        shift: how far the lattice is moved towards low indices.
-        wanted: (x, y, z) bool, voxels that are looked at; None: all.
-        back: what leads from a voxel of the image to the corner of the tile that predicts it first.
-        spoilt: voxels of a tile's output before those that are used.
-    """
-    axes = [enumerate(range(-move, size, edge))
-            for size, edge, move in zip(shape, stride, shift, strict=True)]  # fmt: skip
-    pieces = []
-    for tile in product(*axes):
-        numbers, starts = zip(*tile, strict=True)
-        place = _clipped(starts, stride, shape)
-        box = tuple((0, part.stop - part.start) for part in place)
-        if wanted is not None:
-            box = bounding_box(wanted[place])
-        if box is None:
-            continue
-        # The first tile of an axis may begin before the image.
-        first = [
-            part.start - start + s for part, start, s in zip(place, starts, spoilt, strict=True)
-        ]
-        seen = tuple((a + f, b + f) for (a, b), f in zip(box, first, strict=True))
-        corner = tuple(int(n) for n in np.add(starts, back) - spoilt)
-        block = (*shift, *(number // TILES_PER_BLOCK for number in numbers))
-        pieces.append(Piece(corner, seen, block))
-    return sorted(pieces, key=lambda piece: piece.block)
-
-
-def _clipped(corner: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(
-        slice(max(c, 0), min(c + n, limit)) for c, n, limit in zip(corner, size, shape, strict=True)
-    )
-
-
-def _widen(case: PaddedCase, segment: Triple, stride: Triple) -> tuple[PaddedCase, Triple]:
-    """Surround a padded image by its border's intensity, so that any tile fits in.
-
-    Contexts read the same there, inside the array or beyond it.
-    """
-    extra = tuple(length + step for length, step in zip(segment, stride, strict=True))
-    shape = [n + 2 * e for n, e in zip(case.image.shape[:3], extra, strict=True)]
-    image = np.empty((*shape, case.image.shape[-1]), np.float32)
-    border = border_means(case.image).astype(np.float32)
-    image[...] = border
-    image[_box(extra, case.image.shape[:3])] = case.image
-    return PaddedCase(image, None, border, case.pads), extra
-
-
-def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(a) + int(b)) for a, b in zip(corner, size, strict=True))

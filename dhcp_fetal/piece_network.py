@@ -3,24 +3,22 @@
 from collections.abc import Callable, Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from dhcp_fetal.config import Config
 from dhcp_fetal.model import Block, plan_fc
-from dhcp_fetal.tiles import Apply
 
 
 class PieceNetwork:
-    """A network that computes any box of a tile's output; called, it is as `tiles.make_apply`.
+    """A network that computes any box of a tile's output.
 
     Args:
         model: from `build_model(config)`; weights that change later take effect here, too.
-        config: of the model; `pieces.is_divisible` must hold for boxes.
+        config: of the model; for boxes `tiles_in_graph.is_divisible` must hold.
     """
 
     def __init__(self, model: keras.Model, config: Config):
-        self.whole: Apply = make_apply(model)
+        self.model = model
         plans = [("normal", config.filters, config.residual_layers)]
         for number, filters in enumerate(config.context_filters, start=1):
             plans.append((f"context_{number}", filters, config.context_residual_layers))
@@ -33,9 +31,9 @@ class PieceNetwork:
         self.join = _compile_join(model, config, ends)
         """See `_compile_join`."""
 
-    def __call__(self, batch: list[np.ndarray]) -> np.ndarray:
-        """Return the probabilities of whole tiles; see `tiles.Apply`."""
-        return self.whole(batch)
+    def whole(self, batch: list[tf.Tensor]) -> tf.Tensor:
+        """Return the probabilities of segments, given with their contexts."""
+        return self.model(batch if len(batch) > 1 else batch[0], training=False)
 
 
 def _last(model: keras.Model, name: str, count: int, residual: Sequence[int]) -> keras.KerasTensor:
@@ -43,7 +41,7 @@ def _last(model: keras.Model, name: str, count: int, residual: Sequence[int]) ->
     return model.get_layer(f"{name}_{count}_{'sum' if count in residual else 'conv'}").output
 
 
-def _compile_pathway(pathway: keras.Model) -> Callable[[np.ndarray], tf.Tensor]:
+def _compile_pathway(pathway: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     channels = pathway.input_shape[-1]
     signature = [tf.TensorSpec((1, None, None, None, channels), tf.float32)]
     return tf.function(
@@ -56,7 +54,7 @@ def _compile_join(model: keras.Model, config: Config, ends: Sequence[keras.Keras
 
     Its arguments: the features of every pathway (1, x, y, z, channels), those of contexts at their
     own resolution; `offsets` (contexts, 3), voxels to drop in front of the repeated contexts;
-    `mirrored` (layers, 3, 2) and `starts` (residual layers, 3), see `pieces.Needs`.
+    `mirrored` (layers, 3, 2) and `starts` (residual layers, 3), see `tiles_in_graph.Needs`.
     """
     layers = {layer.name: layer for layer in model.layers}
     blocks = plan_fc(config)
@@ -127,17 +125,3 @@ def _crop(x, start, size) -> tf.Tensor:
     begin, length = tf.concat([[0], start, [0]], 0), tf.concat([[1], size, [-1]], 0)
     cropped = tf.slice(x, begin, length)
     return tf.ensure_shape(cropped, (1, None, None, None, x.shape[-1]))
-
-
-def make_apply(model: keras.Model) -> Apply:
-    """Return a function that runs a model on batches of one shape, compiled at its first call."""
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def run(inputs):
-        return model(inputs if len(inputs) > 1 else inputs[0], training=False)
-
-    def apply(batch):
-        found = run([tf.convert_to_tensor(part) for part in batch])
-        return tf.nest.map_structure(lambda tensor: tensor.numpy(), found)
-
-    return apply

@@ -1,7 +1,7 @@
 """The signatures of an exported network: whole volumes, with and without a region, and segments.
 
-A server needs neither Python nor this package; the graph of a whole volume is in
-`dhcp_fetal.volume_graph`. Arrays are (x, y, z, channels).
+A server needs neither Python nor this package: the graph holds `dhcp_fetal.inference.segment`,
+which `predict` runs. Arrays are (x, y, z, channels).
 """
 
 import keras
@@ -16,11 +16,11 @@ from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoint
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import files_from, load_case, normalise
-from dhcp_fetal.inference import PieceNetwork, lattice_step, segment_volume
+from dhcp_fetal.inference import check_lattice, input_specs, lattice_step, on_volumes, segment
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network
+from dhcp_fetal.piece_network import PieceNetwork
 from dhcp_fetal.tiles import cut_segment, pad_case
-from dhcp_fetal.volume_graph import segment_in_graph
 
 __all__ = [
     "least_size",
@@ -50,18 +50,19 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         OptionError: the configuration asks for what the graph does not do.
     """
     check_servable(config)
-    image = tf.TensorSpec((None, None, None, config.input_channels), tf.float32, name="image")
-    mask = tf.TensorSpec((None, None, None), tf.int16, name="mask")
+    pieces = PieceNetwork(network, config)
+    image, mask = input_specs(config)
     parts = [
         tf.TensorSpec((None, *tensor.shape[1:]), tf.float32, name=tensor.name)
         for tensor in network.inputs
     ]
 
-    def serve_volume(image):
-        return results(segment_in_graph(network, image, None, config), None, config)
-
     def serve_masked(image, mask):
-        return results(segment_in_graph(network, image, mask, config), mask, config)
+        found = segment(pieces, normalise_in_graph(image, mask, config), mask, config)
+        return {**found, "labels": tf.cast(found["labels"], tf.uint8)}
+
+    def serve_volume(image):
+        return serve_masked(image, None)
 
     def serve_segments(*inputs):
         found = network(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
@@ -85,22 +86,27 @@ def check_servable(config: Config) -> None:
             f"zscore_channels: found {config.zscore_channels}; a model is exported without the"
             " engine's own normalisation (none), expected `prepare` or --normalisation instead"
         )
-    if not 1 <= config.lattice_shifts <= min(lattice_step(config)):
-        raise OptionError(
-            f"lattice_shifts: found {config.lattice_shifts}, expected 1 to "
-            f"{min(lattice_step(config))}"
-        )
+    check_lattice(config)
 
 
-def results(probabilities: tf.Tensor, mask: tf.Tensor | None, config: Config) -> dict:
-    """Return labels and probabilities, 0 outside a region; see `tiles.mask_outputs`."""
-    labels = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
-    if mask is not None:
-        # [G8] The engine multiplies by the mask's values.
-        weight = tf.cast(mask if config.multiply_by_mask else mask > 0, tf.int32)
-        labels *= weight
-        probabilities *= tf.cast(weight, tf.float32)[..., tf.newaxis]
-    return {"labels": tf.cast(labels, tf.uint8), "probabilities": probabilities}
+def normalise_in_graph(image: tf.Tensor, mask: tf.Tensor | None, config: Config) -> tf.Tensor:
+    """Do as `data.normalise`, statistics in float64."""
+    if config.normalisation == "none":
+        return image
+    counted = tf.ones(tf.shape(image)[:3], tf.bool)
+    if mask is not None and config.normalisation == "brain":
+        inside = mask > 0
+        counted = tf.where(tf.reduce_any(inside), inside, counted)
+    channels = []
+    for channel in range(config.input_channels):
+        values = image[..., channel]
+        chosen = tf.cast(tf.boolean_mask(values, counted), tf.float64)
+        mean = tf.reduce_mean(chosen)
+        deviation = tf.sqrt(tf.reduce_mean(tf.square(chosen - mean)))
+        constant = tf.equal(tf.reduce_min(chosen), tf.reduce_max(chosen))
+        scaled = tf.math.divide_no_nan(tf.cast(values, tf.float64) - mean, deviation)
+        channels.append(tf.where(constant, 0.0, tf.cast(scaled, tf.float32)))
+    return tf.stack(channels, axis=-1)
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
@@ -149,24 +155,21 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
     Expected are the results of the Python path that `predict` takes, and of Keras on segments.
     """
     scan, mask = case.arrays["image"], case.arrays["mask"]
-    apply = PieceNetwork(network, config)
+    run = on_volumes(network, config)
     whole, masked = (
-        segment_volume(apply, prepare_scan(scan, region, config), config, mask=region)
-        for region in (None, mask)
+        vars(run(prepare_scan(scan, region, config), region)) for region in (None, mask)
     )
-    labels = whole.labels.astype(np.uint8)
-    both = {"labels": labels, "probabilities": whole.probabilities}
-    region = {
-        "labels": masked.labels.astype(np.uint8), "probabilities": masked.probabilities
-    }  # fmt: skip
+    whole, masked = (
+        {**found, "labels": found["labels"].astype(np.uint8)} for found in (whole, masked)
+    )
     segments = cut_segments(scan, config)
     names = [tensor.name for tensor in network.inputs]
     found = network.predict_on_batch(segments if len(segments) > 1 else segments[0])
     return {
-        "serving_default": Example({"image": scan}, {"labels": labels}),
-        "probabilities": Example({"image": scan}, {"probabilities": whole.probabilities}),
-        "volume": Example({"image": scan}, both),
-        "masked": Example({"image": scan, "mask": mask}, region),
+        "serving_default": Example({"image": scan}, {"labels": whole["labels"]}),
+        "probabilities": Example({"image": scan}, {"probabilities": whole["probabilities"]}),
+        "volume": Example({"image": scan}, whole),
+        "masked": Example({"image": scan, "mask": mask}, masked),
         "segments": Example(dict(zip(names, segments, strict=True)), {"probabilities": found}),
     }
 
@@ -240,10 +243,10 @@ def bench_served(config: Config, shape: tuple[int, int, int] = (92, 90, 70)) -> 
     rng = np.random.default_rng(0)
     scan = rng.normal(300, 60, (*shape, config.input_channels)).astype(np.float32)
     network = build_model(config)
-    apply = PieceNetwork(network, config)
+    run = on_volumes(network, config)
 
     def in_python():
-        found = segment_volume(apply, prepare_scan(scan, None, config), config)
+        found = run(prepare_scan(scan, None, config))
         return {
             "labels": found.labels.astype(np.uint8), "probabilities": found.probabilities
         }  # fmt: skip

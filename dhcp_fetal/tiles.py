@@ -1,10 +1,10 @@
-"""Tiles: padding a case, cutting segments with their contexts, predicting whole volumes.
+"""Tiles: padding a case, cutting segments with their contexts.
 
 Arrays are (x, y, z, channels), x, y, z being the axes of the NIfTI file in its own order; labels
 and masks are (x, y, z). Corners and sizes are in voxels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,7 +16,6 @@ from dhcp_fetal.geometry import Triple
 from dhcp_fetal.normalisation import zscore
 
 Pads = tuple[tuple[int, int], ...]
-Apply = Callable[[list[np.ndarray]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,19 @@ def pad_case(
     return PaddedCase(padded.astype(np.float32, copy=False), padded_mask, border, pads)
 
 
+def normalise_as_engine(
+    image: np.ndarray, config: Config, *, mask: np.ndarray | None = None
+) -> np.ndarray:
+    """Return a volume (x, y, z, channels) with the engine's own normalisation, where it is on.
+
+    [G29] Its statistics are those of the padded volume.
+    """
+    if config.zscore_channels == "none":
+        return image
+    case = pad_case(image, config, segment=config.inference_segment, mask=mask)
+    return case.image[_box([before for before, _ in case.pads], image.shape[:3])]
+
+
 def as_weights(mask: np.ndarray, config: Config) -> np.ndarray:
     """Return what results are multiplied by, int16: 1 wherever a region of interest is not 0.
 
@@ -99,51 +111,6 @@ def border_means(image: np.ndarray) -> np.ndarray:
     """Return each channel's mean over the eight corner voxels, (channels,) float64."""
     corners = [image[place] for place in product((0, -1), repeat=3)]
     return np.mean(corners, axis=0, dtype=np.float64)
-
-
-def window_starts(size: int, window: int, stride: int) -> tuple[int, ...]:
-    """Return the starts of windows along an axis: 0, stride, 2 stride, ..., then size - window.
-
-    Raises:
-        ValueError: the window is longer than the axis, or one of the numbers is below 1.
-    """
-    if window < 1 or stride < 1:
-        raise ValueError(f"window {window} and stride {stride} must be at least 1")
-    if window > size:
-        raise ValueError(f"a window of {window} voxels does not fit into {size} voxels")
-    return (*range(0, size - window, stride), size - window)
-
-
-def tile_corners(
-    shape: Sequence[int], segment: Triple, stride: Triple, *, mask: np.ndarray | None = None
-) -> np.ndarray:
-    """Return where the engine puts its tiles, x fastest and z slowest.
-
-    Tiles lie a stride apart; the last of an axis is pushed back to end with the image. [G5] The
-    outcome depends on this grid.
-
-    Args:
-        shape: (x, y, z) of the padded image.
-        segment: size of a tile at the network's input.
-        stride: size of what the network predicts of a tile.
-        mask: (x, y, z); tiles whose whole input has no voxel other than 0 are left out.
-    Returns:
-        Integer array (tiles, 3) of low corners.
-    Source: sampling.py, `get_slice_coords_of_all_img_tiles`; specification 7.
-    """
-    starts = [window_starts(*axis) for axis in zip(shape, segment, stride, strict=True)]
-    grids = np.meshgrid(*starts, indexing="ij")
-    corners = np.stack([grid.ravel(order="F") for grid in grids], axis=-1)
-    if mask is None:
-        return corners
-    kept = [mask[_box(corner, segment)].any() for corner in corners]
-    return corners[np.asarray(kept, dtype=bool)]
-
-
-def fill_batches(corners: np.ndarray, batch_size: int) -> np.ndarray:
-    """Repeat the last tile until their number is a multiple of the batch."""
-    missing = -len(corners) % batch_size
-    return np.concatenate([corners, np.repeat(corners[-1:], missing, axis=0)])
 
 
 def cut_segment(
@@ -255,83 +222,6 @@ def _context_span(start, size, *, limit, field, factor, centred, aligned, trunca
         first, place = 0, -low // factor  # [G4] the grid starts anew at voxel 0
     count = max(0, -(-(high - first) // factor))
     return slice(first, max(first, high), factor), slice(place, place + count)
-
-
-def predict_volume(
-    apply: Apply,
-    image: np.ndarray,
-    config: Config,
-    *,
-    mask: np.ndarray | None = None,
-    segment: Triple | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Prediction:
-    """Segment a whole volume tile by tile.
-
-    Beside the padded image and the result, one batch is held. Later tiles overwrite earlier ones.
-
-    Args:
-        apply: from `make_apply`: list of batches as `cut_segment` orders them -> probabilities
-            (batch, x', y', z', classes).
-        image: (x, y, z, channels), any real dtype, normalised as the network was trained.
-        config: uses preparation, network and `inference_batch_size`.
-        mask: (x, y, z) region of interest; outside it all outputs are 0. None: the whole volume.
-        segment: size of a tile; None: `config.inference_segment`.
-        progress: called after every batch with the tiles done and the tiles in all.
-    Returns:
-        `Prediction` in the grid of the image.
-    Source: testing.py, `inference_on_whole_volumes`; specification 7.
-    """
-    segment = segment or config.inference_segment
-    case = pad_case(image, config, segment=segment, mask=mask)
-    predicted = geometry.output_size(config, segment)
-    probabilities = np.zeros((*image.shape[:3], config.classes), dtype=np.float32)
-    shift = predicted_shift(case, config, segment)
-    corners = tile_corners(case.image.shape[:3], segment, predicted, mask=case.mask)
-    if case.mask is not None:
-        # The engine predicts these too, and multiplies all of it by 0.
-        margin = [low for low, _ in geometry.margins(config, segment)]
-        kept = [case.mask[_box(corner + margin, predicted)].any() for corner in corners]
-        corners = corners[np.asarray(kept, dtype=bool)]
-    size = config.inference_batch_size
-    for first in range(0, len(corners), size):
-        chosen = fill_batches(corners[first : first + size], size)
-        tiles = [cut_segment(case, corner, segment, config, sampled=False) for corner in chosen]
-        outputs = apply([np.stack(parts) for parts in zip(*tiles, strict=True)])
-        for corner, output in zip(chosen, outputs, strict=True):
-            target = probabilities[_box(corner + shift, predicted)]
-            # Voxels added beyond a small image's far end have no place in the result.
-            target[...] = output[_box((0, 0, 0), target.shape[:3])]
-        if progress is not None:
-            progress(min(first + size, len(corners)), len(corners))
-    weight = None
-    if case.mask is not None:
-        weight = case.mask[_box([before for before, _ in case.pads], image.shape[:3])]
-    return mask_outputs(probabilities, weight, config)
-
-
-def predicted_shift(case: PaddedCase, config: Config, segment: Triple) -> list[int]:
-    """Return where, in the image, the output of the tile at the padded image's corner begins."""
-    margins = geometry.margins(config, segment)
-    return [low - pad for (low, _), (pad, _) in zip(margins, case.pads, strict=True)]
-
-
-def mask_outputs(
-    probabilities: np.ndarray, weight: np.ndarray | None, config: Config
-) -> Prediction:
-    """Return labels and probabilities, those outside a region of interest set to 0.
-
-    Args:
-        probabilities: (x, y, z, classes) float32; changed in place.
-        weight: (x, y, z) region of interest, or None.
-        config: uses `multiply_by_mask`.
-    """
-    labels = np.argmax(probabilities, axis=-1).astype(np.int16)
-    if weight is not None:
-        weight = as_weights(weight, config)
-        labels *= weight
-        probabilities *= weight[..., None]
-    return Prediction(labels, probabilities)
 
 
 def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:

@@ -19,7 +19,7 @@ from dhcp_fetal.feeding import (
     training_way,
     validation_way,
 )
-from dhcp_fetal.inference import PieceNetwork
+from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.losses import EngineCost
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_weights
@@ -126,7 +126,7 @@ def build_training(
 
 
 def _watch_volumes(work: Training, record: Run, watched, session: Session | None) -> None:
-    config, apply = work.config, PieceNetwork(work.model, work.config)
+    config, segment = work.config, on_volumes(work.model, work.config)
     out = saved = None
     if session is not None and all(files.name for files in watched):
         out, saved = record.path / "predictions", session.saved
@@ -137,9 +137,11 @@ def _watch_volumes(work: Training, record: Run, watched, session: Session | None
             ],
             option="namesForPredictionsPerCaseVal",
         )
-    work.evaluate = make_volume_validation(work.model, apply, watched, config, out=out, saved=saved)
+    work.evaluate = make_volume_validation(
+        work.model, segment, watched, config, out=out, saved=saved
+    )
     if watched[0].labels is not None:
-        work.pictures = make_pictures(apply, watched[0], config)
+        work.pictures = make_pictures(segment, watched[0], config)
     if config.select_best_epoch:
         work.best = record.checkpoints / BEST
         work.callbacks.append(KeepBest(work.best))

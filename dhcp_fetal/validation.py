@@ -11,7 +11,6 @@ from common.report.overlay import picture_of_overlay
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import load_case, prepare_case
 from dhcp_fetal.feeding import SegmentSource, steps_per_epoch
-from dhcp_fetal.inference import segment_volume
 from dhcp_fetal.losses import EngineCost
 from dhcp_fetal.measures import average_measures, count_classes, engine_dice, measure_samples
 from dhcp_fetal.outputs import write_results
@@ -131,7 +130,7 @@ class KeepBest(keras.callbacks.Callback):
 
 def make_volume_validation(
     model: keras.Model,
-    apply: Callable,
+    segment: Callable,
     cases: Sequence[CaseFiles],
     config: Config,
     *,
@@ -144,7 +143,7 @@ def make_volume_validation(
 
     Args:
         model: in training.
-        apply: the network; see `inference.segment_volume`.
+        segment: of `inference.on_volumes`.
         cases: with labels, else only segmented.
         config: uses inference and `epochs_between_volumes`.
         out: folder of results; None: none are written.
@@ -158,7 +157,7 @@ def make_volume_validation(
         rows = []
         for files in cases:
             case = load_case(files, config)
-            found = segment_volume(apply, prepare_case(case, config), config, mask=case.mask)
+            found = segment(prepare_case(case, config), case.mask)
             if out is not None:
                 write_results(out, case.name, found, case.scan, config, saved=saved)
             if case.labels is not None:
@@ -169,7 +168,7 @@ def make_volume_validation(
     return measure
 
 
-def make_pictures(apply: Callable, files: CaseFiles, config: Config) -> Callable[[], Mapping]:
+def make_pictures(segment: Callable, files: CaseFiles, config: Config) -> Callable[[], Mapping]:
     """Return the function that draws the first validation case for TensorBoard.
 
     Only tiles that touch the plane with most foreground are segmented.
@@ -181,7 +180,7 @@ def make_pictures(apply: Callable, files: CaseFiles, config: Config) -> Callable
     image = prepare_case(case, config)
 
     def draw() -> dict[str, np.ndarray]:
-        found = segment_volume(apply, image, config, mask=chosen).labels[:, :, plane]
+        found = segment(image, chosen).labels[:, :, plane]
         truth = case.labels[:, :, plane]
         return {"validation": picture_of_overlay(image[:, :, plane, 0].T, truth.T, found.T)}
 

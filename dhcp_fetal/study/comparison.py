@@ -24,7 +24,7 @@ from common.study.microscope import compare_recorded, recorded_shapes
 from dhcp_fetal.config import CODE, PRESETS, Config
 from dhcp_fetal.data import files_from, load_case, name_of, prepare_case, read_file
 from dhcp_fetal.effects import Bench
-from dhcp_fetal.inference import make_apply, segment_volume
+from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network
 from dhcp_fetal.original_weights import IGNORED, name_variables, original_shape, read_original
@@ -116,7 +116,6 @@ def compare_inference(run: Path) -> list[dict]:
     """
     configure_runtime(seed=0)
     network, config = load_run_network(run)
-    apply = make_apply(network)
     engine = replace(config, tiling="engine")
     smaller = tuple(edge - 6 for edge in config.inference_segment)
     ways = {
@@ -126,18 +125,19 @@ def compare_inference(run: Path) -> list[dict]:
         "engine, smaller tiles [G5]": replace(engine, inference_segment=smaller),
         "engine, centred context [G3]": replace(engine, centred_context=True),
     }
+    runs = {name: on_volumes(network, way) for name, way in ways.items()}
     rows = []
     for files in map(files_from, load_run(run).read_split()["test"]):
         case = load_case(files, config)
         image = prepare_case(case, config)
-        segment = {name: partial(label, apply, image, way, case.mask) for name, way in ways.items()}
+        segment = {name: partial(label, run, image, case.mask) for name, run in runs.items()}
         rows += compare_ways(case.name, segment, case.labels, measure=deepmedic_dice)
     return rows
 
 
-def label(apply, image, config, mask):
+def label(run, image, mask):
     """Return the label map of a volume."""
-    return segment_volume(apply, image, config, mask=mask).labels
+    return run(image, mask).labels
 
 
 def compare_weights(run: Path | None, original: Path, config) -> list[dict]:

@@ -13,9 +13,8 @@ from common.study.contenders import configure, predict, share_weights, train_in_
 from dhcp_fetal import layers
 from dhcp_fetal.config import CODE
 from dhcp_fetal.model import build_model
-from dhcp_fetal.piece_network import make_apply
 from dhcp_fetal.study.bench import STEPS, TRAINED, draw_batch, draw_volume
-from dhcp_fetal.tiles import predict_volume
+from dhcp_fetal.study.tile_loop import make_apply, predict_volume
 from dhcp_fetal.workload import compile_network
 
 

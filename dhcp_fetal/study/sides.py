@@ -9,7 +9,7 @@ from common.cost.turns import Contender
 from common.study.contenders import configure, predict, share_weights, train_in_keras
 from dhcp_fetal.config import CODE
 from dhcp_fetal.feeding import CaseCache, SegmentSource, training_way
-from dhcp_fetal.inference import PieceNetwork, segment_volume
+from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.model import build_model
 from dhcp_fetal.session import CaseFiles
 from dhcp_fetal.study.bench import SAMPLED, STEPS, TRAINED, draw_batch, draw_volume
@@ -29,8 +29,8 @@ def segment(sizes, folder: Path) -> Contender:
     configure(sizes)
     model = build_model(CODE)
     share_weights(model, folder)
-    network, (image, mask) = PieceNetwork(model, CODE), draw_volume(sizes)
-    return predict(lambda: segment_volume(network, image, CODE, mask=mask).probabilities)
+    run, (image, mask) = on_volumes(model, CODE), draw_volume(sizes)
+    return predict(lambda: run(image, mask).probabilities)
 
 
 def sample(sizes, folder: Path) -> Contender:

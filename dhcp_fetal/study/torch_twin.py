@@ -23,7 +23,7 @@ from dhcp_fetal.layers import SMALLEST_NORMAL_FLOAT32
 from dhcp_fetal.losses import CROSS_ENTROPY_OFFSET
 from dhcp_fetal.model import build_model
 from dhcp_fetal.study.bench import STEPS, TRAINED, draw_batch, draw_volume
-from dhcp_fetal.tiles import predict_volume
+from dhcp_fetal.study.tile_loop import predict_volume
 
 
 class ChannelBias(nn.Module):

@@ -25,8 +25,10 @@ def test_which_maps_are_meant():
 
 def test_the_middle_is_taken_and_repeated():
     row = np.arange(7.0).reshape(1, 7, 1, 1, 1)
-    assert centre_part(row, (3, 1, 1), (1, 1, 1))[0, :, 0, 0, 0].tolist() == [2, 3, 4]
-    assert centre_part(row, (5, 1, 1), (2, 1, 1))[0, :, 0, 0, 0].tolist() == [2, 2, 3, 3, 4]
+    middle = centre_part(row, (3, 1, 1), (1, 1, 1)).numpy()
+    assert middle[0, :, 0, 0, 0].tolist() == [2, 3, 4]
+    repeated = centre_part(row, (5, 1, 1), (2, 1, 1)).numpy()
+    assert repeated[0, :, 0, 0, 0].tolist() == [2, 2, 3, 3, 4]
 
 
 def test_maps_are_those_of_the_layer(tmp_path):

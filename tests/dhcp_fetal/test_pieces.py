@@ -5,12 +5,15 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from dhcp_fetal import geometry, original_weights, pieces, tiles
+from dhcp_fetal import geometry, original_weights
 from dhcp_fetal.cfg.fields import from_cfg
 from dhcp_fetal.config import CODE, QUICK
+from dhcp_fetal.inference import engine_tiles, on_volumes
 from dhcp_fetal.model import build_model
-from dhcp_fetal.piece_network import PieceNetwork
+from dhcp_fetal.study.tile_loop import make_apply, predict_volume
+from dhcp_fetal.tiles_in_graph import Tiles, find_needs, is_divisible, pad
 
 SHAPE = (46, 37, 30)
 ENGINE = replace(QUICK, tiling="engine")
@@ -32,7 +35,7 @@ def make_network(config):
     for variable in model.trainable_variables:
         if "norm" not in variable.path:
             variable.assign(variable + random.normal(0, 0.03, variable.shape))
-    return PieceNetwork(model, config)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +78,10 @@ def mask():
 def test_pieces_equal_tiles(config, image, mask):
     """To rounding: 0 was measured for most, 2e-7 at most."""
     network = make_network(config)
+    apply, segment = make_apply(network), on_volumes(network, config)
     for region in (None, mask):
-        whole = tiles.predict_volume(network, image, config, mask=region)
-        found = pieces.predict_in_pieces(network, image, config, mask=region)
+        whole = predict_volume(apply, image, config, mask=region)
+        found = segment(image, region)
         assert np.ptp(whole.probabilities[..., 1]) > 0.05
         np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=2e-6, rtol=0)
         assert np.mean(found.labels != whole.labels) < 1e-4
@@ -86,51 +90,51 @@ def test_pieces_equal_tiles(config, image, mask):
 def test_small_and_flat_images():
     """[D6] [G7] What lies beyond the far end of a small image is not computed."""
     network = make_network(ENGINE)
+    apply, segment = make_apply(network), on_volumes(network, ENGINE)
     for shape in ((5, 40, 12, 1), (30, 30, 1, 1)):
         small = np.random.default_rng(7).normal(size=shape).astype(np.float32)
-        whole = tiles.predict_volume(network, small, ENGINE)
-        found = pieces.predict_in_pieces(network, small, ENGINE)
+        whole, found = predict_volume(apply, small, ENGINE), segment(small)
         np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=2e-6, rtol=0)
 
 
-def test_what_is_seen_covers_the_volume_once(image, mask):
-    """Every voxel, or every voxel of the mask, is seen of exactly one tile: the last on it."""
-    segment = ENGINE.inference_segment
-    for region in (None, mask):
-        case = tiles.pad_case(image, ENGINE, segment=segment, mask=region)
-        shift = tiles.predicted_shift(case, ENGINE, segment)
-        counts = np.zeros(SHAPE, int)
-        for piece in pieces.plan_pieces(case, ENGINE, limit=SHAPE):
-            low = np.add(piece.corner, shift)
-            counts[
-                tuple(slice(a + f, a + e) for a, (f, e) in zip(low, piece.seen, strict=True))
-            ] += 1
-        assert counts.max() == 1
-        assert counts[... if region is None else region > 0].all()
+@pytest.mark.parametrize("shape", [SHAPE, (5, 40, 12), (30, 30, 1)])
+def test_the_engines_tiles_cover_the_volume_once(shape):
+    """Every voxel is given by exactly one tile: the last on it. Inputs lie in the padded image."""
+    image = tf.zeros((*shape, 1))
+    padded = pad(image, ENGINE)
+    for axis, tiles in enumerate(engine_tiles(padded, image, ENGINE)):
+        spans = zip(tiles.low.numpy(), tiles.high.numpy(), strict=True)
+        given = np.concatenate([np.arange(low, high) for low, high in spans])
+        np.testing.assert_array_equal(given, np.arange(shape[axis]))
+        assert (tiles.start.numpy() >= 0).all()
+        assert (tiles.start + tiles.length).numpy().max() <= padded.image.shape[axis]
 
 
-def test_needed_regions_by_hand():
+@pytest.mark.parametrize(
+    ("seen", "region", "mirrored"),
+    [((0, 25), (0, 25), [1, 1]), ((4, 9), (3, 10), [0, 0]), ((20, 25), (19, 25), [0, 1])],
+)
+def test_needed_regions_by_hand(seen, region, mirrored):
     """A 3x3x3 mirror in a tile of 25: a voxel more inside, none but the mirror at the border."""
-    seen = ((0, 25), (4, 9), (20, 25))
-    needs = pieces.needed_regions(ENGINE, (33, 33, 33), seen)
     assert geometry.shrink((33,) * 3, ENGINE.kernels, ENGINE.padding) == (25, 25, 25)
     assert (ENGINE.fc_kernels[0], ENGINE.fc_padding[0]) == ((3, 3, 3), "mirror")
-    assert needs.regions[0] == ((0, 25), (3, 10), (19, 25))
-    assert needs.mirrored[0] == ((1, 1), (0, 0), (0, 1))
-    assert needs.regions[-1] == seen
+    parts = (100, 100 + seen[1] - seen[0], 92, 33, seen[0])  # low, high, start, length, skip
+    needs = find_needs(Tiles(*(tf.constant([part]) for part in parts)), 0, ENGINE)
+    assert (needs.first.numpy(), needs.last.numpy()) == region
+    assert needs.mirrored[0, 0].numpy().tolist() == mirrored
 
 
 def test_padded_pathways_are_not_divided():
     """A pathway that is mirrored at the tile's border depends on the tile, too."""
-    assert pieces.is_divisible(CODE)
+    assert is_divisible(CODE)
     for mode in ("mirror", "zero"):
         padded = replace(CODE, padding=(mode,) * 8, context_padding=(mode,) * 8)
-        assert not pieces.is_divisible(padded)
+        assert not is_divisible(padded)
 
 
 def test_an_empty_mask_gives_nothing(image):
     network = make_network(ENGINE)
-    found = pieces.predict_in_pieces(network, image, ENGINE, mask=np.zeros(SHAPE, np.int16))
+    found = on_volumes(network, ENGINE)(image, np.zeros(SHAPE, np.int16))
     assert not found.probabilities.any()
 
 
@@ -148,8 +152,8 @@ def test_small_network_on_a_real_volume(shared, masked):
     model = build_model(config)
     tensors = original_weights.read_original(folder / "smallFetal.step96.model.ckpt")
     original_weights.assign_original(model, tensors)
-    network, image = PieceNetwork(model, config), np.stack([flair, t1c], axis=-1)
-    found = pieces.predict_in_pieces(network, image, config, mask=mask if masked else None)
+    image = np.stack([flair, t1c], axis=-1)
+    found = on_volumes(model, config)(image, mask if masked else None)
     key = f"step96_{'roi' if masked else 'noroi'}"
     with np.load(folder / "small_infer.npz") as recorded:
         np.testing.assert_array_equal(found.labels, recorded[f"{key}_segm"])

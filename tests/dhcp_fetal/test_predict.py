@@ -16,6 +16,7 @@ from dhcp_fetal.data import find_cases
 from dhcp_fetal.model import build_model
 from dhcp_fetal.predict import predict
 from dhcp_fetal.session import CaseFiles, Saved
+from dhcp_fetal.tiles import Prediction
 
 SHAPE = (24, 21, 19)
 TINY = replace(
@@ -60,12 +61,13 @@ def write_scan(path, seed, *, bright=True, codes=(1, 1)):
 def threshold_stage(what, limit):
     """A stage that says 1 where the middle of its input is above a limit."""
 
-    def apply(batch):
-        inner = batch[0][:, 2:-2, 2:-2, 2:-2, 0]
-        high = (inner > limit).astype(np.float32)
-        return np.stack([1 - high, high], axis=-1)
+    def segment(image, mask=None):
+        inside = np.ones(image.shape[:3], bool) if mask is None else mask > 0
+        high = (image[..., 0] > limit) & inside
+        probabilities = np.stack([inside & ~high, high], axis=-1).astype(np.float32)
+        return Prediction(high.astype(np.int16), probabilities)
 
-    return Stage(what, apply, TINY)
+    return Stage(what, segment, TINY)
 
 
 STAGES = [threshold_stage("brain", 1.0), threshold_stage("cortex", 2.0)]

@@ -9,9 +9,10 @@ import pytest
 from dhcp_fetal import original_weights, tiles
 from dhcp_fetal.cfg.fields import from_cfg
 from dhcp_fetal.config import CODE, PORT, QUICK
+from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.model import build_model
 from dhcp_fetal.normalisation import zscore
-from dhcp_fetal.piece_network import make_apply
+from dhcp_fetal.study import tile_loop
 
 
 def ramp(length):
@@ -56,8 +57,8 @@ def test_tiles_are_those_of_the_engine(golden):
     assert len(cases) == 7
     for case in cases:
         mask = make_mask(case) if case["roi"] else None
-        corners = tiles.tile_corners(case["dims"], case["segment"], case["stride"], mask=mask)
-        filled = tiles.fill_batches(corners, case["batch"])
+        corners = tile_loop.tile_corners(case["dims"], case["segment"], case["stride"], mask=mask)
+        filled = tile_loop.fill_batches(corners, case["batch"])
         assert len(filled) == case["n"]
         np.testing.assert_array_equal(filled, recorded[case["key"]][:, :, 0])
 
@@ -73,11 +74,11 @@ def test_tiles_are_those_of_the_engine(golden):
     ],
 )
 def test_starts(size, window, stride, expected):
-    assert tiles.window_starts(size, window, stride) == expected
+    assert tile_loop.window_starts(size, window, stride) == expected
 
 
 def test_x_varies_fastest():
-    corners = tiles.tile_corners((6, 5, 4), (4, 4, 4), (2, 2, 2))
+    corners = tile_loop.tile_corners((6, 5, 4), (4, 4, 4), (2, 2, 2))
     assert corners.tolist() == [[0, 0, 0], [2, 0, 0], [0, 1, 0], [2, 1, 0]]
 
 
@@ -206,6 +207,7 @@ def test_padding_reaches_the_segment():
 
 
 # Whole volumes
+ENGINE = replace(QUICK, tiling="engine")
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +218,7 @@ def network():
     for variable in model.trainable_variables:
         if "norm" not in variable.path:
             variable.assign(variable + random.normal(0, 0.1, variable.shape))
-    return make_apply(model)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +228,9 @@ def image():
 
 @pytest.mark.slow
 def test_the_batch_does_not_matter(network, image):
+    apply = tile_loop.make_apply(network)
     results = [
-        tiles.predict_volume(network, image, replace(QUICK, inference_batch_size=size))
+        tile_loop.predict_volume(apply, image, replace(ENGINE, inference_batch_size=size))
         for size in (1, 3)
     ]
     assert np.ptp(results[0].probabilities[..., 1]) > 0.05
@@ -245,7 +248,7 @@ def test_batches_keep_their_shape(image):
         shapes.append([part.shape for part in batch])
         return np.full((len(batch[0]), 25, 25, 25, 2), 0.5, np.float32)
 
-    tiles.predict_volume(apply, image, QUICK, progress=lambda *step: steps.append(step))
+    tile_loop.predict_volume(apply, image, QUICK, progress=lambda *step: steps.append(step))
     assert shapes == [[(5, 33, 33, 33, 1), (5, 17, 17, 17, 1)]] * 2
     assert steps == [(5, 8), (8, 8)]
 
@@ -254,8 +257,8 @@ def test_masks(network, image):
     """[G8] The engine multiplies by the mask's value; [G9] outside all classes are 0."""
     mask = np.zeros(image.shape[:3])
     mask[10:20, 5:30, 8:20] = 1.9999
-    ours = tiles.predict_volume(network, image, QUICK, mask=mask)
-    engine = tiles.predict_volume(network, image, replace(QUICK, multiply_by_mask=True), mask=mask)
+    ours = on_volumes(network, ENGINE)(image, mask)
+    engine = on_volumes(network, replace(ENGINE, multiply_by_mask=True))(image, mask)
     inside = mask > 0
     np.testing.assert_allclose(ours.probabilities[inside].sum(-1), 1.0, atol=1e-6)
     np.testing.assert_array_equal(engine.probabilities, 2 * ours.probabilities)
@@ -263,7 +266,7 @@ def test_masks(network, image):
     assert not ours.probabilities[~inside].any()
     assert not ours.labels[~inside].any()
     assert ours.labels.dtype == np.int16
-    whole = tiles.predict_volume(network, image, QUICK)
+    whole = on_volumes(network, ENGINE)(image)
     np.testing.assert_array_equal(ours.labels[inside], whole.labels[inside])
 
 
@@ -271,23 +274,24 @@ def test_an_empty_mask_gives_nothing(image):
     def apply(batch):
         raise AssertionError("no tile should be predicted")
 
-    result = tiles.predict_volume(apply, image, QUICK, mask=np.zeros(image.shape[:3]))
+    result = tile_loop.predict_volume(apply, image, QUICK, mask=np.zeros(image.shape[:3]))
     assert not result.probabilities.any()
     assert result.labels.shape == image.shape[:3]
 
 
 def test_small_images(network):
     """[D6] [G7] v0.8.4 fails below 25 + 8 voxels; a flat image is no exception."""
+    segment = on_volumes(network, ENGINE)
     for shape in ((5, 40, 12, 1), (30, 30, 1, 1)):
         small = np.random.default_rng(7).normal(size=shape)
-        result = tiles.predict_volume(network, small, QUICK)
+        result = segment(small)
         np.testing.assert_allclose(result.probabilities.sum(-1), 1.0, atol=1e-6)
 
 
 def test_without_padding_the_margin_stays_empty(network, image):
     """[G26]"""
-    config = replace(QUICK, pad_inputs=False)
-    result = tiles.predict_volume(network, np.pad(image, ((0, 0), (0, 0), (2, 2), (0, 0))), config)
+    config = replace(ENGINE, pad_inputs=False)
+    result = on_volumes(network, config)(np.pad(image, ((0, 0), (0, 0), (2, 2), (0, 0))))
     covered = np.zeros((40, 37, 34), dtype=bool)
     covered[4:-4, 4:-4, 4:-4] = True
     np.testing.assert_allclose(result.probabilities[covered].sum(-1), 1.0, atol=1e-6)
@@ -320,7 +324,7 @@ def assert_recorded(result, recorded, key, classes=5):
 def predict_recorded(config, checkpoint, image, mask=None):
     model = build_model(config)
     original_weights.assign_original(model, original_weights.read_original(checkpoint))
-    return tiles.predict_volume(make_apply(model), image, config, mask=mask)
+    return on_volumes(model, config)(image, mask)
 
 
 @pytest.mark.slow

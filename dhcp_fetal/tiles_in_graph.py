@@ -1,0 +1,298 @@
+"""Tiles of a volume as a TensorFlow graph: padded, cut, computed and put together.
+
+[G5] What the engine finds belongs to its tiles: contexts begin anew with each, and the mirror of
+the fully connected layers stands at its border. Its work need not be done tile by tile, though. Of
+a tile only what is seen in the end is computed, and the normal pathway, which does not depend on
+tiles, is computed once for a block of neighbours, whose margins would be computed again for each.
+
+Arrays are (x, y, z, channels). Coordinates are those of the image unless a name says otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from common.inference.borders import reflect
+from common.inference.loops import join_tiles
+from dhcp_fetal import geometry
+from dhcp_fetal.config import Config
+from dhcp_fetal.geometry import Triple
+from dhcp_fetal.piece_network import PieceNetwork
+from dhcp_fetal.tiles import context_start
+
+
+class Padded(NamedTuple):
+    """A normalised scan as tiles are cut from it."""
+
+    image: tf.Tensor
+    border: tf.Tensor
+    """(channels,), what lies outside."""
+    before: tuple[int, ...]
+    """Voxels that were added in front of each axis."""
+
+
+class Tiles(NamedTuple):
+    """The tiles along one axis, (tiles,) int32 each."""
+
+    low: tf.Tensor
+    """First voxel that each gives."""
+    high: tf.Tensor
+    """The voxel after its last."""
+    start: tf.Tensor
+    """Voxel of the padded image at which its input begins."""
+    length: tf.Tensor
+    """Voxels of its input."""
+    skip: tf.Tensor
+    """Voxels of its output before the first that it gives."""
+
+
+class Needs(NamedTuple):
+    """What the fully connected layers need along one axis for what tiles give."""
+
+    first: tf.Tensor
+    """(tiles,) of what the pathways give for each tile, the first voxel that is needed."""
+    last: tf.Tensor
+    """(tiles,), the voxel after the last."""
+    mirrored: tf.Tensor
+    """(tiles, layers, 2), voxels to add before and after what enters each layer: where it ends."""
+    residual: tf.Tensor
+    """(tiles, residual layers), where what is added begins in what entered the layer before."""
+
+
+Pass = Callable[[list[Tiles]], tf.Tensor]
+"""Neighbouring tiles along x, y, z -> what they give, (x, y, z, channels) float32."""
+
+
+def pad(image: tf.Tensor, config: Config) -> Padded:
+    """Reflect a scan and take its border's intensity, as `tiles.pad_case`."""
+    segment = config.inference_segment
+    margins = geometry.margins(config, segment) if config.pad_inputs else ((0, 0),) * 3
+    for axis, (before, after) in enumerate(margins):
+        beyond = tf.maximum(after, segment[axis] - tf.shape(image)[axis] - before)
+        image = reflect(image, axis, before, beyond)
+    corners = [image[x, y, z] for x in (0, -1) for y in (0, -1) for z in (0, -1)]
+    border = tf.reduce_mean(tf.cast(tf.stack(corners), tf.float64), axis=0)
+    return Padded(image, tf.cast(border, tf.float32), tuple(low for low, _ in margins))
+
+
+def is_divisible(config: Config) -> bool:
+    """Return whether boxes of a tile can be computed alone: no pathway is padded at its border."""
+    padding = (*config.padding, *config.context_padding)
+    odd = all(edge % 2 for kernel in config.fc_kernels for edge in kernel)
+    return odd and all(mode == "valid" for mode in padding)
+
+
+def predict_tiles(
+    compute: Pass,
+    axes: Sequence[Tiles],
+    wanted: tf.Tensor | None,
+    *,
+    channels: int,
+    per_block: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tf.Tensor:
+    """Predict a grid of tiles and put together what they give; one block at a time is in memory.
+
+    Args:
+        compute: of `whole_pass` or `piece_pass`.
+        axes: tiles along x, y, z, each beginning where the one before ends.
+        wanted: (x, y, z) bool of the image; blocks that give none of it are left out and are 0, of
+            the others only a box around it is computed. None: everything.
+        channels: of the result.
+        per_block: tiles along each axis that are computed at once.
+        progress: called after every block with the blocks done and the blocks in all. It is
+            Python, so a graph with it cannot be exported.
+    """
+    counts = [-(-tf.size(axis.low) // per_block) for axis in axes]
+
+    def predict_block(*numbers):
+        block = [
+            Tiles(*(part[number * per_block : (number + 1) * per_block] for part in axis))
+            for axis, number in zip(axes, numbers, strict=True)
+        ]
+        low = tf.stack([axis.low[0] for axis in block])
+        size = tf.stack([axis.high[-1] for axis in block]) - low
+        if wanted is None:
+            found = compute(block)
+        else:
+            looked_at = tf.slice(wanted, low, size)
+            found = tf.cond(
+                tf.reduce_any(looked_at),
+                lambda: _predict_box(compute, block, looked_at, low),
+                lambda: tf.zeros(tf.concat([size, [channels]], 0)),
+            )
+        if progress is not None:
+            done = (numbers[0] * counts[1] + numbers[1]) * counts[2] + numbers[2] + 1
+            with tf.control_dependencies([found]):
+                told = tf.py_function(progress, [done, tf.reduce_prod(counts)], [])
+            with tf.control_dependencies([told]):
+                found = tf.identity(found)
+        return found
+
+    return join_tiles(predict_block, counts, channels=channels)
+
+
+def _predict_box(compute: Pass, block: list[Tiles], wanted, corner) -> tf.Tensor:
+    """Predict the box around what is wanted of a block, 0 around it."""
+    low, high = bounding_box(wanted)
+    narrowed = [
+        _narrow(axis, corner[number] + low[number], corner[number] + high[number])
+        for number, axis in enumerate(block)
+    ]
+    around = tf.stack([low, tf.shape(wanted) - high], axis=1)
+    return tf.pad(compute(narrowed), tf.concat([around, [[0, 0]]], axis=0))
+
+
+def _narrow(tiles: Tiles, low, high) -> Tiles:
+    """Return the tiles that give voxels low to high, and of the outer ones no more."""
+    first, last = tf.maximum(tiles.low, low), tf.minimum(tiles.high, high)
+    kept = first < last
+    narrowed = tiles._replace(low=first, high=last, skip=tiles.skip + first - tiles.low)
+    return Tiles(*(tf.boolean_mask(part, kept) for part in narrowed))
+
+
+def bounding_box(wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the first voxel of a region per axis and the voxel after its last."""
+    low, high = [], []
+    for axis in range(3):
+        others = [other for other in range(3) if other != axis]
+        inside = tf.cast(tf.where(tf.reduce_any(wanted, axis=others))[:, 0], tf.int32)
+        low.append(tf.reduce_min(inside))
+        high.append(tf.reduce_max(inside) + 1)
+    return tf.stack(low), tf.stack(high)
+
+
+def whole_pass(apply: Callable, padded: Padded, config: Config) -> Pass:
+    """Return the pass through whole tiles, padding within the network included; a tile at a time.
+
+    Args:
+        apply: list of a segment and its contexts, in batches of one -> (1, x, y, z, channels).
+        padded: where they are cut from.
+        config: uses the contexts' fields.
+    """
+
+    def compute(block):
+        tile = [Tiles(*(part[0] for part in axis)) for axis in block]
+        start, length = [axis.start for axis in tile], [axis.length for axis in tile]
+        parts = [cut(padded, start, length)]
+        parts += [cut_context(padded, start, length, f, config) for f in config.context_factors]
+        found = apply([part[tf.newaxis] for part in parts])[0]
+        size = [axis.high - axis.low for axis in tile]
+        return tf.slice(found, [*(axis.skip for axis in tile), 0], [*size, -1])
+
+    return compute
+
+
+def piece_pass(network: PieceNetwork, padded: Padded, config: Config) -> Pass:
+    """Return the pass that computes of tiles what they give; `is_divisible` must hold."""
+    field = geometry.receptive_field(config.kernels)
+
+    def compute(block):
+        needs = [find_needs(tiles, axis, config) for axis, tiles in enumerate(block)]
+        pairs = list(zip(block, needs, strict=True))
+        begin = tf.stack([tiles.start[0] + need.first[0] for tiles, need in pairs])
+        end = tf.stack([tiles.start[-1] + need.last[-1] for tiles, need in pairs])
+        source = cut(padded, begin, end - begin + [edge - 1 for edge in field])
+        shared = network.pathways[0](source[tf.newaxis])
+
+        def predict_tile(*numbers):
+            tile = [Tiles(*(part[n] for part in axis))
+                    for axis, n in zip(block, numbers, strict=True)]  # fmt: skip
+            need = [Needs(*(part[n] for part in axis))
+                    for axis, n in zip(needs, numbers, strict=True)]  # fmt: skip
+            start, length = [axis.start for axis in tile], [axis.length for axis in tile]
+            first = tf.stack([axis.first for axis in need])
+            last = tf.stack([axis.last for axis in need])
+            features, offsets = [_box(shared, start + first - begin, last - first)], []
+            for pathway, factor in zip(network.pathways[1:], config.context_factors, strict=True):
+                context = cut_context(padded, start, length, factor, config)[tf.newaxis]
+                low, high = first // factor, -(-last // factor)
+                size = high - low + [edge - 1 for edge in field]
+                features.append(pathway(_box(context, low, size)))
+                offsets.append(first - low * factor)
+            return network.join(
+                features,
+                tf.stack(offsets) if offsets else tf.zeros((0, 3), tf.int32),
+                tf.stack([axis.mirrored for axis in need], axis=1),
+                tf.stack([axis.residual for axis in need], axis=1),
+            )[0]
+
+        return join_tiles(predict_tile, [tf.size(axis.low) for axis in block],
+                          channels=config.classes)  # fmt: skip
+
+    return compute
+
+
+def find_needs(tiles: Tiles, axis: int, config: Config) -> Needs:
+    """Walk back through the fully connected layers from what tiles give.
+
+    A mirrored layer needs neighbours on both sides; where the tile ends there are none, and the
+    mirror takes their place. A valid one needs kernel - 1 voxels more at the far side. Between the
+    voxels of a layer's output and those of what entered it lies the reach of a valid kernel.
+    """
+    edges = [kernel[axis] for kernel in config.fc_kernels]
+    is_valid = [mode == "valid" for mode in config.fc_padding]
+    sizes = [tiles.length - geometry.receptive_field(config.kernels)[axis] + 1]
+    for edge, valid in zip(edges, is_valid, strict=True):
+        sizes.append(sizes[-1] - (edge - 1) * valid)
+    lows, highs = [tiles.skip], [tiles.skip + tiles.high - tiles.low]
+    mirrored = []
+    for edge, valid, size in list(zip(edges, is_valid, sizes[:-1], strict=True))[::-1]:
+        low, high = lows[0] - edge // 2, highs[0] + edge // 2
+        if valid:
+            low, high = lows[0], highs[0] + edge - 1
+        lows.insert(0, tf.maximum(low, 0))
+        highs.insert(0, tf.minimum(high, size))
+        mirrored.insert(0, tf.stack([lows[0] - low, high - highs[0]], axis=1))
+    residual = [tf.zeros((tf.size(tiles.low), 0), tf.int32)]
+    for layer in config.fc_residual_layers:
+        reach = sum(edges[n] // 2 for n in (layer - 2, layer - 1) if is_valid[n])
+        residual.append((lows[layer] + reach - lows[layer - 2])[:, tf.newaxis])
+    return Needs(lows[0], highs[0], tf.stack(mirrored, axis=1), tf.concat(residual, axis=1))
+
+
+def cut(padded: Padded, start, size, factor: Triple = (1, 1, 1), restart: bool = False):
+    """Cut every n-th voxel of a box that may leave the padded image.
+
+    Args:
+        padded: the image.
+        start: first voxel per axis, scalar tensors.
+        size: voxels of the result per axis.
+        factor: voxels of the image per voxel of the result.
+        restart: let the grid start anew at voxel 0 where it begins before [G4].
+    """
+    piece, known = padded.image, tf.ones((1, 1, 1, 1), tf.bool)
+    for axis in range(3):
+        low, step, limit = start[axis], factor[axis], tf.shape(padded.image)[axis]
+        place = tf.range(size[axis])
+        index = low + place * step
+        if restart:
+            skipped = tf.where(low < 0, -low // step, 0)
+            index = tf.where(low < 0, (place - skipped) * step, index)
+            index = tf.where(index < low + size[axis] * step, index, limit)
+        valid = (index >= 0) & (index < limit)
+        piece = tf.gather(piece, tf.clip_by_value(index, 0, limit - 1), axis=axis)
+        known &= tf.reshape(valid, [-1 if other == axis else 1 for other in range(4)])
+    piece = tf.where(known, piece, padded.border)
+    return tf.ensure_shape(piece, (None, None, None, padded.image.shape[-1]))
+
+
+def cut_context(padded: Padded, start, length, factor: Triple, config: Config) -> tf.Tensor:
+    """Cut one low-resolution context of a tile, as `tiles.cut_context`."""
+    field = geometry.receptive_field(config.kernels)
+    low = [
+        first + context_start(edge, step, centred=config.centred_context)
+        for first, edge, step in zip(start, field, factor, strict=True)
+    ]
+    size = [
+        edge - 1 - (-(voxels - edge + 1) // step)
+        for voxels, edge, step in zip(length, field, factor, strict=True)
+    ]
+    return cut(padded, low, size, factor, restart=not config.align_context_at_border)
+
+
+def _box(features: tf.Tensor, low, size) -> tf.Tensor:
+    """Return a box of a batch of one."""
+    part = tf.slice(features, tf.concat([[0], low, [0]], 0), tf.concat([[1], size, [-1]], 0))
+    return tf.ensure_shape(part, (1, None, None, None, features.shape[-1]))
