@@ -34,13 +34,11 @@ from dhcp_fetal.tiles_in_graph import (
     whole_pass,
 )
 
-LONGEST_TILE = 48
-"""Voxels per axis that one pass predicts on a lattice: 45 in the fetal network, whose widest layer
-then holds 0.1 GiB."""
+LONGEST_TILE = 32
+"""Voxels per axis that a tile on a lattice gives at most: 30 in the fetal network."""
 TILES_PER_BLOCK = 2
-"""The engine's tiles per axis whose normal pathway is computed at once: 8 take 0.3 GiB in the fetal
-network, and its convolutions then compute 1.4 times the voxels that are needed; tile by tile it is
-twice."""
+"""Tiles per axis whose normal pathway is computed at once: 8 take 0.3 GiB in the fetal network, and
+its convolutions then compute 1.4 times the voxels that are needed; tile by tile it is twice."""
 
 Progress = Callable[[int, int], None]
 
@@ -130,7 +128,7 @@ def predict_engine_tiles(
             network.whole, padded, image, wanted, config, channels=config.classes, progress=progress
         )
     found = predict_tiles(
-        piece_pass(network, padded, config),
+        piece_pass(network, padded, wanted, config),
         engine_tiles(padded, image, config),
         wanted,
         channels=config.classes,
@@ -190,9 +188,9 @@ def predict_lattices(
     config = replace(config, align_context_at_border=True)
     padded = pad(image, config)
     if is_divisible(config):
-        compute = piece_pass(network, padded, config)
+        compute, per_block = piece_pass(network, padded, wanted, config), TILES_PER_BLOCK
     else:
-        compute = whole_pass(network.whole, padded, config)
+        compute, per_block = whole_pass(network.whole, padded, config), 1
     step, count, total = lattice_step(config), config.lattice_shifts, 0.0
     for number in range(count):
         axes = [
@@ -200,7 +198,9 @@ def predict_lattices(
                           longest_tile)
             for axis in range(3)
         ]  # fmt: skip
-        total += predict_tiles(compute, axes, wanted, channels=config.classes, progress=progress)
+        total += predict_tiles(
+            compute, axes, wanted, channels=config.classes, per_block=per_block, progress=progress
+        )
     return total / count if count > 1 else total
 
 

@@ -18,7 +18,12 @@ class PieceNetwork:
     """
 
     def __init__(self, model: keras.Model, config: Config):
-        self.model = model
+        self.whole = tf.function(
+            lambda batch: model(batch if len(batch) > 1 else batch[0], training=False),
+            reduce_retracing=True,
+            autograph=False,
+        )
+        """A segment and its contexts, in batches of one -> probabilities."""
         plans = [("normal", config.filters, config.residual_layers)]
         for number, filters in enumerate(config.context_filters, start=1):
             plans.append((f"context_{number}", filters, config.context_residual_layers))
@@ -30,10 +35,6 @@ class PieceNetwork:
         """Per pathway, inputs (1, x, y, z, channels) float32 -> features."""
         self.join = _compile_join(model, config, ends)
         """See `_compile_join`."""
-
-    def whole(self, batch: list[tf.Tensor]) -> tf.Tensor:
-        """Return the probabilities of segments, given with their contexts."""
-        return self.model(batch if len(batch) > 1 else batch[0], training=False)
 
 
 def _last(model: keras.Model, name: str, count: int, residual: Sequence[int]) -> keras.KerasTensor:

@@ -11,6 +11,7 @@ Arrays are (x, y, z, channels). Coordinates are those of the image unless a name
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from common.inference.borders import reflect
@@ -48,16 +49,16 @@ class Tiles(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What the fully connected layers need along one axis for what tiles give."""
+    """What the fully connected layers need for what tiles give, int32."""
 
     first: tf.Tensor
-    """(tiles,) of what the pathways give for each tile, the first voxel that is needed."""
+    """(tiles, 3) of what the pathways give for each tile, the first voxel that is needed."""
     last: tf.Tensor
-    """(tiles,), the voxel after the last."""
+    """(tiles, 3), the voxel after the last."""
     mirrored: tf.Tensor
-    """(tiles, layers, 2), voxels to add before and after what enters each layer: where it ends."""
+    """(layers, tiles, 3, 2), voxels to add before and after what enters a layer at a tile's end."""
     residual: tf.Tensor
-    """(tiles, residual layers), where what is added begins in what entered the layer before."""
+    """(residual layers, tiles, 3), where what is added begins in what entered the layer before."""
 
 
 Pass = Callable[[list[Tiles]], tf.Tensor]
@@ -111,17 +112,7 @@ def predict_tiles(
             Tiles(*(part[number * per_block : (number + 1) * per_block] for part in axis))
             for axis, number in zip(axes, numbers, strict=True)
         ]
-        low = tf.stack([axis.low[0] for axis in block])
-        size = tf.stack([axis.high[-1] for axis in block]) - low
-        if wanted is None:
-            found = compute(block)
-        else:
-            looked_at = tf.slice(wanted, low, size)
-            found = tf.cond(
-                tf.reduce_any(looked_at),
-                lambda: _predict_box(compute, block, looked_at, low),
-                lambda: tf.zeros(tf.concat([size, [channels]], 0)),
-            )
+        found = where_wanted(compute, block, wanted, channels=channels)
         if progress is not None:
             done = (numbers[0] * counts[1] + numbers[1]) * counts[2] + numbers[2] + 1
             with tf.control_dependencies([found]):
@@ -133,15 +124,27 @@ def predict_tiles(
     return join_tiles(predict_block, counts, channels=channels)
 
 
-def _predict_box(compute: Pass, block: list[Tiles], wanted, corner) -> tf.Tensor:
-    """Predict the box around what is wanted of a block, 0 around it."""
-    low, high = bounding_box(wanted)
-    narrowed = [
-        _narrow(axis, corner[number] + low[number], corner[number] + high[number])
-        for number, axis in enumerate(block)
-    ]
-    around = tf.stack([low, tf.shape(wanted) - high], axis=1)
-    return tf.pad(compute(narrowed), tf.concat([around, [[0, 0]]], axis=0))
+def where_wanted(
+    compute: Pass, block: list[Tiles], wanted: tf.Tensor | None, *, channels: int
+) -> tf.Tensor:
+    """Compute of a block the box around what is wanted of it; around that are zeros."""
+    if wanted is None:
+        return compute(block)
+    corner = tf.stack([axis.low[0] for axis in block])
+    size = tf.stack([axis.high[-1] for axis in block]) - corner
+    looked_at = tf.slice(wanted, corner, size)
+
+    def box():
+        low, high = bounding_box(looked_at)
+        spans = zip(block, tf.unstack(corner + low), tf.unstack(corner + high), strict=True)
+        around = tf.stack([low, size - high], axis=1)
+        found = compute([_narrow(*span) for span in spans])
+        return tf.pad(found, tf.concat([around, [[0, 0]]], axis=0))
+
+    def nothing():
+        return tf.zeros(tf.concat([size, [channels]], axis=0))
+
+    return tf.cond(tf.reduce_any(looked_at), box, nothing)
 
 
 def _narrow(tiles: Tiles, low, high) -> Tiles:
@@ -184,72 +187,88 @@ def whole_pass(apply: Callable, padded: Padded, config: Config) -> Pass:
     return compute
 
 
-def piece_pass(network: PieceNetwork, padded: Padded, config: Config) -> Pass:
-    """Return the pass that computes of tiles what they give; `is_divisible` must hold."""
+def piece_pass(
+    network: PieceNetwork, padded: Padded, wanted: tf.Tensor | None, config: Config
+) -> Pass:
+    """Return the pass that computes of each tile what is wanted; `is_divisible` must hold."""
     field = geometry.receptive_field(config.kernels)
+    reach = [edge - 1 for edge in field]
 
     def compute(block):
-        needs = [find_needs(tiles, axis, config) for axis, tiles in enumerate(block)]
-        pairs = list(zip(block, needs, strict=True))
-        begin = tf.stack([tiles.start[0] + need.first[0] for tiles, need in pairs])
-        end = tf.stack([tiles.start[-1] + need.last[-1] for tiles, need in pairs])
-        source = cut(padded, begin, end - begin + [edge - 1 for edge in field])
-        shared = network.pathways[0](source[tf.newaxis])
+        ends = stack_axes([Tiles(*(tf.stack([p[0], p[-1]]) for p in axis)) for axis in block])
+        needs = find_needs(ends, config)
+        begin, end = ends.start[0] + needs.first[0], ends.start[1] + needs.last[1]
+        shared = network.pathways[0](cut(padded, begin, end - begin + reach)[tf.newaxis])
 
-        def predict_tile(*numbers):
-            tile = [Tiles(*(part[n] for part in axis))
-                    for axis, n in zip(block, numbers, strict=True)]  # fmt: skip
-            need = [Needs(*(part[n] for part in axis))
-                    for axis, n in zip(needs, numbers, strict=True)]  # fmt: skip
-            start, length = [axis.start for axis in tile], [axis.length for axis in tile]
-            first = tf.stack([axis.first for axis in need])
-            last = tf.stack([axis.last for axis in need])
-            features, offsets = [_box(shared, start + first - begin, last - first)], []
+        def compute_tile(tile):
+            tile = stack_axes(tile)
+            needs = find_needs(tile, config)
+            first, last = needs.first[0], needs.last[0]
+            start, length = tf.unstack(tile.start[0]), tf.unstack(tile.length[0])
+            features, offsets = [_box(shared, tile.start[0] + first - begin, last - first)], []
             for pathway, factor in zip(network.pathways[1:], config.context_factors, strict=True):
                 context = cut_context(padded, start, length, factor, config)[tf.newaxis]
                 low, high = first // factor, -(-last // factor)
-                size = high - low + [edge - 1 for edge in field]
-                features.append(pathway(_box(context, low, size)))
+                features.append(pathway(_box(context, low, high - low + reach)))
                 offsets.append(first - low * factor)
             return network.join(
                 features,
                 tf.stack(offsets) if offsets else tf.zeros((0, 3), tf.int32),
-                tf.stack([axis.mirrored for axis in need], axis=1),
-                tf.stack([axis.residual for axis in need], axis=1),
+                needs.mirrored[:, 0],
+                needs.residual[:, 0],
             )[0]
 
-        return join_tiles(predict_tile, [tf.size(axis.low) for axis in block],
-                          channels=config.classes)  # fmt: skip
+        def predict_tile(*numbers):
+            tile = [
+                Tiles(*(part[number : number + 1] for part in axis))
+                for axis, number in zip(block, numbers, strict=True)
+            ]
+            return where_wanted(compute_tile, tile, wanted, channels=config.classes)
+
+        counts = [tf.size(axis.low) for axis in block]
+        return join_tiles(predict_tile, counts, channels=config.classes)
 
     return compute
 
 
-def find_needs(tiles: Tiles, axis: int, config: Config) -> Needs:
-    """Walk back through the fully connected layers from what tiles give.
+def stack_axes(axes: Sequence[Tiles]) -> Tiles:
+    """Return tiles along three axes, as many on each, as (tiles, 3)."""
+    return Tiles(*(tf.stack(parts, axis=1) for parts in zip(*axes, strict=True)))
+
+
+def find_needs(tiles: Tiles, config: Config) -> Needs:
+    """Walk back through the fully connected layers from what tiles (tiles, 3) give.
 
     A mirrored layer needs neighbours on both sides; where the tile ends there are none, and the
     mirror takes their place. A valid one needs kernel - 1 voxels more at the far side. Between the
     voxels of a layer's output and those of what entered it lies the reach of a valid kernel.
     """
-    edges = [kernel[axis] for kernel in config.fc_kernels]
+    edges = np.array(config.fc_kernels)
     is_valid = [mode == "valid" for mode in config.fc_padding]
-    sizes = [tiles.length - geometry.receptive_field(config.kernels)[axis] + 1]
+    sizes = [tiles.length - np.array(geometry.receptive_field(config.kernels)) + 1]
     for edge, valid in zip(edges, is_valid, strict=True):
-        sizes.append(sizes[-1] - (edge - 1) * valid)
+        sizes.append(sizes[-1] - (edge - 1) if valid else sizes[-1])
     lows, highs = [tiles.skip], [tiles.skip + tiles.high - tiles.low]
     mirrored = []
     for edge, valid, size in list(zip(edges, is_valid, sizes[:-1], strict=True))[::-1]:
-        low, high = lows[0] - edge // 2, highs[0] + edge // 2
-        if valid:
-            low, high = lows[0], highs[0] + edge - 1
-        lows.insert(0, tf.maximum(low, 0))
-        highs.insert(0, tf.minimum(high, size))
-        mirrored.insert(0, tf.stack([lows[0] - low, high - highs[0]], axis=1))
-    residual = [tf.zeros((tf.size(tiles.low), 0), tf.int32)]
-    for layer in config.fc_residual_layers:
-        reach = sum(edges[n] // 2 for n in (layer - 2, layer - 1) if is_valid[n])
-        residual.append((lows[layer] + reach - lows[layer - 2])[:, tf.newaxis])
-    return Needs(lows[0], highs[0], tf.stack(mirrored, axis=1), tf.concat(residual, axis=1))
+        low, high = (0, edge - 1) if valid else (-(edge // 2), edge // 2)
+        low, high = lows[0] + low, highs[0] + high
+        lows.insert(0, low if valid else tf.maximum(low, 0))
+        highs.insert(0, high if valid else tf.minimum(high, size))
+        mirrored.insert(0, tf.stack([lows[0] - low, high - highs[0]], axis=-1))
+    residual = [
+        lows[layer] - lows[layer - 2]
+        + sum(edges[n] // 2 for n in (layer - 2, layer - 1) if is_valid[n])
+        for layer in config.fc_residual_layers
+    ]  # fmt: skip
+    return Needs(
+        lows[0],
+        highs[0],
+        tf.stack(mirrored),
+        tf.stack(residual)
+        if residual
+        else tf.zeros(tf.concat([[0], tf.shape(tiles.low)], 0), tf.int32),
+    )
 
 
 def cut(padded: Padded, start, size, factor: Triple = (1, 1, 1), restart: bool = False):

@@ -119,9 +119,10 @@ def test_needed_regions_by_hand(seen, region, mirrored):
     assert geometry.shrink((33,) * 3, ENGINE.kernels, ENGINE.padding) == (25, 25, 25)
     assert (ENGINE.fc_kernels[0], ENGINE.fc_padding[0]) == ((3, 3, 3), "mirror")
     parts = (100, 100 + seen[1] - seen[0], 92, 33, seen[0])  # low, high, start, length, skip
-    needs = find_needs(Tiles(*(tf.constant([part]) for part in parts)), 0, ENGINE)
-    assert (needs.first.numpy(), needs.last.numpy()) == region
-    assert needs.mirrored[0, 0].numpy().tolist() == mirrored
+    needs = find_needs(Tiles(*(tf.constant([[part] * 3]) for part in parts)), ENGINE)
+    assert needs.first.numpy().tolist() == [[region[0]] * 3]
+    assert needs.last.numpy().tolist() == [[region[1]] * 3]
+    assert needs.mirrored[0, 0].numpy().tolist() == [mirrored] * 3
 
 
 def test_padded_pathways_are_not_divided():
