@@ -109,13 +109,22 @@ def segment(
         found = predict_engine_tiles(network, image, wanted, config, progress=progress)
     else:
         found = predict_lattices(network, image, wanted, config, longest_tile, progress=progress)
-    labels = tf.argmax(found, axis=-1, output_type=tf.int32)
+    return mask_outputs(found, mask, config)
+
+
+def mask_outputs(
+    probabilities: tf.Tensor, mask: tf.Tensor | None, config: Config
+) -> dict[str, tf.Tensor]:
+    """Return labels and probabilities, those outside a region of interest set to 0; see `segment`.
+
+    [G8] The engine multiplies by the mask's values; so does `multiply_by_mask`.
+    """
+    labels = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
     if mask is not None:
-        # [G8] The engine multiplies by the mask's values.
-        weight = tf.cast(mask if config.multiply_by_mask else wanted, tf.int32)
+        weight = tf.cast(mask if config.multiply_by_mask else mask > 0, tf.int32)
         labels *= weight
-        found *= tf.cast(weight, tf.float32)[..., tf.newaxis]
-    return {"labels": tf.cast(labels, tf.int16), "probabilities": found}
+        probabilities = probabilities * tf.cast(weight, tf.float32)[..., tf.newaxis]
+    return {"labels": tf.cast(labels, tf.int16), "probabilities": probabilities}
 
 
 def predict_engine_tiles(
