@@ -11,7 +11,7 @@ import numpy as np
 
 from common.data.rng import rng_for
 from common.data.volumes import read_geometry, read_volume
-from common.study.effects import Outcome, Probe, describe_labels
+from common.study.effects import EffectProbe, MeasuredEffect, TrainedBench, describe_labels
 from dhcp_fetal import geometry
 from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.data import normalise
@@ -34,28 +34,24 @@ BASE = replace(
     epochs=35,
 )
 """The port with a network that learns a phantom in seconds, and the schedule that has the quirk."""
+NETWORK_FIELDS = (
+    "compat", "classes", "filters", "kernels", "padding", "residual_layers", "context_factors",
+    "context_filters", "context_kernels", "context_padding", "context_residual_layers",
+    "fc_filters", "fc_kernels", "fc_padding", "fc_residual_layers", "fc_dropout", "activation",
+    "rolling_batches", "train_segment", "validation_segment", "inference_segment",
+)  # fmt: skip
+"""What a network of a run is rebuilt from; `compat` stays the port's only where it trained so."""
 STEPS = 150
 BATCH = 8
 
 
-class Bench:
-    """Phantoms and a network on which the quirks are measured.
+class EffectBench(TrainedBench):
+    """Phantoms and a network on which the quirks are measured."""
 
-    Args:
-        network: a trained network of one channel with its configuration; None: a small one is
-            trained here for some seconds.
-        seed: of phantoms, weights and draws.
-    """
+    seed, small, network_fields = 6, BASE, NETWORK_FIELDS
 
-    def __init__(self, network: tuple[keras.Model, Config] | None = None, seed: int = 6):
-        if network is not None and network[1].input_channels != 1:
-            network = None  # the phantoms have one
-        self.base = BASE
-        if network is not None:
-            names = [name for name in NETWORK_FIELDS if name != "batch_size"]
-            self.base = replace(BASE, **{name: getattr(network[1], name) for name in names})
-        self.seed = seed
-        self.given = network
+    def fits(self, config: Config) -> bool:
+        return config.input_channels == 1
 
     @cached_property
     def heads(self) -> list[Head]:
@@ -67,12 +63,8 @@ class Bench:
         inside = head.brain > 0 if config.normalisation == "brain" else None
         return normalise(head.image[..., None], config.normalisation, inside)
 
-    @cached_property
-    def model(self) -> keras.Model:
-        """The given network, or one trained to find the cortex of two phantoms."""
-        if self.given is not None:
-            return self.given[0]
-        keras.utils.set_random_seed(self.seed)
+    def train_model(self) -> keras.Model:
+        """Return a network after training to find the cortex of two phantoms."""
         model = build_model(self.base)
         model.compile(keras.optimizers.Adam(4e-3), "sparse_categorical_crossentropy",
                       jit_compile=False)  # fmt: skip
@@ -99,29 +91,29 @@ class Bench:
                                             zip(start, size, strict=True))])  # fmt: skip
         return [np.stack(parts) for parts in zip(*inputs, strict=True)], np.stack(labels)
 
-    def probes(self) -> list[Probe]:
+    def probes(self) -> list[EffectProbe]:
         """Return a probe for every switch of the preset `code`."""
         return [
-            Probe(("normalisation",), "G25", "preparation", self.preparation),
-            Probe(("normalise_to_float",), "G25", "preparation", self.stored),
-            Probe(("compat",), "D4", "inference", self.variance),
-            Probe(("compat",), "D5 G27", "training segments", self.contexts),
-            Probe(("momentum_overshoots",), "G12", "schedule", self.momentum),
-            Probe(("tiling",), "G5", "inference", self.segment),
-            Probe(("multiply_by_mask",), "G8", "inference", self.masked),
-            Probe(("model_name",), "D13", "files", self.names),
-            Probe(("copy_header",), "G24", "files", self.header),
+            EffectProbe(("normalisation",), "G25", "preparation", self.preparation),
+            EffectProbe(("normalise_to_float",), "G25", "preparation", self.stored),
+            EffectProbe(("compat",), "D4", "inference", self.variance),
+            EffectProbe(("compat",), "D5 G27", "training segments", self.contexts),
+            EffectProbe(("momentum_overshoots",), "G12", "schedule", self.momentum),
+            EffectProbe(("tiling",), "G5", "inference", self.segment),
+            EffectProbe(("multiply_by_mask",), "G8", "inference", self.masked),
+            EffectProbe(("model_name",), "D13", "files", self.names),
+            EffectProbe(("copy_header",), "G24", "files", self.header),
         ]
 
-    def preparation(self, config: Config) -> Outcome:
+    def preparation(self, config: Config) -> MeasuredEffect:
         """Normalise a scan whose surroundings are part of it."""
         head = self.heads[2]
         image = self._image(head, config)[..., 0]
         inside = image[head.brain > 0]
-        return Outcome(image, f"the brain has mean {inside.mean():.2f}, deviation "
-                       f"{inside.std():.2f}")  # fmt: skip
+        words = f"the brain has mean {inside.mean():.2f}, deviation {inside.std():.2f}"
+        return MeasuredEffect(image, words)
 
-    def stored(self, config: Config) -> Outcome:
+    def stored(self, config: Config) -> MeasuredEffect:
         """Normalise a file of whole numbers from 0 to 255."""
         image = self.heads[2].image
         whole = np.clip(255 * image / image.max(), 0, 255).astype(np.uint8)
@@ -132,33 +124,35 @@ class Bench:
             found = read_volume(target).array.T
             stored = nibabel.load(target).get_data_dtype()
         error = np.abs(found - (whole - whole.mean()) / whole.std()).max()
-        return Outcome(np.asarray(found, np.float32), f"stored as {stored}, off by up to "
-                       f"{error:.1e}")  # fmt: skip
+        words = f"stored as {stored}, off by up to {error:.1e}"
+        return MeasuredEffect(np.asarray(found, np.float32), words)
 
-    def variance(self, config: Config) -> Outcome:
+    def variance(self, config: Config) -> MeasuredEffect:
         """Run a tile through a network of this version with the same weights."""
         model = build_model(config)
         model.set_weights(self.model.get_weights())
         inputs, _ = self._samples(self.heads[2], rng_for(3), count=4)
         found = model.predict_on_batch(inputs)[..., 1]
         own = self.model.predict_on_batch(inputs)[..., 1]
-        return Outcome(found > 0.5, f"probabilities move by up to {np.abs(found - own).max():.1e}")
+        return MeasuredEffect(
+            found > 0.5, f"probabilities move by up to {np.abs(found - own).max():.1e}"
+        )
 
-    def contexts(self, config: Config) -> Outcome:
+    def contexts(self, config: Config) -> MeasuredEffect:
         """Cut a training segment's context at the far end of the scan."""
         image = self._image(self.heads[2], self.base)
         case = pad_case(image, config, segment=config.train_segment)
         corner = [size // 3 for size in SHAPE]
         context = cut_segment(case, corner, config.train_segment, config, sampled=True)[1]
         blank = float((context == case.border).all(axis=-1).mean())
-        return Outcome(context, f"{blank:.0%} of the context are blank")
+        return MeasuredEffect(context, f"{blank:.0%} of the context are blank")
 
-    def momentum(self, config: Config) -> Outcome:
+    def momentum(self, config: Config) -> MeasuredEffect:
         """Follow the momentum through training."""
         values = [momentum_at(config, epoch) for epoch in range(config.epochs)]
-        return Outcome(values, f"begins at {values[0]:.2f} and ends at {values[-1]:.2f}")
+        return MeasuredEffect(values, f"begins at {values[0]:.2f} and ends at {values[-1]:.2f}")
 
-    def segment(self, config: Config) -> Outcome:
+    def segment(self, config: Config) -> MeasuredEffect:
         """Segment a phantom, and again with other tiles, on which the outcome should not depend."""
         head = self.heads[2]
         image = self._image(head, self.base)
@@ -167,21 +161,24 @@ class Bench:
         again = on_volumes(self.model, smaller)(image, head.brain).labels
         outcome = describe_labels(found, head.cortex)
         moved = int((found != again).sum())
-        return Outcome(found, f"{outcome.words}; {moved} change with other tiles")
+        return MeasuredEffect(found, f"{outcome.words}; {moved} change with other tiles")
 
-    def masked(self, config: Config) -> Outcome:
+    def masked(self, config: Config) -> MeasuredEffect:
         """Segment within a region whose file holds twos."""
         head = self.heads[2]
         image, mask = self._image(head, self.base), 2 * head.brain.astype(np.int16)
         found = on_volumes(self.model, config)(image, mask)
-        return Outcome(found.labels, f"labels up to {found.labels.max()}, probabilities up to "
-                       f"{found.probabilities.max():.2f}")  # fmt: skip
+        words = (
+            f"labels up to {found.labels.max()}, probabilities up to "
+            f"{found.probabilities.max():.2f}"
+        )
+        return MeasuredEffect(found.labels, words)
 
-    def names(self, config: Config) -> Outcome:
+    def names(self, config: Config) -> MeasuredEffect:
         """Name a checkpoint."""
-        return Outcome([config.model_name], f"checkpoints are called {config.model_name}...")
+        return MeasuredEffect([config.model_name], f"checkpoints are called {config.model_name}...")
 
-    def header(self, config: Config) -> Outcome:
+    def header(self, config: Config) -> MeasuredEffect:
         """Write a result in a scan's geometry."""
         scan = nibabel.Nifti1Image(self.heads[2].image, np.diag([-2.5, 2.5, 2.5, 1]))
         scan.header.set_xyzt_units("mm")
@@ -193,13 +190,6 @@ class Bench:
             header = nibabel.load(path).header
         facts = [str(header.get_xyzt_units()[0]), int(header["qform_code"]),
                  int(header["sform_code"])]  # fmt: skip
-        return Outcome(facts, f"units {facts[0]}, qform code {facts[1]}, sform code {facts[2]}")
-
-
-NETWORK_FIELDS = (
-    "compat", "classes", "filters", "kernels", "padding", "residual_layers", "context_factors",
-    "context_filters", "context_kernels", "context_padding", "context_residual_layers",
-    "fc_filters", "fc_kernels", "fc_padding", "fc_residual_layers", "fc_dropout", "activation",
-    "rolling_batches", "train_segment", "validation_segment", "inference_segment", "batch_size",
-)  # fmt: skip
-"""What a network of a run is rebuilt from; `compat` stays the port's only where it trained so."""
+        return MeasuredEffect(
+            facts, f"units {facts[0]}, qform code {facts[1]}, sform code {facts[2]}"
+        )

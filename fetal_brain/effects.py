@@ -1,6 +1,5 @@
 """What each quirk of the released fetal-brain code does, measured on small phantoms."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -10,12 +9,17 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from common.data.geometry import Volume
 from common.data.rng import rng_for
 from common.data.volumes import write_volume
 from common.evaluation.overlap import dice
 from common.network.losses import sparse_cross_entropy
-from common.study.effects import Outcome, Probe, describe_labels
+from common.study.effects import (
+    EffectProbe,
+    MeasuredEffect,
+    TrainedBench,
+    describe_labels,
+    scratch_folder,
+)
 from fetal_brain.config import PORT, Config
 from fetal_brain.data import Case, LoadedCase, load_case, overlapping_ids, prepare_case, split_cases
 from fetal_brain.inference import build_for_any_plane, on_volumes, segment_labels
@@ -40,23 +44,23 @@ BASE = replace(
     steps_per_evaluation=30,
 )
 """The port with a network that learns a phantom in seconds."""
+NETWORK_FIELDS = ("filters", "kernels", "patch_shape", "batch_normalisation", "batch_size",
+                  "offset_sigma")  # fmt: skip
+"""What a network of a run was built and trained with."""
 STEPS = 400
 LOOKS = 5
 
 
-class Bench:
-    """Phantoms and a network on which the quirks are measured.
+class EffectBench(TrainedBench):
+    """Phantoms and a network on which the quirks are measured."""
 
-    Args:
-        network: a trained network with the configuration it belongs to; None: a small one is
-            trained here for some seconds.
-        seed: of phantoms and weights.
-    """
+    seed, small, network_fields = 7, BASE, NETWORK_FIELDS
 
-    def __init__(self, network: tuple[keras.Model, Config] | None = None, seed: int = 7):
-        self.given, self.seed = network if network and fits(network[1]) else None, seed
-        fields = network_fields(self.given[1]) if self.given else {}
-        self.base = replace(BASE, **fields)
+    def fits(self, config: Config) -> bool:
+        """Return whether a network has two classes, slices on an axis and patches small enough."""
+        edges = zip(config.patch_shape, (6, 136, 136), strict=True)
+        patch_fits = all(edge <= size for edge, size in edges)
+        return len(config.label_ids) == 2 and not config.slices_as_channels and patch_fits
 
     @cached_property
     def cases(self) -> list[SimpleNamespace]:
@@ -69,12 +73,8 @@ class Bench:
         arrays = {"image": image, "label": classes, "slice_counts": count_classes(classes, 2)}
         return SimpleNamespace(id=f"phantom{number}", arrays=arrays)
 
-    @cached_property
-    def model(self) -> keras.Model:
-        """The given network, or one trained on three phantoms."""
-        if self.given is not None:
-            return self.given[0]
-        keras.utils.set_random_seed(self.seed)
+    def train_model(self) -> keras.Model:
+        """Return a network after training on three phantoms."""
         model = build_for_any_plane(self.base)
         optimizer = keras.optimizers.SGD(self.base.learning_rate, momentum=self.base.momentum)
         model.compile(optimizer, sparse_cross_entropy, jit_compile=False)
@@ -88,28 +88,27 @@ class Bench:
         """Return the function that segments a whitened volume with the network."""
         return on_volumes(segment_labels, self.model, config)
 
-    def probes(self) -> list[Probe]:
-        """Return a probe for every switch of the preset `code`."""
+    def probes(self) -> list[EffectProbe]:
         return [
-            Probe(("training_cases",), "F12", "split", self.split),
-            Probe(("validation_cases",), "F12", "split", self.split),
-            Probe(("allow_training_cases_in_test",), "F12", "split", self.split),
-            Probe(("training_cases", "validation_cases", "allow_training_cases_in_test"), "F12",
-                  "split", self.split),
-            Probe(("shuffle_files",), "F14", "order", self.order),
-            Probe(("restart_order_every_evaluation",), "F14", "order", self.order),
-            Probe(("augment_per_example",), "F15", "patches", self.patches),
-            Probe(("pad_small_volumes",), "F10 F11", "reading", self.small_scan),
-            Probe(("dropout",), "F2", "training pass", self.training_pass),
-            Probe(("l2_weight",), "F1", "loss", self.penalty),
-            Probe(("validation",), "F20", "validation", self.watch),
-            Probe(("window", "window_stride"), "F29", "inference", self.segment),
-            Probe(("windows_per_batch",), "F29", "inference", self.segment),
-            Probe(("count_last_window_twice",), "F5", "inference", self.segment),
-            Probe(("output_label_ids",), "F8", "label file", self.written),
+            EffectProbe(("training_cases",), "F12", "split", self.split),
+            EffectProbe(("validation_cases",), "F12", "split", self.split),
+            EffectProbe(("allow_training_cases_in_test",), "F12", "split", self.split),
+            EffectProbe(("training_cases", "validation_cases", "allow_training_cases_in_test"),
+                        "F12", "split", self.split),
+            EffectProbe(("shuffle_files",), "F14", "order", self.order),
+            EffectProbe(("restart_order_every_evaluation",), "F14", "order", self.order),
+            EffectProbe(("augment_per_example",), "F15", "patches", self.patches),
+            EffectProbe(("pad_small_volumes",), "F10 F11", "reading", self.small_scan),
+            EffectProbe(("dropout",), "F2", "training pass", self.training_pass),
+            EffectProbe(("l2_weight",), "F1", "loss", self.penalty),
+            EffectProbe(("validation",), "F20", "validation", self.watch),
+            EffectProbe(("window", "window_stride"), "F29", "inference", self.segment),
+            EffectProbe(("windows_per_batch",), "F29", "inference", self.segment),
+            EffectProbe(("count_last_window_twice",), "F5", "inference", self.segment),
+            EffectProbe(("output_label_ids",), "F8", "label file", self.written),
         ]  # fmt: skip
 
-    def split(self, config: Config) -> Outcome:
+    def split(self, config: Config) -> MeasuredEffect:
         """Divide the authors' list of 36 rows."""
         cases = [Case(f"row{number}", Path("scan"), None) for number in range(ROWS)]
         parts = split_cases(cases, config)
@@ -117,17 +116,21 @@ class Bench:
             "+".join(name for name, members in parts.items() if case in members) for case in cases
         ]
         counts = ", ".join(f"{len(members)} {name}" for name, members in parts.items())
-        return Outcome(roles, f"{counts}; {len(overlapping_ids(parts))} tested and trained on")
+        return MeasuredEffect(
+            roles, f"{counts}; {len(overlapping_ids(parts))} tested and trained on"
+        )
 
-    def order(self, config: Config) -> Outcome:
+    def order(self, config: Config) -> MeasuredEffect:
         """List the volumes that the first 600 patches are cut from."""
         sampler = TrainingSampler(self.cases[:3], replace(config, steps_per_evaluation=20),
                                   seed=self.seed)  # fmt: skip
         sources = [sampler.locate(place).case for place in range(600)]
         counts = np.bincount(sources, minlength=3)
-        return Outcome(sources, "patches of the three volumes: " + " ".join(map(str, counts)))
+        return MeasuredEffect(
+            sources, "patches of the three volumes: " + " ".join(map(str, counts))
+        )
 
-    def patches(self, config: Config) -> Outcome:
+    def patches(self, config: Config) -> MeasuredEffect:
         """Draw the patches of the first passes."""
         # A window of one keeps the patches of one pass together.
         config = replace(config, offset_sigma=PORT.offset_sigma, shuffle_window=1,
@@ -135,38 +138,36 @@ class Bench:
         sampler = TrainingSampler(self.cases[:3], config, seed=self.seed)
         images = np.stack([sampler(place)[0] for place in range(20)])
         spread = images.mean(axis=(1, 2, 3, 4)).std()
-        return Outcome(images, f"means of the 20 patches of a pass spread by {spread:.2f}")
+        return MeasuredEffect(images, f"means of the 20 patches of a pass spread by {spread:.2f}")
 
-    def small_scan(self, config: Config) -> Outcome:
+    def small_scan(self, config: Config) -> MeasuredEffect:
         """Read a stack of two slices."""
         stack, _ = make_stack((3, 80, 80), rng_for(self.seed, 99))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "small.nii.gz"
+        with scratch_folder() as folder:
+            path = folder / "small.nii.gz"
             write_volume(path, stack.array[:2], stack.geometry)
-            try:
-                volume: Volume = load_case(Case("small", path, None), config).image
-            except Exception as refusal:  # the message names a folder that is soon gone
-                refusal.args = (str(refusal).replace(f"{folder}/", ""),)
-                raise
-        return Outcome(None, f"read: {volume.array.shape[0]} slices, padded where they are cut")
+            volume = load_case(Case("small", path, None), config).image
+        return MeasuredEffect(
+            None, f"read: {volume.array.shape[0]} slices, padded where they are cut"
+        )
 
-    def training_pass(self, config: Config) -> Outcome:
+    def training_pass(self, config: Config) -> MeasuredEffect:
         """Run one patch through the fresh network twice, as training does."""
         keras.utils.set_random_seed(self.seed)
         model = build_model(config)
         patch = cut(self.cases[0].arrays["image"], (2, 8, 8), config.patch_shape)[None]
         first, second = (np.asarray(model(patch, training=True)) for _ in range(2))
-        return Outcome(first, f"two passes of one patch differ by up to "
-                       f"{np.abs(first - second).max():.2g}")  # fmt: skip
+        words = f"two passes of one patch differ by up to {np.abs(first - second).max():.2g}"
+        return MeasuredEffect(first, words)
 
-    def penalty(self, config: Config) -> Outcome:
+    def penalty(self, config: Config) -> MeasuredEffect:
         """Sum what the kernels add to the loss of the trained network."""
         model = build_for_any_plane(replace(self.base, l2_weight=config.l2_weight))
         model.set_weights(self.model.get_weights())
         total = float(sum(model.losses))
-        return Outcome([total], f"{total:.4f} is added to the loss")
+        return MeasuredEffect([total], f"{total:.4f} is added to the loss")
 
-    def watch(self, config: Config) -> Outcome:
+    def watch(self, config: Config) -> MeasuredEffect:
         """Look at the network five times without training it."""
         watched = self.cases[3:4]
         if config.validation == "volumes":
@@ -177,32 +178,18 @@ class Bench:
                 images, labels = draw_validation_batch(watched, self.base, self.seed, look)
                 found = self.model.predict_on_batch(images).argmax(-1)
                 scores.append(float(dice(found == 1, labels == 1)))
-        return Outcome(scores, f"{LOOKS} looks at one network: {min(scores):.3f} to "
-                       f"{max(scores):.3f}")  # fmt: skip
+        words = f"{LOOKS} looks at one network: {min(scores):.3f} to {max(scores):.3f}"
+        return MeasuredEffect(scores, words)
 
-    def segment(self, config: Config) -> Outcome:
+    def segment(self, config: Config) -> MeasuredEffect:
         """Segment a phantom that was not trained on."""
         arrays = self.cases[4].arrays
         return describe_labels(self._labels(config), arrays["label"])
 
-    def written(self, config: Config) -> Outcome:
+    def written(self, config: Config) -> MeasuredEffect:
         """Write the label map of that phantom."""
         ids = write_ids(self._labels(config), config)
-        return Outcome(ids, "ids in the file: " + " ".join(map(str, np.unique(ids))))
+        return MeasuredEffect(ids, "ids in the file: " + " ".join(map(str, np.unique(ids))))
 
     def _labels(self, config: Config) -> np.ndarray:
         return self.label(config)(self.cases[4].arrays["image"][..., 0])
-
-
-def fits(config: Config) -> bool:
-    """Say whether a run's network can be shown the phantoms: two classes, slices on an axis."""
-    patch_fits = all(edge <= size for edge, size in zip(config.patch_shape, (6, 136, 136),
-                                                        strict=True))  # fmt: skip
-    return len(config.label_ids) == 2 and not config.slices_as_channels and patch_fits
-
-
-def network_fields(config: Config) -> dict:
-    """Return the fields of a run that its network was built and trained with."""
-    names = ("filters", "kernels", "patch_shape", "batch_normalisation", "batch_size",
-             "offset_sigma")  # fmt: skip
-    return {name: getattr(config, name) for name in names}

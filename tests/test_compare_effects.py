@@ -41,7 +41,7 @@ def test_every_paper_has_effects():
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_switch_is_measured(paper):
     config = importlib.import_module(f"{paper}.config")
-    probes = importlib.import_module(f"{paper}.effects").Bench().probes()
+    probes = importlib.import_module(f"{paper}.effects").EffectBench().probes()
     assert check_complete(probes, config.CODE, config.PORT) == []
 
 
@@ -49,7 +49,7 @@ def test_every_switch_is_measured(paper):
 def test_rows_are_those_of_the_ledger(paper):
     """Each probe names rows that exist, and each switch is named by one of its probe's rows."""
     rows = ledger(paper)
-    for probe in importlib.import_module(f"{paper}.effects").Bench().probes():
+    for probe in importlib.import_module(f"{paper}.effects").EffectBench().probes():
         lines = [rows[each] for each in ids_of(probe.ledger)]
         for switch in set(probe.switches) - NOT_NAMED.get(paper, set()):
             assert any(re.search(rf"`{switch}[`=]", line) for line in lines), (probe.ledger, switch)

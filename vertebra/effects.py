@@ -9,7 +9,7 @@ import numpy as np
 
 from common.data.geometry import Volume
 from common.data.rng import rng_for
-from common.study.effects import Outcome, Probe
+from common.study.effects import EffectProbe, MeasuredEffect, TrainedBench
 from vertebra.augmentation import blur, displacement_fields
 from vertebra.calibration import calibrate_sites
 from vertebra.config import PORT, QUICK, Config
@@ -40,27 +40,20 @@ STEPS = 200
 PATCHES = 40
 
 
-class Bench:
-    """Phantoms and a network on which the quirks are measured.
+class EffectBench(TrainedBench):
+    """Phantoms and a network on which the quirks are measured."""
 
-    Args:
-        network: a trained network with the configuration it belongs to; None: a small one is
-            trained here for some seconds.
-        seed: of phantoms, weights and draws.
-    """
+    seed, small, network_fields = 5, BASE, ("channels",)
 
-    def __init__(self, network: tuple[keras.Model, Config] | None = None, seed: int = 5):
-        self.base = BASE
-        if network is not None and network[1].patch_size == BASE.patch_size:
-            self.base = replace(BASE, channels=network[1].channels)
-        else:
-            network = None  # a patch of another size does not fit the phantoms
+    def fits(self, config: Config) -> bool:
+        return config.patch_size == BASE.patch_size
+
+    def adapt(self, config: Config | None) -> Config:
         # The schedule is the port's own: nothing is trained with it here.
         schedule = {name: getattr(PORT, name) for name in PORT_SCHEDULE}
-        self.base = replace(self.base, **schedule, completeness_weight=PORT.completeness_weight,
-                            elastic_alpha=PORT.elastic_alpha)  # fmt: skip
-        self.seed = seed
-        self.given = network
+        return replace(super().adapt(config), **schedule,
+                       completeness_weight=PORT.completeness_weight,
+                       elastic_alpha=PORT.elastic_alpha)  # fmt: skip
 
     @cached_property
     def scans(self) -> list[tuple[Volume, Volume]]:
@@ -78,12 +71,8 @@ class Bench:
             for number, (scan, labels) in enumerate(self.scans)
         ]  # fmt: skip
 
-    @cached_property
-    def model(self) -> keras.Model:
-        """The given network, or one trained on two phantoms and calibrated."""
-        if self.given is not None:
-            return self.given[0]
-        keras.utils.set_random_seed(self.seed)
+    def train_model(self) -> keras.Model:
+        """Return a network after training on two phantoms, calibrated."""
         config = replace(self.base, learning_rate=BASE.learning_rate, learning_rate_steps=(),
                          completeness_weight=QUICK.completeness_weight)  # fmt: skip
         model = build_for_any_size(config)
@@ -96,39 +85,38 @@ class Bench:
         calibrate_sites(model, (sampler(STEPS + number)[0] for number in range(24)))
         return model
 
-    def probes(self) -> list[Probe]:
-        """Return a probe for every switch of the preset `code`."""
+    def probes(self) -> list[EffectProbe]:
         schedule = ("learning_rate_steps", "max_steps")
         return [
-            Probe(("split_by_id",), "V25", "split", self.split),
-            Probe(("image_interpolation",), "V24", "preparation", self.resample),
-            Probe(("outside",), "V24", "preparation", self.resample),
-            Probe(("intensity",), "V34", "preparation", self.scale),
-            Probe(("keep_geometry",), "V21", "preparation", self.place),
-            Probe(("window_limits",), "V7", "patches", self.windows),
-            Probe(("count_before_stretch",), "V8", "patches", self.completeness),
-            Probe(("elastic_alpha",), "V9", "patches", self.deformation),
-            Probe(("integer_blur",), "V27", "patches", self.blurred),
-            Probe(("memory_gain",), "V38", "fresh network", self.memory),
-            Probe(("sparse_begin",), "V38", "fresh network", self.beginning),
-            Probe(("completeness_weight",), "V35", "loss", self.share_of_loss),
-            *(Probe((name,), "V33", "schedule", self.schedule) for name in schedule),
-            Probe(schedule, "V33", "schedule", self.schedule),
-            Probe(("fix_statistics_after",), "V2", "schedule", self.fixing),
-            Probe(("steps_per_evaluation",), "V18", "validation", self.looks),
-            Probe(("eval_iters",), "V19", "validation", self.looks),
-            Probe(("validation_statistics",), "V1", "validation", self.validation),
-            Probe(("inference_statistics",), "V1 V2", "inference", self.inference),
-            Probe(("traversal",), "V10-V16", "search", self.search),
-            Probe(("remove_incomplete",), "V17", "search", self.search_cut),
-            Probe(("largest_piece",), "V41", "search", self.search_with_islands),
+            EffectProbe(("split_by_id",), "V25", "split", self.split),
+            EffectProbe(("image_interpolation",), "V24", "preparation", self.resample),
+            EffectProbe(("outside",), "V24", "preparation", self.resample),
+            EffectProbe(("intensity",), "V34", "preparation", self.scale),
+            EffectProbe(("keep_geometry",), "V21", "preparation", self.place),
+            EffectProbe(("window_limits",), "V7", "patches", self.windows),
+            EffectProbe(("count_before_stretch",), "V8", "patches", self.completeness),
+            EffectProbe(("elastic_alpha",), "V9", "patches", self.deformation),
+            EffectProbe(("integer_blur",), "V27", "patches", self.blurred),
+            EffectProbe(("memory_gain",), "V38", "fresh network", self.memory),
+            EffectProbe(("sparse_begin",), "V38", "fresh network", self.beginning),
+            EffectProbe(("completeness_weight",), "V35", "loss", self.share_of_loss),
+            *(EffectProbe((name,), "V33", "schedule", self.schedule) for name in schedule),
+            EffectProbe(schedule, "V33", "schedule", self.schedule),
+            EffectProbe(("fix_statistics_after",), "V2", "schedule", self.fixing),
+            EffectProbe(("steps_per_evaluation",), "V18", "validation", self.looks),
+            EffectProbe(("eval_iters",), "V19", "validation", self.looks),
+            EffectProbe(("validation_statistics",), "V1", "validation", self.validation),
+            EffectProbe(("inference_statistics",), "V1 V2", "inference", self.inference),
+            EffectProbe(("traversal",), "V10-V16", "search", self.search),
+            EffectProbe(("remove_incomplete",), "V17", "search", self.search_cut),
+            EffectProbe(("largest_piece",), "V41", "search", self.search_with_islands),
         ]
 
-    def split(self, config: Config) -> Outcome:
+    def split(self, config: Config) -> MeasuredEffect:
         """Divide the ten cases 1 to 10."""
         parts = split_ids(range(1, 11), config)
         roles = [number in parts["train"] for number in range(1, 11)]
-        return Outcome(roles, f"{len(parts['train'])} train, {len(parts['test'])} test")
+        return MeasuredEffect(roles, f"{len(parts['train'])} train, {len(parts['test'])} test")
 
     @cached_property
     def hounsfield(self) -> Volume:
@@ -136,56 +124,57 @@ class Bench:
         scan, _ = make_scan((40, 30, 31), (4.0, 4.5, 4.5), rng_for(self.seed, 9))
         return Volume(scan.array - np.int16(HOUNSFIELD_OFFSET), scan.geometry)
 
-    def resample(self, config: Config) -> Outcome:
+    def resample(self, config: Config) -> MeasuredEffect:
         """Bring a scan to the isotropic grid."""
         array = make_isotropic(self.hounsfield, config).array
         last = array[:, :, -1].mean()
         rough = np.abs(np.diff(array[:, :-1, :-1].astype(float), axis=0)).mean()
-        return Outcome(array, f"last plane {last:.0f} HU; neighbouring slices differ by "
-                       f"{rough:.0f} HU")  # fmt: skip
+        words = f"last plane {last:.0f} HU; neighbouring slices differ by {rough:.0f} HU"
+        return MeasuredEffect(array, words)
 
-    def scale(self, config: Config) -> Outcome:
+    def scale(self, config: Config) -> MeasuredEffect:
         """Bring Hounsfield units to the scale that the network knows."""
         image, _ = to_raw_scale(self.hounsfield.array, config)
-        return Outcome(image, f"values {image.min()} to {image.max()}")
+        return MeasuredEffect(image, f"values {image.min()} to {image.max()}")
 
-    def place(self, config: Config) -> Outcome:
+    def place(self, config: Config) -> MeasuredEffect:
         """Cut the lower ten slices off a scan."""
         scan = self.scans[0][0]
         geometry = crop_z(scan, 10, 40, keep_geometry=config.keep_geometry).geometry
         origin = ", ".join(f"{value:.0f}" for value in geometry.origin_mm)
-        return Outcome(geometry.origin_mm, f"origin {origin} mm, voxels of "
-                       f"{geometry.spacing_mm[0]:.0f} mm")  # fmt: skip
+        words = f"origin {origin} mm, voxels of {geometry.spacing_mm[0]:.0f} mm"
+        return MeasuredEffect(geometry.origin_mm, words)
 
-    def windows(self, config: Config) -> Outcome:
+    def windows(self, config: Config) -> MeasuredEffect:
         """Draw patches of a scan that is longer than it is wide."""
         patches = self._draw(config)
         empty = np.mean([not patch.target.any() for patch in patches])
-        return Outcome(np.stack([patch.image for patch in patches]),
-                       f"{empty:.0%} of the patches miss the vertebra to be found")  # fmt: skip
+        words = f"{empty:.0%} of the patches miss the vertebra to be found"
+        return MeasuredEffect(np.stack([patch.image for patch in patches]), words)
 
-    def completeness(self, config: Config) -> Outcome:
+    def completeness(self, config: Config) -> MeasuredEffect:
         """Draw changed patches and say which show a complete vertebra."""
         flags = [patch.complete for patch in self._draw(config, augment=True)]
-        return Outcome(flags, f"{sum(flags)} of {len(flags)} called complete")
+        return MeasuredEffect(flags, f"{sum(flags)} of {len(flags)} called complete")
 
     def _draw(self, config: Config, *, augment: bool = False) -> list:
-        sampler = TrainingSampler(self.cases[:1], without_empty(config), seed=self.seed,
-                                  augment=augment)  # fmt: skip
+        sampler = TrainingSampler(
+            self.cases[:1], without_empty(config), seed=self.seed, augment=augment
+        )
         return [sampler.draw(index) for index in range(PATCHES)]
 
-    def deformation(self, config: Config) -> Outcome:
+    def deformation(self, config: Config) -> MeasuredEffect:
         """Draw the displacements of a patch."""
         fields = displacement_fields(rng_for(self.seed), (64,) * 3, alpha=config.elastic_alpha,
                                      sigma=config.elastic_sigma)  # fmt: skip
-        return Outcome(fields, f"voxels move by {fields.std():.2f} (deviation)")
+        return MeasuredEffect(fields, f"voxels move by {fields.std():.2f} (deviation)")
 
-    def blurred(self, config: Config) -> Outcome:
+    def blurred(self, config: Config) -> MeasuredEffect:
         """Blur a patch of whole numbers."""
         image = self.scans[0][0].array[:32, :32, :32]
         found = blur(image, config)
-        return Outcome(np.asarray(found, np.float32), f"mean changes by "
-                       f"{found.mean(dtype=float) - image.mean():+.2f}")  # fmt: skip
+        words = f"mean changes by {found.mean(dtype=float) - image.mean():+.2f}"
+        return MeasuredEffect(np.asarray(found, np.float32), words)
 
     def _fresh(self, config: Config) -> tuple[np.ndarray, np.ndarray]:
         """Masks of a fresh network for a patch with and without its memory."""
@@ -193,22 +182,24 @@ class Bench:
         model = build_model(replace(config, inference_statistics="batch"))
         choose_begin(model, config)
         patch = TrainingSampler(self.cases[:1], without_empty(config), seed=2, augment=False)(0)[0]
-        return tuple(np.asarray(model(patch[None] * keep)["mask"])[0, ..., 0]
-                     for keep in (1.0, np.array([1.0, 0.0], np.float32)))  # fmt: skip
+        return tuple(
+            np.asarray(model(patch[None] * keep)["mask"])[0, ..., 0]
+            for keep in (1.0, np.array([1.0, 0.0], np.float32))
+        )
 
-    def memory(self, config: Config) -> Outcome:
+    def memory(self, config: Config) -> MeasuredEffect:
         """Ask a fresh network with and without what is remembered."""
         # The last block as it is drawn: as the identity it hides the rest.
         with_memory, without = self._fresh(replace(config, sparse_begin=False))
         moved = np.abs(with_memory - without).mean()
-        return Outcome(with_memory, f"forgetting moves probabilities by {moved:.2g}")
+        return MeasuredEffect(with_memory, f"forgetting moves probabilities by {moved:.2g}")
 
-    def beginning(self, config: Config) -> Outcome:
+    def beginning(self, config: Config) -> MeasuredEffect:
         """Ask a fresh network."""
         mask, _ = self._fresh(config)
-        return Outcome(mask, f"{(mask > 0.5).mean():.1%} of a patch are foreground")
+        return MeasuredEffect(mask, f"{(mask > 0.5).mean():.1%} of a patch are foreground")
 
-    def share_of_loss(self, config: Config) -> Outcome:
+    def share_of_loss(self, config: Config) -> MeasuredEffect:
         """Add up the two parts of the loss over patches of the phantom."""
         model = self.model
         compile_model(model, replace(config, learning_rate_steps=()), xla=False)
@@ -223,10 +214,10 @@ class Bench:
             )
         mask = np.mean([row["mask_loss"] for row in rows])
         other = config.completeness_weight * np.mean([row["completeness_loss"] for row in rows])
-        return Outcome([float(mask + other)], f"the completeness is {other / (mask + other):.2%} "
-                       "of the loss")  # fmt: skip
+        words = f"the completeness is {other / (mask + other):.2%} of the loss"
+        return MeasuredEffect([float(mask + other)], words)
 
-    def schedule(self, config: Config) -> Outcome:
+    def schedule(self, config: Config) -> MeasuredEffect:
         """Follow the learning rate to the end of training."""
         drops = config.learning_rate_steps
 
@@ -236,30 +227,32 @@ class Bench:
 
         rates = [rate(step) for step in range(0, 25_000, 500)]
         words = f"{config.max_steps} steps, the last at a rate of {rate(config.max_steps - 1):.0e}"
-        return Outcome(rates, words)
+        return MeasuredEffect(rates, words)
 
-    def fixing(self, config: Config) -> Outcome:
+    def fixing(self, config: Config) -> MeasuredEffect:
         """Follow the share of the sites' statistics in training."""
         after, steps = config.fix_statistics_after, np.arange(0, config.max_steps, 100)
         shares = [0.0 if after is None else fixed_share(step, after, config.fix_statistics_over)
                   for step in steps]  # fmt: skip
-        return Outcome(shares, f"training ends with {shares[-1]:.0%} of the statistics fixed")
+        return MeasuredEffect(
+            shares, f"training ends with {shares[-1]:.0%} of the statistics fixed"
+        )
 
-    def looks(self, config: Config) -> Outcome:
+    def looks(self, config: Config) -> MeasuredEffect:
         """Count the looks at test patches while training."""
         count = config.max_steps // config.steps_per_evaluation
-        return Outcome([count, config.eval_iters], f"{count} looks at {config.eval_iters} "
-                       "patches each")  # fmt: skip
+        words = f"{count} looks at {config.eval_iters} patches each"
+        return MeasuredEffect([count, config.eval_iters], words)
 
-    def validation(self, config: Config) -> Outcome:
+    def validation(self, config: Config) -> MeasuredEffect:
         """Measure the network as the look while training does."""
         return self._answers(config.validation_statistics)
 
-    def inference(self, config: Config) -> Outcome:
+    def inference(self, config: Config) -> MeasuredEffect:
         """Measure the network as the search uses it."""
         return self._answers(config.inference_statistics)
 
-    def _answers(self, statistics: str) -> Outcome:
+    def _answers(self, statistics: str) -> MeasuredEffect:
         """Dice of patches with one vertebra to be found, and voxels where all are remembered."""
         config = replace(self.base, inference_statistics=statistics)
         ask, masks, scores = make_ask(self.model, config), [], []
@@ -273,28 +266,28 @@ class Bench:
         false = [int((ask(patch.image, patch.memory.astype(np.float32))[0] > 0.5).sum())
                  for patch in map(empty.draw, range(5))]  # fmt: skip
         words = f"phantom's Dice {np.mean(scores):.3f}; {np.mean(false):.0f} voxels where all is"
-        return Outcome(np.stack(masks), f"{words} remembered")
+        return MeasuredEffect(np.stack(masks), f"{words} remembered")
 
-    def search(self, config: Config) -> Outcome:
+    def search(self, config: Config) -> MeasuredEffect:
         """Search a phantom with a network that knows the truth."""
         return self._search(config)
 
-    def search_cut(self, config: Config) -> Outcome:
+    def search_cut(self, config: Config) -> MeasuredEffect:
         """The same in a scan that cuts a vertebra in half."""
         return self._search(config, cut=middle_of_second(self.scans[2][1].array))
 
-    def search_with_islands(self, config: Config) -> Outcome:
+    def search_with_islands(self, config: Config) -> MeasuredEffect:
         """The same with an island beside every answer."""
         return self._search(config, islands=True)
 
-    def _search(self, config: Config, *, cut: int = 0, islands: bool = False) -> Outcome:
+    def _search(self, config: Config, *, cut: int = 0, islands: bool = False) -> MeasuredEffect:
         whole = self.scans[2][1].array
         labels = whole[cut:]
         found, ended = run_search(labels, Oracle(whole, config, islands=islands), config)
         matching = match_instances(found.mask, labels)
         outcome = f"{matching.found} of {len(matching.references)} vertebrae, "
         outcome += f"{len(matching.predictions)} finds, {len(found.visits)} windows"
-        return Outcome(found.mask > 0, f"{outcome}; {ended}")
+        return MeasuredEffect(found.mask > 0, f"{outcome}; {ended}")
 
 
 def middle_of_second(labels: np.ndarray) -> int:

@@ -28,6 +28,14 @@ from common.evaluation.overlap import (
     volume_ml,
 )
 
+STATUS = {
+    (True, True): "ok",
+    (True, False): "reference empty",
+    (False, True): "prediction empty",
+    (False, False): "both empty",
+}
+"""Of a case, by whether the prediction and the reference hold anything."""
+
 
 @dataclass(frozen=True)
 class SurfaceDistances:
@@ -60,7 +68,7 @@ def surface_distances(
         return SurfaceDistances(hausdorff95_mm=np.nan, assd_mm=np.nan)
     # The distance transform costs as much on background as anywhere; beyond the union's box there
     # is nothing else.
-    box = _bounding_box(prediction | reference)
+    (box,) = ndimage.find_objects((prediction | reference).astype(np.uint8))
     surfaces = [_surface(mask[box]) for mask in (prediction, reference)]
     forth, back = (
         ndimage.distance_transform_edt(~target, sampling=spacing_mm)[source]
@@ -69,18 +77,6 @@ def surface_distances(
     hausdorff95_mm = max(np.percentile(forth, 95), np.percentile(back, 95))
     assd_mm = (forth.sum() + back.sum()) / (forth.size + back.size)
     return SurfaceDistances(hausdorff95_mm=float(hausdorff95_mm), assd_mm=float(assd_mm))
-
-
-def hausdorff95_mm(
-    prediction: np.ndarray, reference: np.ndarray, *, spacing_mm: Sequence[float]
-) -> float:
-    """HD95 alone; see `surface_distances` for arguments, result and errors."""
-    return surface_distances(prediction, reference, spacing_mm=spacing_mm).hausdorff95_mm
-
-
-def assd_mm(prediction: np.ndarray, reference: np.ndarray, *, spacing_mm: Sequence[float]) -> float:
-    """ASSD alone; see `surface_distances` for arguments, result and errors."""
-    return surface_distances(prediction, reference, spacing_mm=spacing_mm).assd_mm
 
 
 def score_case(
@@ -124,7 +120,7 @@ def score_case(
                 "relative_volume_difference": relative_volume_difference(found, expected),
                 "hd95_mm": distances.hausdorff95_mm,
                 "assd_mm": distances.assd_mm,
-                "status": _status(bool(found.any()), bool(expected.any())),
+                "status": STATUS[bool(found.any()), bool(expected.any())],
             }
         )
     return rows
@@ -172,32 +168,17 @@ def summarise(
     }
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    return ndimage.find_objects(mask.astype(np.uint8))[0]
-
-
 def _surface(mask: np.ndarray) -> np.ndarray:
     cross = ndimage.generate_binary_structure(mask.ndim, 1)
     return mask & ~ndimage.binary_erosion(mask, structure=cross, border_value=0)
 
 
-def _status(prediction_present: bool, reference_present: bool) -> str:
-    if prediction_present and reference_present:
-        return "ok"
-    if not prediction_present and not reference_present:
-        return "both empty"
-    return "reference empty" if prediction_present else "prediction empty"
-
-
 def _bootstrap_means(values: np.ndarray, seed: int, resamples: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     per_round = max(1, 1_000_000 // values.size)  # bounds the memory, not the result
+    rounds = (min(per_round, resamples - done) for done in range(0, resamples, per_round))
     means = [
         values[generator.integers(values.size, size=(count, values.size))].mean(axis=1)
-        for count in _rounds(resamples, per_round)
+        for count in rounds
     ]
     return np.concatenate(means)
-
-
-def _rounds(total: int, per_round: int) -> list[int]:
-    return [min(per_round, total - done) for done in range(0, total, per_round)]

@@ -63,28 +63,6 @@ def volume_ml(mask: np.ndarray, *, spacing_mm: Sequence[float]) -> float:
     return float(np.count_nonzero(mask) * voxel_mm3 / CUBIC_MM_PER_ML)
 
 
-def volume_difference_ml(
-    prediction: np.ndarray, reference: np.ndarray, *, spacing_mm: Sequence[float]
-) -> float:
-    """Volume of the prediction less that of the reference.
-
-    Args:
-        prediction: mask, any shape; every non-zero voxel belongs to it.
-        reference: mask of the same shape.
-        spacing_mm: voxel size per axis, in the array's axis order.
-
-    Returns:
-        Millilitres, negative where the prediction is smaller.
-
-    Raises:
-        ValueError: the shapes differ, or see `volume_ml`.
-    """
-    prediction, reference = as_masks(prediction, reference)
-    return volume_ml(prediction, spacing_mm=spacing_mm) - volume_ml(
-        reference, spacing_mm=spacing_mm
-    )
-
-
 def relative_volume_difference(prediction: np.ndarray, reference: np.ndarray) -> float:
     """Difference of the volumes as a fraction of the reference's.
 

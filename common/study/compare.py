@@ -1,7 +1,6 @@
 """Original beside port: the parts of a comparison, on the terminal, as JSON and as a page.
 
-A paper's `compare` names its facts; choosing the parts, laying tables out and writing files are the
-same for all. `microscope`, `effects` and `forensics` make the parts that need computation.
+`microscope`, `effects` and `dice_definitions` make the parts that need computation.
 """
 
 import math
@@ -49,14 +48,14 @@ def compare_parts(
     out: Path | None,
     to: Path | None,
 ) -> None:
-    """Make the parts that are asked for, write them, then print them.
+    """Make the parts that are asked for, write them, then print them; options as of `compare`.
 
     Args:
         paper: package name.
         makers: what makes each part that is possible, by its name in `PARTS`.
         parts: which; None: all with `to`, else those that need no computation.
-        out: JSON file with the rows of every part, or None.
-        to: folder of the page, its sections and `compare.json`, or None.
+        out: JSON file with the rows of every part.
+        to: folder of the page, its sections and `compare.json`.
 
     Raises:
         OptionError: a part is unknown, or needs a run that is not given.
@@ -67,7 +66,7 @@ def compare_parts(
     if to is not None:
         write_page(to, paper, tables)
     show_tables(tables, out)
-    left = [name for name in makers if name not in chosen]
+    left = [name for name in PARTS if name in makers and name not in chosen]
     if left and parts is None:
         print(f"Not shown: {', '.join(left)} (--parts all, or --to FOLDER for the page)")
     if to is not None:
@@ -80,35 +79,23 @@ def choose_parts(
     makers: Mapping[str, Any], parts: Sequence[str] | None, *, everything: bool
 ) -> list[str]:
     """Return the names of the parts to make, in the order of the page; arguments as above."""
+    possible = [name for name in PARTS if name in makers]
     if parts is None:
-        wanted = PARTS if everything else QUICK_PARTS
-        return [name for name in PARTS if name in wanted and name in makers]
+        return possible if everything else [name for name in possible if name in QUICK_PARTS]
     if tuple(parts) == ("all",):
-        return [name for name in PARTS if name in makers]
+        return possible
     for name in parts:
         if name not in PARTS:
-            raise OptionError(f"--parts: found {name!r}; expected all, or some of: {words(PARTS)}")
+            known = ", ".join(PARTS)
+            raise OptionError(f"--parts: found {name!r}; expected all, or some of: {known}")
         if name not in makers:
-            raise OptionError(f"--parts {name} needs more options; possible now: {words(makers)}")
+            now = ", ".join(possible)
+            raise OptionError(f"--parts {name} needs more options; possible now: {now}")
     return [name for name in PARTS if name in parts]
 
 
-def words(names) -> str:
-    """Return names as "a, b, c"."""
-    return ", ".join(names)
-
-
 def write_page(to: Path, paper: str, tables: Mapping[str, Table]) -> None:
-    """Write `compare.json`, `sections.json` and `index.html` into a folder.
-
-    Args:
-        to: folder, made where it is missing; other files in it stay.
-        paper: package name.
-        tables: parts by name.
-
-    Raises:
-        RunError: a file cannot be written.
-    """
+    """Write `compare.json`, `sections.json` and `index.html` into a folder, made if missing."""
     to = Path(to)
     to.mkdir(parents=True, exist_ok=True)
     phantom = any(table.phantom for table in tables.values())
@@ -139,10 +126,7 @@ def write_page(to: Path, paper: str, tables: Mapping[str, Table]) -> None:
 
 
 def compare_presets(presets: Mapping[str, Any]) -> list[dict]:
-    """Return a row per field of a paper's `Config`, those that differ first.
-
-    Args:
-        presets: the paper's `PRESETS`.
+    """Return a row per field of a paper's `Config`, those that differ between presets first.
 
     Returns:
         Rows with `field`, the value in every preset, and `differs` ("yes" or "").
@@ -194,52 +178,37 @@ def layers_table(
                      "parameters": 0})  # fmt: skip
     header = ("original", "its shape", *list(ours[0])[1:])
     rows = [{key: row[key] for key in header} for row in rows]
-    text = describe_totals(ours, theirs, only_there=len(left), why_not=why_not)
-    return Table("layers", rows, text)
-
-
-def describe_totals(ours, theirs, *, only_there: int, why_not: str) -> str:
-    """Return the sentence below the layers: numbers on both sides, and what has no counterpart."""
     here = sum(row["parameters"] for row in ours)
     trained = sum(row["parameters"] for row in ours if row.get("trained", "yes") == "yes")
     text = f"Port: {len(ours)} variables, {here:,} numbers, {trained:,} of them trained."
     if theirs is None:
-        return f"{text} {why_not}"
-    there = sum(product_of(shape) for shape in theirs.values())
+        return Table("layers", rows, f"{text} {why_not}")
+    there = sum(map(math.prod, theirs.values()))
     only_here = sum(row["original"] not in theirs for row in ours)
-    return (
+    text = (
         f"Original (released code, as recorded): {len(theirs)} variables, {there:,} numbers. {text}"
-        f" Without a counterpart: {only_there} there, {only_here} here."
+        f" Without a counterpart: {len(left)} there, {only_here} here."
     )
-
-
-def product_of(shape: Sequence[int]) -> int:
-    """Return the number of elements of a shape."""
-    return math.prod(shape)
+    return Table("layers", rows, text)
 
 
 def describe_variable(name: str, variable: Any) -> dict[str, Any]:
-    """Return the row of one variable for `layers_table`.
-
-    Args:
-        name: the original's.
-        variable: Keras variable.
-    """
+    """Return the row of a Keras variable for `layers_table`, by the original's name."""
     return {
         "original": name,
         "port": variable.path,
         "shape": "x".join(map(str, variable.shape)),
-        "parameters": product_of(variable.shape),
+        "parameters": math.prod(variable.shape),
         "trained": "yes" if variable.trainable else "no",
     }
 
 
 def compare_ways(
     case: str,
-    ways: "Mapping[str, Callable[[], np.ndarray]]",
+    ways: Mapping[str, Callable[[], np.ndarray]],
     reference: np.ndarray | None,
     *,
-    measure: "Callable[[np.ndarray, np.ndarray], float] | None" = None,
+    measure: Callable[[np.ndarray, np.ndarray], float] = lambda p, r: dice(p > 0, r > 0),
 ) -> list[dict]:
     """Segment one case in several ways and say how each differs from the first.
 
@@ -247,12 +216,11 @@ def compare_ways(
         case: its name.
         ways: functions that return a label map, by name; the first is what others are held to.
         reference: label map of the same shape, or None.
-        measure: of prediction and reference; None: Dice of everything above 0.
+        measure: of prediction and reference; default: Dice of everything above 0.
 
     Returns:
         A row per way: case, inference, seconds, dice, voxels unlike the first, and their share.
     """
-    measure = measure or (lambda found, real: dice(found > 0, real > 0))
     rows, first = [], None
     for name, segment in ways.items():
         start = time.perf_counter()
@@ -273,52 +241,27 @@ def compare_ways(
 
 
 def inference_table(rows: Sequence[Mapping[str, Any]], run: Path) -> Table:
-    """Return how a run's cases were segmented in several ways as a part.
-
-    Args:
-        rows: a row per case and way.
-        run: whose manifest says whether its data are synthetic.
-    """
+    """Return rows of `compare_ways` as a part; the run's manifest knows whether it is synthetic."""
     text = f"The held-out cases of {run}, segmented in several ways."
     return Table("inference", rows, text, phantom=bool(load_run(run).manifest.get("phantom")))
 
 
 def compare_arrays(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict]:
-    """Return a row per name with the largest absolute difference of two arrays or variables.
-
-    Args:
-        first: arrays by name.
-        second: arrays of the same shapes, at least under the names of `first`.
-    """
+    """Return a row per name in `first` with the largest absolute difference of the two arrays."""
     return [
-        {
-            "variable": name,
-            "largest difference": float(np.abs(np.subtract(array, second[name])).max()),
-        }
-        for name, array in first.items()
+        {"variable": name, "largest difference": float(np.abs(np.subtract(a, second[name])).max())}
+        for name, a in first.items()
     ]
 
 
 def require_run(run: Path | None, original: Path | None, *, what: str = "checkpoint") -> None:
-    """Refuse a file of the original's without a run to compare it with.
-
-    Raises:
-        OptionError: `original` is given and `run` is not.
-    """
+    """Raise `OptionError` for a file of the original's without a run to compare it with."""
     if original is not None and run is None:
         raise OptionError(f"--original needs --run; expected the run to compare the {what} with")
 
 
 def show_tables(tables: Mapping[str, Table], out: Path | None) -> None:
-    """Print parts under their names, and write their rows as JSON where asked.
-
-    Args:
-        tables: parts by name.
-        out: JSON file, or None; its folder is made.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Print parts under their names, and write their rows as JSON where asked."""
     if out is not None:  # first, so that a file that cannot be written is all that is said
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_json(out, {name: list(table.rows) for name, table in tables.items()})

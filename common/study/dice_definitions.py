@@ -23,7 +23,7 @@ DEEPMEDIC_SMOOTH = 1e-5
 
 
 @dataclass(frozen=True)
-class Case:
+class DicePair:
     """One prediction to be scored."""
 
     prediction: np.ndarray
@@ -37,7 +37,7 @@ class Definition:
     """One historical measure."""
 
     name: str
-    score: Callable[[Case], float]
+    score: Callable[[DicePair], float]
     formula: str
     source: str
     hides: str
@@ -186,15 +186,15 @@ def _as_weights(mask: np.ndarray) -> np.ndarray:
     return mask.astype(np.float64) if mask.dtype.kind == "f" else (mask > 0).astype(np.float64)
 
 
-def _two_classes(case: Case) -> tuple[np.ndarray, np.ndarray]:
+def _two_classes(case: DicePair) -> tuple[np.ndarray, np.ndarray]:
     return (case.prediction > 0).astype(np.uint8), (case.reference > 0).astype(np.uint8)
 
 
-def _engine(kind: int) -> Callable[[Case], float]:
+def _engine(kind: int) -> Callable[[DicePair], float]:
     return lambda case: deepmedic_dice(case.prediction, case.reference, case.mask, kind=kind)
 
 
-def _plain(function: Callable[..., float], **options: Any) -> Callable[[Case], float]:
+def _plain(function: Callable[..., float], **options: Any) -> Callable[[DicePair], float]:
     return lambda case: function(case.prediction, case.reference, **options)
 
 
@@ -279,12 +279,12 @@ DEFINITIONS = (
 """In the order of the table, the right one first."""
 
 
-def _one_hot(case: Case) -> tuple[np.ndarray, np.ndarray]:
+def _one_hot(case: DicePair) -> tuple[np.ndarray, np.ndarray]:
     found, real = _two_classes(case)
     return np.stack([found == 0, found == 1], axis=-1).astype(np.float64), real
 
 
-def telling_cases() -> dict[str, Case]:
+def telling_cases() -> dict[str, DicePair]:
     """Return predictions that tell the definitions apart, on two touching bodies in a box.
 
     Returns:
@@ -309,9 +309,9 @@ def telling_cases() -> dict[str, Case]:
         "doubled": doubled(reference),
         "far find": far,
     }
-    cases = {name: Case(found, reference, region) for name, found in predictions.items()}
-    cases["none, none"] = Case(empty, empty, region)
-    cases["none, alarm"] = Case(alarm, empty, region)
+    cases = {name: DicePair(found, reference, region) for name, found in predictions.items()}
+    cases["none, none"] = DicePair(empty, empty, region)
+    cases["none, alarm"] = DicePair(alarm, empty, region)
     return cases
 
 
@@ -326,7 +326,7 @@ def doubled(mask: np.ndarray) -> np.ndarray:
     return grown.astype(np.uint8)
 
 
-def score_predictions(cases: Mapping[str, Case]) -> list[dict[str, Any]]:
+def score_predictions(cases: Mapping[str, DicePair]) -> list[dict[str, Any]]:
     """Return a row per definition with its value for every case; "n/a" where it is undefined."""
     rows = []
     for definition in DEFINITIONS:
@@ -338,7 +338,7 @@ def score_predictions(cases: Mapping[str, Case]) -> list[dict[str, Any]]:
     return rows
 
 
-def metrics_table(of_run: Mapping[str, Case] | None = None, *, missing: str = "") -> Table:
+def metrics_table(of_run: Mapping[str, DicePair] | None = None, *, missing: str = "") -> Table:
     """Return the scores of telling predictions, and of a run's own, as a part.
 
     Args:

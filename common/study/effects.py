@@ -6,11 +6,15 @@ result on a phantom. Here the stage is run with the port's value and with the co
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure as Canvas
@@ -19,13 +23,14 @@ from common.errors import UserError
 from common.evaluation.overlap import dice
 from common.report.drawing import render
 from common.report.page import Figure
+from common.runtime import configure_runtime
 from common.study.compare import Table
 
 REFUSED = "refused: "
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MeasuredEffect:
     """What one stage comes to."""
 
     values: Any
@@ -36,7 +41,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Probe:
+class EffectProbe:
     """Where a switch acts and how it is measured."""
 
     switches: tuple[str, ...]
@@ -45,8 +50,64 @@ class Probe:
     """Ids of the paper card's ledger, as "F5"."""
     stage: str
     """Name of the stage, such as "inference"."""
-    measure: Callable[[Any], Outcome]
+    measure: Callable[[Any], MeasuredEffect]
     """Function of a `Config`."""
+
+
+class TrainedBench:
+    """Phantoms and a network on which a paper's switches are measured.
+
+    Args:
+        network: a trained network with the configuration it belongs to; None, or one that does not
+            fit the phantoms: a small one is trained here for some seconds.
+    """
+
+    seed: int
+    """Of phantoms, weights and draws."""
+    small: Any
+    """The port's configuration with a network that learns a phantom in seconds."""
+    network_fields: Sequence[str]
+    """Fields that are taken from the configuration of a given network."""
+
+    def __init__(self, network: tuple[keras.Model, Any] | None = None):
+        self.given = network if network is not None and self.fits(network[1]) else None
+        self.base = self.adapt(None if self.given is None else self.given[1])
+        """The port's configuration, its network made small or that of the given one."""
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The given network, or one trained on phantoms."""
+        if self.given is not None:
+            return self.given[0]
+        keras.utils.set_random_seed(self.seed)
+        return self.train_model()
+
+    def fits(self, config: Any) -> bool:
+        """Return whether a network of this configuration can be shown the phantoms."""
+        raise NotImplementedError
+
+    def adapt(self, config: Any | None) -> Any:
+        """Return `base` for a given network's configuration, or for none."""
+        fields = () if config is None else self.network_fields
+        return replace(self.small, **{name: getattr(config, name) for name in fields})
+
+    def train_model(self) -> keras.Model:
+        """Return a small network after some seconds of training."""
+        raise NotImplementedError
+
+    def probes(self) -> list[EffectProbe]:
+        """Return a probe for every switch of the preset `code`."""
+        raise NotImplementedError
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a temporary folder whose name is left out of refusals: it is soon gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield Path(folder)
+        except UserError as refusal:
+            raise type(refusal)(str(refusal).replace(f"{folder}/", "")) from refusal
 
 
 def find_switches(code: Any, port: Any) -> list[str]:
@@ -55,7 +116,11 @@ def find_switches(code: Any, port: Any) -> list[str]:
 
 
 def measure_effects(
-    probes: Sequence[Probe], *, base: Any, code: Any, progress: Callable[[str], None] | None = None
+    probes: Sequence[EffectProbe],
+    *,
+    base: Any,
+    code: Any,
+    progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Flip one switch after the other and measure what changes.
 
@@ -96,12 +161,12 @@ def measure_effects(
     return rows
 
 
-def run_stage(measure: Callable[[Any], Outcome], config: Any) -> Outcome:
+def run_stage(measure: Callable[[Any], MeasuredEffect], config: Any) -> MeasuredEffect:
     """Run a stage; where the project refuses the configuration, that is the outcome."""
     try:
         return measure(config)
     except UserError as refusal:
-        return Outcome(None, f"{REFUSED}{' '.join(str(refusal).split())[:90]}")
+        return MeasuredEffect(None, f"{REFUSED}{' '.join(str(refusal).split())[:90]}")
 
 
 def share_changed(before: Any, after: Any) -> float | None:
@@ -135,21 +200,29 @@ def short(value: Any, limit: int = 24) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def check_complete(probes: Sequence[Probe], code: Any, port: Any) -> list[str]:
+def check_complete(probes: Sequence[EffectProbe], code: Any, port: Any) -> list[str]:
     """Return the switches that no probe measures; empty where the paper has a probe for each."""
     measured = {name for probe in probes for name in probe.switches}
     return [name for name in find_switches(code, port) if name not in measured]
 
 
-def compare_effects(bench: Any, *, code: Any, run: Path | None) -> Table:
-    """Measure every switch of a paper and return the effects as a part.
+def compare_effects(
+    make_bench: type[TrainedBench],
+    load_network: Callable[[Path], tuple[keras.Model, Any]],
+    *,
+    code: Any,
+    run: Path | None,
+) -> Table:
+    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
 
     Args:
-        bench: has `base`, the port's configuration, `probes()`, and `given`: the network it was
-            given, or None where that does not fit its phantoms.
+        make_bench: the paper's bench.
+        load_network: gives the network of a run and its configuration.
         code: preset `code`.
-        run: whose network the bench uses; None: one of its own.
+        run: whose network is used where it fits the phantoms; None: one trained for some seconds.
     """
+    configure_runtime(seed=0)
+    bench = make_bench(None if run is None else load_network(run))
     rows = measure_effects(bench.probes(), base=bench.base, code=code, progress=show_progress)
     network = "a small one, trained on phantoms for some seconds"
     if run is not None:
@@ -208,13 +281,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return Figure(render(canvas, phantom=True), caption)
 
 
-def describe_labels(found: np.ndarray, reference: np.ndarray) -> Outcome:
+def describe_labels(found: np.ndarray, reference: np.ndarray) -> MeasuredEffect:
     """Return a label map as an outcome, with the phantom's Dice of all that is above 0."""
     score = dice(found > 0, reference > 0)
-    return Outcome(found, f"phantom's Dice {score:.3f}, {int((found > 0).sum())} voxels")
-
-
-def describe_numbers(values: np.ndarray, what: str) -> Outcome:
-    """Return numbers as an outcome: their mean and deviation, named."""
-    values = np.asarray(values)
-    return Outcome(values, f"{what}: mean {values.mean():.4g}, deviation {values.std():.4g}")
+    return MeasuredEffect(found, f"phantom's Dice {score:.3f}, {int((found > 0).sum())} voxels")

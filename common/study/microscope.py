@@ -24,7 +24,7 @@ RECORDED = "recorded.json"
 
 
 @dataclass(frozen=True)
-class Layer:
+class RecordedLayer:
     """What was recorded of one operation of the original."""
 
     original: str
@@ -56,7 +56,7 @@ class Recording:
     """Which code on which framework, in words."""
     tolerance: float
     """Largest difference that rounding explains, as a share of a layer's scale."""
-    layers: tuple[Layer, ...]
+    layers: tuple[RecordedLayer, ...]
     checks: Mapping[str, float]
     """Sums of weights and input by which a reader knows that they were drawn alike."""
 
@@ -77,11 +77,7 @@ def load_recorded(paper: str) -> dict[str, Any] | None:
 
 
 def load_recording(paper: str, network: str) -> Recording | None:
-    """Return the recording of one of a paper's networks, or None where there is none.
-
-    Args:
-        paper: package name.
-        network: its name in the file.
+    """Return the recording of one of a paper's networks by name, or None where there is none.
 
     Raises:
         DataError: the file is damaged.
@@ -91,11 +87,11 @@ def load_recording(paper: str, network: str) -> Recording | None:
         return None
     try:
         layers = tuple(
-            Layer(entry["original"], entry["port"], tuple(entry["shape"]),
-                  np.array(entry.get("index", ()), np.int64),
-                  np.array(entry.get("values", ())),
-                  np.array(entry.get("mean", ())),
-                  np.array(entry.get("deviation", ())))
+            RecordedLayer(
+                entry["original"], entry["port"], tuple(entry["shape"]),
+                np.array(entry.get("index", ()), np.int64),
+                *(np.array(entry.get(name, ())) for name in ("values", "mean", "deviation")),
+            )
             for entry in stored["layers"]
         )  # fmt: skip
         return Recording(stored["source"], stored["tolerance"], layers, stored["checks"])
@@ -141,18 +137,18 @@ class Rebuilt:
     def sums(self) -> dict[str, float]:
         """Return the sums that a recording is checked by, in float64."""
         inputs = self.inputs if isinstance(self.inputs, list) else [self.inputs]
-        weights = [np.asarray(weight) for weight in self.model.trainable_weights]
+        parts = {"weights": self.model.trainable_weights, "input": inputs}
         return {
-            "weights": sum(float(array.sum(dtype=np.float64)) for array in weights),
-            "input": sum(float(array.sum(dtype=np.float64)) for array in inputs),
+            name: sum(float(np.asarray(array).sum(dtype=np.float64)) for array in arrays)
+            for name, arrays in parts.items()
         }
 
     def activations(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Return activations at inference by name."""
-        tensors = self.tensors or {
-            name: self.model.get_layer(name).output for name in dict.fromkeys(names)
+        outputs = {
+            name: self.tensors[name] if self.tensors else self.model.get_layer(name).output
+            for name in dict.fromkeys(names)
         }
-        outputs = {name: tensors[name] for name in dict.fromkeys(names)}
         values = keras.Model(self.model.inputs, outputs).predict_on_batch(self.inputs)
         return {name: np.asarray(value) for name, value in values.items()}
 
@@ -178,15 +174,7 @@ def compare_recorded(paper: str, network: str, rebuild: Callable[[], Rebuilt]) -
 
 
 def check_drawn(recording: Recording, sums: Mapping[str, float]) -> None:
-    """Hold weights and input, drawn again, to the recording's sums.
-
-    Args:
-        recording: with a sum for each of the names.
-        sums: of `Rebuilt.sums`.
-
-    Raises:
-        DataError: they are others, so that activations cannot be compared.
-    """
+    """Raise `DataError` where weights or input, drawn again, have other sums than the recorded."""
     for name, expected in recording.checks.items():
         value = sums[name]
         if not np.isclose(value, expected, rtol=1e-7, atol=1e-5):
@@ -199,11 +187,7 @@ def check_drawn(recording: Recording, sums: Mapping[str, float]) -> None:
 def compare_activations(
     recording: Recording, activations: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Hold the port's activations to the original's.
-
-    Args:
-        recording: of the original.
-        activations: by the port's names.
+    """Hold the port's activations, by its names, to the original's.
 
     Returns:
         A row per layer in the order of computation: `layer` (the original's), `port`, `shape`,
@@ -229,7 +213,7 @@ def compare_activations(
     return rows
 
 
-def largest_difference(layer: Layer, found: np.ndarray) -> float:
+def largest_difference(layer: RecordedLayer, found: np.ndarray) -> float:
     """Return the largest absolute difference of recorded values and moments; NaN stays NaN."""
     differences = [np.zeros(1)]
     if layer.values.size:
@@ -249,21 +233,17 @@ def first_divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:
 def activations_table(
     recording: Recording | None, activations: Mapping[str, np.ndarray] | None, *, paper: str
 ) -> Table:
-    """Return the comparison of activations as a part.
-
-    Args:
-        recording: of the original; None where the installation has none, which the part then says.
-        activations: the port's, by its names.
-        paper: package name.
-    """
+    """Return the comparison of activations as a part, which says so where none were recorded."""
     if recording is None or activations is None:
         return Table("activations", [], f"Not compared: this installation has no {paper}/{RECORDED}"
                      ", which holds what the original computed.")  # fmt: skip
     rows = compare_activations(recording, activations)
-    return Table("activations", rows, describe(recording, rows), [draw(recording, rows)])
+    return Table(
+        "activations", rows, summarise_activations(recording, rows), [draw(recording, rows)]
+    )
 
 
-def describe(recording: Recording, rows: Sequence[Mapping[str, Any]]) -> str:
+def summarise_activations(recording: Recording, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the outcome in words: the first divergence, or the largest difference."""
     first = first_divergence(rows)
     limit = f"{recording.tolerance:.0e} of a layer's scale"

@@ -16,14 +16,13 @@ from common.study.compare import (
     describe_variable,
     inference_table,
     layers_table,
-    presets_table,
 )
-from common.study.dice_definitions import Case, deepmedic_dice, formulas_table, metrics_table
-from common.study.effects import compare_effects as measure_effects
+from common.study.dice_definitions import DicePair, deepmedic_dice
 from common.study.microscope import compare_recorded, recorded_shapes
-from dhcp_fetal.config import CODE, PRESETS, Config
+from common.study.parts import shared_parts
+from dhcp_fetal.config import PRESETS, Config
 from dhcp_fetal.data import files_from, load_case, name_of, prepare_case, read_file
-from dhcp_fetal.effects import Bench
+from dhcp_fetal.effects import EffectBench
 from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network
@@ -35,14 +34,15 @@ def list_parts(
     config: Config, *, run: Path | None, original: Path | None
 ) -> dict[str, Callable[[], Table]]:
     """Return what makes each part that is possible, by its name; arguments as for `compare`."""
-    makers: dict[str, Callable[[], Table]] = {
-        "presets": lambda: presets_table(PRESETS),
-        "layers": lambda: compare_layers(config),
-        "activations": compare_activations,
-        "effects": lambda: compare_effects(run),
-        "metrics": lambda: compare_metrics(run),
-        "formulas": formulas_table,
-    }
+    makers = shared_parts(
+        run,
+        presets=PRESETS,
+        layers=partial(compare_layers, config),
+        activations=compare_activations,
+        bench=EffectBench,
+        load_network=load_run_network,
+        read_prediction=read_prediction,
+    )
     if run is not None:
         makers["inference"] = lambda: inference_table(compare_inference(run), run)
     if original is not None:
@@ -79,21 +79,6 @@ def compare_activations() -> Table:
     return compare_recorded("dhcp_fetal", NETWORK, rebuild)
 
 
-def compare_effects(run: Path | None = None) -> Table:
-    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
-
-    Args:
-        run: whose trained network segments the phantoms; None: one trained here for some seconds.
-    """
-    configure_runtime(seed=0)
-    return measure_effects(Bench(run and load_run_network(run)), code=CODE, run=run)
-
-
-def compare_metrics(run: Path | None = None) -> Table:
-    """Score telling predictions, and the first of a run's, with every historical Dice."""
-    return metrics_table(*([] if run is None else [read_prediction(run)]))
-
-
 def read_prediction(run: Path):
     """Return the first held-out case that has a label map, for `metrics_table`; else None."""
     config = load_config(run, Config)
@@ -101,7 +86,7 @@ def read_prediction(run: Path):
         path = prediction_path(Path(run) / "predictions", name_of(files))
         if path.is_file() and files.labels is not None:
             case, found = load_case(files, config), read_file(path, config).array.T
-            return {f"run: {case.name}": Case(found, case.labels, case.mask)}
+            return {f"run: {case.name}": DicePair(found, case.labels, case.mask)}
     return None
 
 

@@ -17,16 +17,14 @@ from common.study.compare import (
     describe_variable,
     inference_table,
     layers_table,
-    presets_table,
     require_run,
 )
-from common.study.dice_definitions import Case as Scored
-from common.study.dice_definitions import formulas_table, metrics_table
-from common.study.effects import compare_effects as measure_effects
+from common.study.dice_definitions import DicePair
 from common.study.microscope import compare_recorded, recorded_shapes
-from fetal_brain.config import CODE, INFERENCE_FIELDS, PRESETS, Config, Preset
+from common.study.parts import shared_parts
+from fetal_brain.config import INFERENCE_FIELDS, PRESETS, Config, Preset
 from fetal_brain.data import Case, choose_cases, load_case, prepare_case, read_reference
-from fetal_brain.effects import Bench
+from fetal_brain.effects import EffectBench
 from fetal_brain.inference import build_for_any_plane, load_run_network, on_volumes, segment_labels
 from fetal_brain.labels import read_ids
 from fetal_brain.model import build_model
@@ -38,14 +36,15 @@ def list_parts(
     preset: Preset, *, run: Path | None, original: Path | None
 ) -> dict[str, Callable[[], Table]]:
     """Return what makes each part that is possible, by its name; arguments as for `compare`."""
-    makers: dict[str, Callable[[], Table]] = {
-        "presets": lambda: presets_table(PRESETS),
-        "layers": lambda: compare_layers(preset),
-        "activations": compare_activations,
-        "effects": lambda: compare_effects(run),
-        "metrics": lambda: compare_metrics(run),
-        "formulas": formulas_table,
-    }
+    makers = shared_parts(
+        run,
+        presets=PRESETS,
+        layers=partial(compare_layers, preset),
+        activations=compare_activations,
+        bench=EffectBench,
+        load_network=load_run_network,
+        read_prediction=read_prediction,
+    )
     if run is not None:
         makers["inference"] = lambda: inference_table(compare_inference(run), run)
     if original is not None:
@@ -69,21 +68,6 @@ def compare_activations() -> Table:
     return compare_recorded("fetal_brain", NETWORK, rebuild)
 
 
-def compare_effects(run: Path | None = None) -> Table:
-    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
-
-    Args:
-        run: whose trained network segments the phantoms; None: one trained here for some seconds.
-    """
-    configure_runtime(seed=0)
-    return measure_effects(Bench(run and load_run_network(run)), code=CODE, run=run)
-
-
-def compare_metrics(run: Path | None = None) -> Table:
-    """Score telling predictions, and the first of a run's, with every historical Dice."""
-    return metrics_table(*([] if run is None else [read_prediction(run)]))
-
-
 def read_prediction(run: Path):
     """Return the first held-out case that has a label map, for `metrics_table`."""
     config = load_config(run, Config)
@@ -91,7 +75,7 @@ def read_prediction(run: Path):
         path = prediction_path(Path(run) / "predictions", scan.id)
         if path.is_file():
             found = read_ids(read_volume(path), config, source=str(path)).array
-            return {f"run: {scan.id}": Scored(found, read_reference(scan, config).array)}
+            return {f"run: {scan.id}": DicePair(found, read_reference(scan, config).array)}
     return None
 
 

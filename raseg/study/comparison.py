@@ -16,15 +16,14 @@ from common.study.compare import (
     describe_variable,
     inference_table,
     layers_table,
-    presets_table,
     require_run,
 )
-from common.study.dice_definitions import Case, formulas_table, metrics_table
-from common.study.effects import compare_effects as measure_effects
+from common.study.dice_definitions import DicePair
 from common.study.microscope import compare_recorded, recorded_shapes
-from raseg.config import CODE, PRESETS, Config, Preset
+from common.study.parts import shared_parts
+from raseg.config import PRESETS, Config, Preset
 from raseg.data import choose_volumes, normalise, open_volumes, prepare_volume, read_split
-from raseg.effects import Bench
+from raseg.effects import EffectBench
 from raseg.inference import build_for_any_size, load_run_network, on_volumes, segment
 from raseg.masks import mask_path, read_mask, to_mask
 from raseg.original_weights import assign_original, read_original, variables_by_name
@@ -35,14 +34,15 @@ def list_parts(
     preset: Preset, *, run: Path | None, data: Path, original: Path | None
 ) -> dict[str, Callable[[], Table]]:
     """Return what makes each part that is possible, by its name; arguments as for `compare`."""
-    makers: dict[str, Callable[[], Table]] = {
-        "presets": lambda: presets_table(PRESETS),
-        "layers": lambda: compare_layers(preset),
-        "activations": compare_activations,
-        "effects": lambda: compare_effects(run),
-        "metrics": lambda: compare_metrics(run, data),
-        "formulas": formulas_table,
-    }
+    makers = shared_parts(
+        run,
+        presets=PRESETS,
+        layers=partial(compare_layers, preset),
+        activations=compare_activations,
+        bench=EffectBench,
+        load_network=load_run_network,
+        read_prediction=lambda run: read_prediction(run, data),
+    )
     if original is not None:
         makers["weights"] = lambda: Table("weights", compare_weights(run, original))
     elif run is not None:
@@ -66,21 +66,6 @@ def compare_activations() -> Table:
     return compare_recorded("raseg", NETWORK, rebuild)
 
 
-def compare_effects(run: Path | None = None) -> Table:
-    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
-
-    Args:
-        run: whose trained network segments the phantoms; None: one trained here for some seconds.
-    """
-    configure_runtime(seed=0)
-    return measure_effects(Bench(run and load_run_network(run)), code=CODE, run=run)
-
-
-def compare_metrics(run: Path | None = None, data: Path = Path("datasets")) -> Table:
-    """Score telling predictions, and the first of a run's, with every historical Dice."""
-    return metrics_table(*([] if run is None else [read_prediction(run, data)]))
-
-
 def read_prediction(run: Path, data: Path):
     """Return the first held-out volume that has a mask, for `metrics_table`; else None."""
     record = load_run(run)
@@ -90,7 +75,9 @@ def read_prediction(run: Path, data: Path):
         if mask_path(folder, tag, number).is_file():
             # Slices first: they are what a batch is made of.
             mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
-            return {f"run: img{number}": Case(np.moveaxis(mask, 2, 0), np.moveaxis(label, 2, 0))}
+            return {
+                f"run: img{number}": DicePair(np.moveaxis(mask, 2, 0), np.moveaxis(label, 2, 0))
+            }
     return None
 
 

@@ -18,12 +18,11 @@ from common.study.compare import (
     describe_variable,
     inference_table,
     layers_table,
-    presets_table,
     require_run,
 )
-from common.study.dice_definitions import Case, formulas_table, metrics_table
-from common.study.effects import compare_effects as measure_effects
+from common.study.dice_definitions import DicePair
 from common.study.microscope import compare_recorded, recorded_shapes
+from common.study.parts import shared_parts
 from sarcoma.config import CODE, PRESETS, Architecture, Config
 from sarcoma.data import (
     choose_patients,
@@ -33,7 +32,7 @@ from sarcoma.data import (
     prepare_patient,
     split_patients,
 )
-from sarcoma.effects import Bench
+from sarcoma.effects import EffectBench
 from sarcoma.inference import build_for_inference, load_run_network, on_volumes, segment
 from sarcoma.model import build_model, shapes_alone
 from sarcoma.original_weights import assign_original, ordered_variables, read_original
@@ -48,14 +47,15 @@ def list_parts(
     config: Config, *, run: Path | None, original: Path | None, data: Path | None
 ) -> dict[str, Callable[[], Table]]:
     """Return what makes each part that is possible, by its name; arguments as for `compare`."""
-    makers: dict[str, Callable[[], Table]] = {
-        "presets": lambda: presets_table(PRESETS),
-        "layers": lambda: compare_layers(config),
-        "activations": lambda: compare_activations(config.architecture),
-        "effects": lambda: compare_effects(run),
-        "metrics": lambda: compare_metrics(run),
-        "formulas": formulas_table,
-    }
+    makers = shared_parts(
+        run,
+        presets=PRESETS,
+        layers=partial(compare_layers, config),
+        activations=partial(compare_activations, config.architecture),
+        bench=EffectBench,
+        load_network=load_run_network,
+        read_prediction=read_prediction,
+    )
     if run is not None:
         makers["inference"] = lambda: inference_table(compare_inference(run), run)
     if original is not None:
@@ -82,27 +82,12 @@ def compare_activations(architecture: Architecture = "unet2d") -> Table:
     return compare_recorded("sarcoma", architecture, lambda: rebuild(architecture))
 
 
-def compare_effects(run: Path | None = None) -> Table:
-    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
-
-    Args:
-        run: whose trained U-Net segments the phantoms; None: one trained here for some seconds.
-    """
-    configure_runtime(seed=0)
-    return measure_effects(Bench(run and load_run_network(run)), code=CODE, run=run)
-
-
-def compare_metrics(run: Path | None = None) -> Table:
-    """Score telling predictions, and the first of a run's, with every historical Dice."""
-    return metrics_table(*([] if run is None else [read_prediction(run)]))
-
-
 def read_prediction(run: Path):
     """Return the first test patient who has a label map, for `metrics_table`; else None."""
     config, folder = load_config(run, Config), Path(run) / "predictions"
     for patient in choose_patients(load_run(run), config, data=None, patients=None):
         if prediction_path(folder, patient.id).is_file():
-            return {f"run: {patient.id}": Case(*read_pair(patient, folder, config)[:2])}
+            return {f"run: {patient.id}": DicePair(*read_pair(patient, folder, config)[:2])}
     return None
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from common.study.effects import measure_effects
 from dhcp_fetal.config import CODE
-from dhcp_fetal.effects import BASE, Bench
+from dhcp_fetal.effects import BASE, EffectBench
 from dhcp_fetal.model import build_model
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def rows():
     keras.utils.set_random_seed(0)
-    bench = Bench((build_model(BASE), BASE))
+    bench = EffectBench((build_model(BASE), BASE))
     return {(row["switch"], row["stage"]): row
             for row in measure_effects(bench.probes(), base=bench.base, code=CODE)}  # fmt: skip
 
@@ -65,4 +65,4 @@ def test_files(rows):
 
 def test_a_network_that_does_not_fit_is_left_out():
     """The phantoms have one channel."""
-    assert Bench((build_model(BASE), replace(BASE, input_channels=2))).given is None
+    assert EffectBench((build_model(BASE), replace(BASE, input_channels=2))).given is None

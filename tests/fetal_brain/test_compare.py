@@ -15,6 +15,7 @@ from common.report.page import read_sections
 from common.report.tables import format_table
 from common.runs.folder import open_run
 from common.study.compare import compare_presets
+from common.study.dice_definitions import metrics_table
 from fetal_brain.compare import compare
 from fetal_brain.config import PRESETS, QUICK, Config
 from fetal_brain.data import Case
@@ -22,7 +23,6 @@ from fetal_brain.inference import build_for_any_plane
 from fetal_brain.original_weights import variables_by_name
 from fetal_brain.study.comparison import (
     compare_inference,
-    compare_metrics,
     compare_weights,
     list_layers,
     read_prediction,
@@ -177,6 +177,6 @@ def test_a_runs_own_prediction_is_scored(run, tmp_path):
     label = read_volume(entry["label_path"])
     (copied / "predictions").mkdir()
     write_volume(copied / "predictions" / "a.nii.gz", label.array, label.geometry)
-    column = {row["measure"]: row["run: a"] for row in compare_metrics(copied).rows}
+    column = {row["measure"]: row["run: a"] for row in metrics_table(read_prediction(copied)).rows}
     assert column["Dice (common.evaluation.metrics)"] == "1.000"
     assert column["vertebra eval.py"] == "0.500"

@@ -5,7 +5,7 @@ import pytest
 
 from common.study.effects import measure_effects
 from sarcoma.config import CODE
-from sarcoma.effects import BASE, Bench
+from sarcoma.effects import BASE, EffectBench
 from sarcoma.inference import build_for_inference
 
 pytestmark = pytest.mark.slow
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def rows():
     keras.utils.set_random_seed(0)
-    bench = Bench((build_for_inference(BASE), BASE))
+    bench = EffectBench((build_for_inference(BASE), BASE))
     return {(row["switch"], row["stage"]): row
             for row in measure_effects(bench.probes(), base=bench.base, code=CODE)}  # fmt: skip
 

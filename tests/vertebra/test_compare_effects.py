@@ -10,7 +10,7 @@ from common.errors import DataError
 from common.study.effects import measure_effects
 from vertebra.calibration import calibrate_sites
 from vertebra.config import CODE, QUICK
-from vertebra.effects import BASE, Bench
+from vertebra.effects import BASE, EffectBench
 from vertebra.inference import build_for_any_size
 from vertebra.search import Oracle, run_search
 
@@ -24,7 +24,7 @@ def rows():
     network = build_for_any_size(config)
     calibrate_sites(network, [np.random.default_rng(0).normal(800, 300, (32, 32, 32, 2))
                               .astype(np.float32)])  # fmt: skip
-    bench = Bench((network, config))
+    bench = EffectBench((network, config))
     assert bench.given is not None
     return {(row["switch"], row["stage"]): row
             for row in measure_effects(bench.probes(), base=bench.base, code=CODE)}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from common.runs.folder import load_run
@@ -12,16 +13,14 @@ from common.study.compare import (
     describe_variable,
     inference_table,
     layers_table,
-    presets_table,
     require_run,
 )
-from common.study.dice_definitions import Case as Scored
-from common.study.dice_definitions import formulas_table, metrics_table
-from common.study.effects import compare_effects as measure_effects
+from common.study.dice_definitions import DicePair
 from common.study.microscope import compare_recorded, recorded_shapes
-from vertebra.config import CODE, PRESETS, Config, Preset
+from common.study.parts import shared_parts
+from vertebra.config import PRESETS, Config, Preset
 from vertebra.data import Case, load_case, prediction_path
-from vertebra.effects import Bench
+from vertebra.effects import EffectBench
 from vertebra.inference import build_for_any_size, load_run_network, make_ask
 from vertebra.instances import match_instances
 from vertebra.model import build_model
@@ -38,15 +37,16 @@ def list_parts(
     preset: Preset, *, run: Path | None, original: Path | None
 ) -> dict[str, Callable[[], Table]]:
     """Return what makes each part that is possible, by its name; arguments as for `compare`."""
-    makers: dict[str, Callable[[], Table]] = {
-        "presets": lambda: presets_table(PRESETS),
-        "layers": lambda: compare_layers(preset),
-        "activations": compare_activations,
-        "live": lambda: compare_live(original),
-        "effects": lambda: compare_effects(run),
-        "metrics": lambda: compare_metrics(run),
-        "formulas": formulas_table,
-    }
+    makers = shared_parts(
+        run,
+        presets=PRESETS,
+        layers=partial(compare_layers, preset),
+        activations=compare_activations,
+        bench=EffectBench,
+        load_network=load_run_network,
+        read_prediction=read_prediction,
+    )
+    makers["live"] = partial(compare_live, original)
     if run is not None:
         makers["inference"] = lambda: inference_table(compare_inference(run), run)
     if original is not None and run is not None:
@@ -76,29 +76,13 @@ def compare_activations() -> Table:
     return compare_recorded("vertebra", NETWORK, rebuild)
 
 
-def compare_effects(run: Path | None = None) -> Table:
-    """Flip every switch of the preset `code` alone and measure what it does on phantoms.
-
-    Args:
-        run: whose trained network is used, if its patches are as small as the quick preset's; None:
-            one trained here for some seconds.
-    """
-    configure_runtime(seed=0)
-    return measure_effects(Bench(run and load_run_network(run)), code=CODE, run=run)
-
-
-def compare_metrics(run: Path | None = None) -> Table:
-    """Score telling predictions, and the first of a run's, with every historical Dice."""
-    return metrics_table(*([] if run is None else [read_prediction(run)]))
-
-
 def read_prediction(run: Path):
     """Return the first test case that has a mask, for `metrics_table`; else None."""
     folder = Path(run) / "predictions"
     for case in map(Case.from_dict, load_run(run).read_split()["test"]):
         if prediction_path(folder, case.id).is_file():
             found, reference = read_pair(case, folder)
-            return {f"run: {case.id}": Scored(found.array, reference.array)}
+            return {f"run: {case.id}": DicePair(found.array, reference.array)}
     return None
 
 

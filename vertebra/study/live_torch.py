@@ -7,7 +7,7 @@ import numpy as np
 
 from common.data.rng import rng_for
 from common.study.compare import Table
-from common.study.microscope import Layer, Rebuilt, Recording, activations_table
+from common.study.microscope import Rebuilt, RecordedLayer, Recording, activations_table
 from vertebra.config import CODE
 from vertebra.original_weights import BLOCKS, read_original, with_channels_of
 from vertebra.phantom_spine import make_scan
@@ -46,7 +46,7 @@ def prepare(original: Path | None) -> tuple[Rebuilt, dict[str, np.ndarray]]:
     return network_with(weights, config, patch), weights
 
 
-def record(torch, weights: dict[str, np.ndarray], rebuilt: Rebuilt) -> list[Layer]:
+def record(torch, weights: dict[str, np.ndarray], rebuilt: Rebuilt) -> list[RecordedLayer]:
     """Run the layout in PyTorch and return every value of every block application."""
     from vertebra.study.original_torch import Network
 
@@ -71,7 +71,7 @@ def record(torch, weights: dict[str, np.ndarray], rebuilt: Rebuilt) -> list[Laye
     return layers
 
 
-def as_layer(name: str, values: np.ndarray) -> Layer:
+def as_layer(name: str, values: np.ndarray) -> RecordedLayer:
     """Return a whole activation as a recorded layer."""
     flat = np.ascontiguousarray(values).ravel()
-    return Layer(name, name, values.shape, np.arange(flat.size), flat)
+    return RecordedLayer(name, name, values.shape, np.arange(flat.size), flat)

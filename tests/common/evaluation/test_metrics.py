@@ -4,18 +4,11 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from common.evaluation.metrics import (
-    assd_mm,
-    hausdorff95_mm,
-    score_case,
-    summarise,
-    surface_distances,
-)
+from common.evaluation.metrics import score_case, summarise, surface_distances
 from common.evaluation.overlap import (
     dice,
     jaccard,
     relative_volume_difference,
-    volume_difference_ml,
     volume_ml,
 )
 
@@ -69,8 +62,8 @@ def test_volumes_by_hand():
     second = second | box((6, 8, 8), low=(4, 0, 0), high=(5, 8, 8))  # 64 voxels more
     spacing_mm = (2.5, 0.5, 0.8)  # 1 mm3 a voxel
     assert volume_ml(first, spacing_mm=spacing_mm) == pytest.approx(0.032)
-    difference = volume_difference_ml(first, second, spacing_mm=spacing_mm)
-    assert difference == pytest.approx(-0.064)
+    (row,) = score_case(first, second, labels={"box": 1}, spacing_mm=spacing_mm)
+    assert row["volume_difference_ml"] == pytest.approx(-0.064)
     assert relative_volume_difference(first, second) == pytest.approx(-64 / 96)
     assert relative_volume_difference(second, first) == pytest.approx(2.0)
 
@@ -89,8 +82,9 @@ def test_spacing_belongs_to_its_axis():
     first = box((3, 4, 5), low=(0, 0, 0), high=(1, 1, 1))
     second = box((3, 4, 5), low=(1, 2, 3), high=(2, 3, 4))
     expected = pytest.approx(math.sqrt(62))
-    assert hausdorff95_mm(first, second, spacing_mm=(5, 0.5, 2)) == expected
-    assert assd_mm(first, second, spacing_mm=(5, 0.5, 2)) == expected
+    distances = surface_distances(first, second, spacing_mm=(5, 0.5, 2))
+    assert distances.hausdorff95_mm == expected
+    assert distances.assd_mm == expected
 
 
 def test_percentile_interpolates_and_the_larger_direction_counts():
@@ -120,7 +114,8 @@ def test_outside_the_array_is_background():
     full = np.ones((3, 3, 3), dtype=bool)
     middle = box((3, 3, 3), low=(1, 1, 1), high=(2, 2, 2))
     total = 6 * 1 + 12 * math.sqrt(2) + 8 * math.sqrt(3) + 1
-    assert assd_mm(full, middle, spacing_mm=(1, 1, 1)) == pytest.approx(total / 27)
+    distances = surface_distances(full, middle, spacing_mm=(1, 1, 1))
+    assert distances.assd_mm == pytest.approx(total / 27)
 
 
 def surface_points(mask, spacing_mm):

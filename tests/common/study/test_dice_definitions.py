@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.study import dice_definitions as forensics
-from common.study.dice_definitions import Case, telling_cases
+from common.study.dice_definitions import DicePair, telling_cases
 
 ONE, TWO = np.array([[1, 1, 0, 0]]), np.array([[0, 1, 1, 0]])
 """One voxel in common, two in each: Dice 1/2."""
@@ -187,7 +187,7 @@ def test_doubling():
 
 
 def test_a_runs_prediction_gets_a_column():
-    table = forensics.metrics_table({"run: a": Case(ONE, TWO)})
+    table = forensics.metrics_table({"run: a": DicePair(ONE, TWO)})
     assert table.rows[0]["run: a"] == "0.500"
     assert table.phantom
     formulas = forensics.formulas_table()

@@ -7,8 +7,8 @@ import pytest
 
 from common.errors import OptionError
 from common.study.effects import (
-    Outcome,
-    Probe,
+    EffectProbe,
+    MeasuredEffect,
     check_complete,
     describe_labels,
     effects_table,
@@ -33,20 +33,20 @@ CALLS = []
 
 def row_of(config):
     CALLS.append(config)
-    return Outcome(np.roll([1, 2, 3, 3], config.shift), f"shifted by {config.shift}")
+    return MeasuredEffect(np.roll([1, 2, 3, 3], config.shift), f"shifted by {config.shift}")
 
 
 def refuse(config):
     if config.least < 0:
         raise OptionError("--least: found -1; expected 0 or more")
-    return Outcome([config.least], f"least {config.least}")
+    return MeasuredEffect([config.least], f"least {config.least}")
 
 
 PROBES = [
-    Probe(("shift",), "X1", "row", row_of),
-    Probe(("name",), "X2", "row", row_of),
-    Probe(("least",), "X3", "check", refuse),
-    Probe(("shift", "name"), "X1", "row", row_of),
+    EffectProbe(("shift",), "X1", "row", row_of),
+    EffectProbe(("name",), "X2", "row", row_of),
+    EffectProbe(("least",), "X3", "check", refuse),
+    EffectProbe(("shift", "name"), "X1", "row", row_of),
 ]
 
 

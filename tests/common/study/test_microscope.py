@@ -5,7 +5,7 @@ import pytest
 
 from common.errors import DataError
 from common.study.microscope import (
-    Layer,
+    RecordedLayer,
     Recording,
     activations_table,
     check_drawn,
@@ -21,8 +21,10 @@ VALUES = np.array([[[1.0, -4.0], [2.0, 0.5]]])
 
 
 def recording(tolerance=1e-3):
-    samples = Layer("first/Conv", "first", (1, 2, 2), np.array([1, 3]), np.array([-4.0, 0.5]))
-    moments = Layer("second/Conv", "second", (1, 2, 2), mean=np.array([1.5, -1.75]),
+    samples = RecordedLayer(
+        "first/Conv", "first", (1, 2, 2), np.array([1, 3]), np.array([-4.0, 0.5])
+    )
+    moments = RecordedLayer("second/Conv", "second", (1, 2, 2), mean=np.array([1.5, -1.75]),
                     deviation=np.array([0.5, 2.25]))  # fmt: skip
     return Recording("a test", tolerance, (samples, moments), {"weights": 3.0})
 
