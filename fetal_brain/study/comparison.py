@@ -37,14 +37,10 @@ def list_parts(
 ) -> dict[str, Callable[[], Table]]:
     """Return what makes each part that is possible, by its name; arguments as for `compare`."""
     makers = shared_parts(
-        run,
-        presets=PRESETS,
-        layers=partial(compare_layers, preset),
-        activations=compare_activations,
-        bench=EffectBench,
-        load_network=load_run_network,
+        run, presets=PRESETS, layers=partial(compare_layers, preset),
+        activations=compare_activations, bench=EffectBench, load_network=load_run_network,
         read_prediction=read_prediction,
-    )
+    )  # fmt: skip
     if run is not None:
         makers["inference"] = lambda: inference_table(compare_inference(run), run)
     if original is not None:

@@ -35,14 +35,10 @@ def list_parts(
 ) -> dict[str, Callable[[], Table]]:
     """Return what makes each part that is possible, by its name; arguments as for `compare`."""
     makers = shared_parts(
-        run,
-        presets=PRESETS,
-        layers=partial(compare_layers, preset),
-        activations=compare_activations,
-        bench=EffectBench,
-        load_network=load_run_network,
+        run, presets=PRESETS, layers=partial(compare_layers, preset),
+        activations=compare_activations, bench=EffectBench, load_network=load_run_network,
         read_prediction=lambda run: read_prediction(run, data),
-    )
+    )  # fmt: skip
     if original is not None:
         makers["weights"] = lambda: Table("weights", compare_weights(run, original))
     elif run is not None:

@@ -48,14 +48,10 @@ def list_parts(
 ) -> dict[str, Callable[[], Table]]:
     """Return what makes each part that is possible, by its name; arguments as for `compare`."""
     makers = shared_parts(
-        run,
-        presets=PRESETS,
-        layers=partial(compare_layers, config),
-        activations=partial(compare_activations, config.architecture),
-        bench=EffectBench,
-        load_network=load_run_network,
-        read_prediction=read_prediction,
-    )
+        run, presets=PRESETS, layers=partial(compare_layers, config),
+        activations=partial(compare_activations, config.architecture), bench=EffectBench,
+        load_network=load_run_network, read_prediction=read_prediction,
+    )  # fmt: skip
     if run is not None:
         makers["inference"] = lambda: inference_table(compare_inference(run), run)
     if original is not None:

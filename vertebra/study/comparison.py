@@ -38,14 +38,10 @@ def list_parts(
 ) -> dict[str, Callable[[], Table]]:
     """Return what makes each part that is possible, by its name; arguments as for `compare`."""
     makers = shared_parts(
-        run,
-        presets=PRESETS,
-        layers=partial(compare_layers, preset),
-        activations=compare_activations,
-        bench=EffectBench,
-        load_network=load_run_network,
+        run, presets=PRESETS, layers=partial(compare_layers, preset),
+        activations=compare_activations, bench=EffectBench, load_network=load_run_network,
         read_prediction=read_prediction,
-    )
+    )  # fmt: skip
     makers["live"] = partial(compare_live, original)
     if run is not None:
         makers["inference"] = lambda: inference_table(compare_inference(run), run)
