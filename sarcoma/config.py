@@ -186,11 +186,6 @@ QUICK = replace(
 
 PRESETS = {"paper": PAPER, "code": CODE, "port": PORT, "quick": QUICK}
 
-INFERENCE_FIELDS = (
-    "test_slices",
-    "window_stride",
-    "cascade_step",
-    "windows_per_batch",
-    "threshold",
-)
+INFERENCE_FIELDS = ("test_slices", "window_stride", "cascade_step", "windows_per_batch",
+                    "threshold")  # fmt: skip
 """What may differ between training and inference: the network's weights do not depend on it."""

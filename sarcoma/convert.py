@@ -26,9 +26,6 @@ def convert(
         preset: where the numbers come from; the original's weights fit `code`.
         check: compare the network's output with that of tf-keras, which reads such files itself.
         overwrite: discard what an earlier run left in the folder.
-    Raises:
-        RunError: the folder holds a run already.
-        DataError: no Keras 2 file, a damaged one, or one of another architecture.
     """
     from common.network.trained import save_network
     from sarcoma.model import build_model

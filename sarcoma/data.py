@@ -55,17 +55,21 @@ class LoadedPatient:
     """(Z, Y, X) bool, the lesion."""
 
 
-@contextmanager
-def open_petct(path: Path):
-    """Open the HDF5 file; raises `DataError` where it is missing, no HDF5 file or damaged."""
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading; raises `DataError` where it is missing or of another kind."""
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path} does not exist; expected the HDF5 file of the data set")
+        raise DataError(f"{path} does not exist; expected an HDF5 file")
     try:
-        file = h5py.File(path, "r")
+        return h5py.File(path, "r")
     except OSError:
         raise DataError(f"{path} cannot be read; expected an HDF5 file") from None
-    with file:
+
+
+@contextmanager
+def open_petct(path: Path):
+    """Open the file of the patients; `DataError` also where what is read of it is damaged."""
+    with open_hdf5(path) as file:
         try:
             yield file
         except OSError as failure:

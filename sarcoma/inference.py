@@ -46,7 +46,11 @@ def segment(
     slices, rows, columns, _ = tf.unstack(tf.shape(image))
     if config.architecture == "dilated":
         return segment_reflected(network, extend(image, (1,)), config)[:slices]
-    check_steps(config)
+    if not 1 <= config.window_stride <= LABEL or not 1 <= config.cascade_step <= LABEL:
+        raise OptionError(
+            f"window_stride {config.window_stride} and cascade_step {config.cascade_step}: "
+            f"expected 1 to {LABEL} for both"
+        )
     output, stride, shift = steps_of(config)
     shifted = tf.pad(image, [[0, 0], [shift, 0], [shift, 0], [0, 0]])  # [S3]
 
@@ -73,15 +77,6 @@ def steps_of(config: Config) -> tuple[int, int, int]:
     if config.architecture == "cascade":
         return config.cascade_step, config.cascade_step, config.centre_index - (PATCH // 2 - 1)
     return LABEL, config.window_stride, 0
-
-
-def check_steps(config: Config) -> None:
-    """Refuse steps between patches that leave voxels out."""
-    if not 1 <= config.window_stride <= LABEL or not 1 <= config.cascade_step <= LABEL:
-        raise OptionError(
-            f"window_stride {config.window_stride} and cascade_step {config.cascade_step}: "
-            f"expected 1 to {LABEL} for both"
-        )
 
 
 def lesion_probability(network: keras.Model, patches: tf.Tensor, config: Config) -> tf.Tensor:
@@ -146,12 +141,8 @@ def standardise(scan: tf.Tensor, config: Config) -> tf.Tensor:
     if config.standardise == "patient":
         return of_volume(scan)
     spec = tf.TensorSpec(scan.shape[1:], tf.float32)
-    return tf.map_fn(
-        lambda plane: of_volume(plane[tf.newaxis])[0],
-        scan,
-        fn_output_signature=spec,
-        parallel_iterations=1,
-    )
+    return tf.map_fn(lambda plane: of_volume(plane[tf.newaxis])[0], scan,
+                     fn_output_signature=spec, parallel_iterations=1)  # fmt: skip
 
 
 def on_volumes(function: Callable, network: keras.Model, config: Config, **options) -> Callable:

@@ -37,12 +37,8 @@ LABEL_VALUES = (0, 1, 2)
 def inspect_file(path: Path, config: Config, out: Path) -> Inspection:
     """Find everything that is wrong with the HDF5 file and the patients in it.
 
-    Args:
-        path: of the file.
-        config: uses modalities, pad_small_slices and the patients of the subsets.
-        out: where `prepare` would write; looked at for room.
-    Returns:
-        A line per patient, one each for the file, its groups, the subsets and the disk.
+    Returns a line per patient, one each for the file, its groups, the subsets and the disk with
+    `out`, where `prepare` would write.
     """
     path = Path(path).absolute()
     inspection = Inspection(path, unit="patient")

@@ -1,6 +1,7 @@
 """Maxout convolution, and kernels of fixed layers. Keras alone: runs on every backend."""
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 
@@ -63,8 +64,7 @@ def identity_kernel(size: int, channels: int) -> list:
 
     Source: Yu and Koltun, arXiv:1511.07122, section 3.
     """
-    centre = size // 2
-    return separable_kernel([float(i == centre) for i in range(size)], channels)
+    return separable_kernel(np.eye(size)[size // 2], channels)
 
 
 def bilinear_kernel(channels: int) -> list:
@@ -78,9 +78,5 @@ def bilinear_kernel(channels: int) -> list:
 
 
 def separable_kernel(taps, channels: int) -> list:
-    """The outer product of taps with themselves on the diagonal of the channels."""
-
-    def diagonal(weight):
-        return [[weight * (i == j) for i in range(channels)] for j in range(channels)]
-
-    return [[diagonal(row * column) for column in taps] for row in taps]
+    """Return the outer product of taps with themselves on the diagonal of the channels."""
+    return np.multiply.outer(np.outer(taps, taps), np.eye(channels)).tolist()

@@ -18,14 +18,17 @@ from sarcoma.original_weights import (
 
 
 def build_for_training(config: Config, *, xla: bool, original: Path | None) -> keras.Model:
-    """Build and compile the network of a configuration; arguments as for `compile_model`."""
+    """Build and compile the network; an original's file brings its weights, moments and step."""
     model = build_model(config)
-    compile_model(model, config, xla=xla, original=original)
+    compile_model(model, config, xla=xla)
+    if original is not None:
+        assign_original(model, read_original(original), source=str(original))
+        assign_optimizer(model.optimizer, model, read_optimizer(original), source=str(original))
     return model
 
 
-def compile_model(model, config: Config, *, xla: bool, original: Path | None = None) -> None:
-    """Give the network its optimiser, loss and Dice, and perhaps the state of the original's."""
+def compile_model(model, config: Config, *, xla: bool) -> None:
+    """Give the network its optimiser, loss and Dice."""
     masks = config.architecture == "unet2d"
     model.compile(
         optimizer=make_optimizer(config),
@@ -33,20 +36,11 @@ def compile_model(model, config: Config, *, xla: bool, original: Path | None = N
         metrics=[batch_dice if masks else LabelDice(1, name="dice")],
         jit_compile=xla,
     )
-    if original is not None:
-        go_on_from(original, model)
-
-
-def go_on_from(original: Path, model) -> None:
-    """Give the compiled model the original's weights, moments and step."""
-    assign_original(model, read_original(original), source=str(original))
-    assign_optimizer(model.optimizer, model, read_optimizer(original), source=str(original))
 
 
 def make_callbacks(config: Config) -> list:
     """Return the early stopping of train.py, or nothing."""
     if config.early_stopping == "off":
         return []
-    return [
-        EarlyStopping(config.early_stopping, min_delta=config.min_delta, patience=config.patience)
-    ]
+    watched = config.early_stopping
+    return [EarlyStopping(watched, min_delta=config.min_delta, patience=config.patience)]

@@ -8,22 +8,15 @@ import h5py
 import numpy as np
 
 from common.errors import DataError
-
-KINDS = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
-"""What a variable's name in the file ends with."""
-OPTIMIZER = "optimizer_weights"
+from sarcoma.data import open_hdf5
 
 
 def read_original(path: Path) -> dict[str, Any]:
-    """Every array of a Keras 2 HDF5 file, in the order in which the file lists layers.
+    """Return {name: array} of a Keras 2 or tf-keras HDF5 file, in the file's topological order.
 
     Nothing of the file is run: neither the architecture nor the loss it names is built, so that a
     file with a custom loss is read without it [S9].
 
-    Args:
-        path: file of `model.save` or `save_weights`, by Keras 2 or tf-keras.
-    Returns:
-        {name in the file: array}; the order of the dictionary is the file's topological one.
     Raises:
         DataError: no HDF5 file, no Keras model in it, or a layer or array is missing.
     Source: train.py, `model.save`.
@@ -50,13 +43,13 @@ def read_optimizer(path: Path) -> dict[str, Any]:
     trained variables, empty where the file lacks them, or `DataError` where they are not in pairs.
     """
     with open_hdf5(path) as file:
-        group = file.get(OPTIMIZER)
+        group = file.get("optimizer_weights")
         names = [] if group is None else texts(group.attrs.get("weight_names", ()))
         arrays = [read_array(group, name, path) for name in names]
         trained = 0
         if arrays:
             trained = sum(
-                is_trained(name)
+                not kind_of(name).startswith("moving_")
                 for layer in texts(file["model_weights"].attrs["layer_names"])
                 for name in texts(file["model_weights"][layer].attrs.get("weight_names", ()))
             )
@@ -78,16 +71,8 @@ def assign_original(
 
     Names are not matched, since those that Keras makes up depend on what the process built before;
     loading by name silently loads too little [S27]. Kind (kernel, bias, ...) and shape must agree
-    at every place, and a kernel of a transposed convolution must meet one.
-
-    Args:
-        model: of `build_model`.
-        tensors: of `read_original`.
-        source: what an error message calls the file.
-    Returns:
-        {the file's name: path of the variable it went to}.
-    Raises:
-        DataError: the file is of another architecture; names the first place that differs.
+    at every place, and a kernel of a transposed convolution must meet one; else `DataError`.
+    Returns {the file's name: path of the variable it went to}.
     """
     variables = ordered_variables(model)
     wrong = f"{source} is of another architecture:"
@@ -118,12 +103,12 @@ def assign_optimizer(
     order = [own[id(v)] for v in ordered_variables(model) if id(v) in own]
     if len(slots["m"]) != len(order):
         raise DataError(f"{source} holds {len(slots['m'])} first moments; expected {len(order)}")
+    states = (optimizer._momentums, slots["m"]), (optimizer._velocities, slots["v"])
     targets = [
         (state[index], array)
-        for state, arrays in ((optimizer._momentums, slots["m"]),
-                              (optimizer._velocities, slots["v"]))
+        for state, arrays in states
         for index, array in zip(order, arrays, strict=True)
-    ]  # fmt: skip
+    ]
     for variable, array in targets:
         if tuple(variable.shape) != np.shape(array):
             raise DataError(
@@ -153,17 +138,6 @@ def filters_of(tensors: Mapping[str, Any]) -> tuple[int, ...] | None:
     return tuple(int(channels) for channels in down[0:-2:2])
 
 
-def open_hdf5(path: Path):
-    """Open an HDF5 file for reading."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; expected an HDF5 file")
-    try:
-        return h5py.File(path, "r")
-    except OSError:
-        raise DataError(f"{path} cannot be read; expected an HDF5 file") from None
-
-
 def read_array(group, name: str, path: Path):
     """Return one array of a group, which must hold numbers."""
     entry = group.get(name)
@@ -183,11 +157,6 @@ def texts(values) -> list[str]:
 def kind_of(name: str) -> str:
     """`conv2d_1/kernel:0` -> `kernel`."""
     return name.rpartition("/")[2].partition(":")[0]
-
-
-def is_trained(name: str) -> bool:
-    """Whether the optimiser of the original holds moments for a variable."""
-    return not kind_of(name).startswith("moving_")
 
 
 def is_transposed(name: str) -> bool:

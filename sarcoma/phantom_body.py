@@ -45,15 +45,10 @@ ORGANS = (
 
 
 def make_patient(patient: str, plane: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return one patient's volumes by group.
+    """Return one patient's volumes (slices, plane, plane) by group.
 
-    Args:
-        patient: id, one of `SLICES`.
-        plane: rows and columns.
-        rng: source of all draws.
-    Returns:
-        ct_data int16 (Hounsfield units), pet_data float32 (SUV), label_data uint8 of 0 and 2; all
-        (slices, plane, plane).
+    ct_data is int16 (Hounsfield units), pet_data float32 (SUV), label_data uint8 of 0 and 2.
+    `patient` is one of `SLICES`.
     """
     shape = (SLICES[patient], plane, plane)
     points = grid_points(shape, (SPACING_MM,) * 3)

@@ -98,19 +98,14 @@ def segment_patient(
     write_volume(path, lesion, GRID)
     if with_probability:
         write_volume(probability_path, probability, GRID)
-    return summary_line(path, lesion, loaded.label, seconds=time.monotonic() - began)
+    volume = volume_ml(lesion, spacing_mm=(SPACING_MM,) * 3)
+    known = "" if loaded.label is None else f"Dice {dice(lesion, loaded.label):.4f}, "
+    return f"{path.name}: {known}lesion {volume:.1f} ml, {time.monotonic() - began:.1f} s"
 
 
 def output_paths(out: Path, patient: Patient) -> tuple[Path, Path]:
     """Return the files of a patient: label map and probabilities."""
     return out / f"{patient.id}.nii.gz", out / f"{patient.id}_probability.nii.gz"
-
-
-def summary_line(path: Path, lesion: np.ndarray, reference, *, seconds: float) -> str:
-    """Return a line with Dice and volume of a patient."""
-    volume = volume_ml(lesion, spacing_mm=(SPACING_MM,) * 3)
-    known = "" if reference is None else f"Dice {dice(lesion, reference):.4f}, "
-    return f"{path.name}: {known}lesion {volume:.1f} ml, {seconds:.1f} s"
 
 
 def predict_patches(cases: list[Patient], network, config: Config, *, out: Path) -> str:

@@ -19,6 +19,8 @@ from sarcoma.config import LABEL, PATCH, Config
 
 POOL = 0
 """Key of the random stream beside the order of the batches."""
+ORIGINAL_POOL = 41338
+"""Balanced patches of the original."""
 AVID = 2.0
 """Deviations above the mean at which a voxel counts as avid [S28]."""
 
@@ -133,26 +135,19 @@ class Stack:
         return (*(int(i) for i in self.planes[plane]), *divmod(pixel, self.plane_shape[1]))
 
     def draw(self, patch: int, *, flips=(False, False)) -> tuple[Any, np.ndarray]:
-        """Cut one patch and its target.
+        """Cut one patch and its target, with `flips` of rows and of columns.
 
-        Args:
-            patch: its number.
-            flips: of rows and of columns.
-        Returns:
-            x and y as the network takes them: (n, n, C) float32 and (m, m, 1) float32 for the
-            U-Net; a pair of patch and centre, and a class int32, for the cascade; (n, n, C) and
-            (m, m) int32 for the dilated network.
+        x and y are as the network takes them: (n, n, C) float32 and (m, m, 1) float32 for the
+        U-Net; a pair of patch and centre, and a class int32, for the cascade; (n, n, C) and (m, m)
+        int32 for the dilated network.
         """
         patient, z, row, column = self.locate(patch)
         sizes, kind = self.sizes, self.config.architecture
-        image = cut(
-            self.images[patient][z],
-            row + sizes.input_start,
-            column + sizes.input_start,
-            sizes.input,
-            reflect=kind == "dilated",
-        )
         axes = np.flatnonzero(flips)
+        image = cut(
+            self.images[patient][z], row + sizes.input_start, column + sizes.input_start,
+            sizes.input, reflect=kind == "dilated",
+        )  # fmt: skip
         image = np.flip(image, axes)
         if kind == "cascade":
             shift = self.config.centre_index - (PATCH // 2 - 1)
@@ -178,19 +173,11 @@ def centre_slice() -> slice:
 
 
 def make_pool(stack: Stack, config: Config, *, seed: int = 1) -> np.ndarray:
-    """Choose the patches that are used, shuffled.
+    """Choose the patches that are used, shuffled; `seed` is the original's constant.
 
-    The original's own step is lost; the counts it printed are those of this rule [S25].
-
-    Args:
-        stack: what they are cut from.
-        config: uses balance and avid_share.
-        seed: of the draws; the original's constant.
-    Returns:
-        Patch numbers, int64: all around lesion voxels and as many others, or every patch.
-    Raises:
-        DataError: no patch is around a lesion voxel, though the classes are to be balanced.
-        OptionError: avid_share is no share.
+    The original's own step is lost; the counts it printed are those of this rule [S25]: all around
+    lesion voxels and as many others, or every patch. Raises `DataError` where no patch is around a
+    lesion voxel, `OptionError` where avid_share is no share.
     """
     if not 0 <= config.avid_share <= 1:
         raise OptionError(f"avid_share: found {config.avid_share}; expected 0 to 1")
@@ -217,18 +204,14 @@ def draw_some(candidates: np.ndarray, wanted: int, rng: np.random.Generator) -> 
 
 
 def split_pool(pool: np.ndarray, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Part a shuffled pool as train.py does, by place [S2].
+    """Part a shuffled pool as train.py does, by place [S2]: patches to train on, and the rest.
 
     Neighbours one pixel apart then lie on both sides: what is measured on the second part says
-    little about a new patient.
-
-    Returns:
-        Patches to train on, and the rest; by the same share where the pool is smaller.
+    little about a new patient. A pool smaller than the original's is parted by the same share.
     """
-    whole = 41338
     index = config.split_index
     if len(pool) <= index:
-        index = len(pool) * index // max(whole, index + 1)
+        index = len(pool) * index // max(ORIGINAL_POOL, index + 1)
     return pool[:index], pool[index:]
 
 

@@ -39,17 +39,12 @@ LEAST_SIZE = (1, PATCH, PATCH)
 
 
 def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
-    """Return the signatures of the model.
+    """Return the signatures of the model; the inference fields become part of the graph.
 
     `serving_default`: image (Z, Y, X, C) float32 in the file's units, the modalities in the order
-    of the configuration -> labels (Z, Y, X) uint8. `probabilities`: the same image ->
-    probabilities (Z, Y, X) float32. `volume`: the same image -> both. `patches`: x, standardised
-    inputs of the network -> y, its output; of the cascade x is the first input, its centre is cut
-    in the graph.
-
-    Args:
-        network: a network of `build_for_inference(config)`.
-        config: its configuration; the inference fields become part of the graph.
+    of the configuration -> labels (Z, Y, X) uint8. `probabilities`: the same image -> probabilities
+    (Z, Y, X) float32. `volume`: the same image -> both. `patches`: x, standardised inputs of the
+    network -> y, its output; of the cascade x is the first input, its centre is cut in the graph.
     """
     edge = None if config.architecture == "dilated" else PATCH
     patches = tf.TensorSpec((None, edge, edge, len(config.modalities)), tf.float32, name="x")

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import tf_keras
 
-from sarcoma.original_weights import open_hdf5, texts
+from sarcoma.data import open_hdf5
+from sarcoma.original_weights import texts
 
 READABLE_LAYERS = {
     "InputLayer", "Conv2D", "Conv2DTranspose", "MaxPooling2D", "Concatenate", "BatchNormalization",

@@ -11,15 +11,10 @@ from sarcoma.model import Keras2Names
 
 
 def build_full_unet2d(filters, input_shape, *, classes=2) -> keras.Model:
-    """Build `Unet2d`: two convolutions per level, the output as large as the input.
+    """Build `Unet2d`: two convolutions per level, probabilities (b, rows, columns, 1 or classes).
 
-    Args:
-        filters: channels of the levels; the branch's default is (64, 128, 256, 512, 1024).
-        input_shape: (rows, columns, channels).
-        classes: 2 gives one sigmoid channel, more give a softmax.
-    Returns:
-        Model from (b, rows, columns, channels) to probabilities (b, rows, columns, 1 or classes).
-    Source: models/OOP_models.py at 71128be, `Unet2d`.
+    The branch's default filters are (64, 128, 256, 512, 1024). Two classes give one sigmoid
+    channel, more give a softmax. Source: models/OOP_models.py at 71128be, `Unet2d`.
     """
     make = Keras2Names()
 

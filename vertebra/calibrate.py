@@ -35,11 +35,6 @@ def calibrate(
         subset: which of its cases to use.
         patches: number of patches; default: calibration_patches of the run.
         seed: of the patches.
-
-    Raises:
-        OptionError: fewer than one patch.
-        DataError: a case cannot be used.
-        RunError: the run has no network.
     """
     from common.network.trained import save_network
     from vertebra import calibration, inference, learning

@@ -17,21 +17,12 @@ from vertebra.model import normalisations
 
 
 def calibrate_sites(model: keras.Model, patches: Iterable[np.ndarray]) -> int:
-    """Give every site the mean and variance that it has over patches.
+    """Give every site the mean and variance that it has over patches (z, y, x, 2); count them.
 
     The patches run through the network with statistics of their own; a site gets the mean and the
     variance of all its values over all patches. At the coarse sites most of that variance is
-    between patches; without it the completeness saturates.
-
-    Args:
-        model: of `build_model`; its site statistics are replaced.
-        patches: each (z, y, x, 2), image and memory.
-
-    Returns:
-        Number of patches.
-
-    Raises:
-        DataError: there are no patches, or a statistic is not finite.
+    between patches; without it the completeness saturates. Raises `DataError` where there are no
+    patches, or a statistic is not finite.
     """
     layers = dict(normalisations(model))
     sites = [(name, site) for name, layer in layers.items() for site in range(layer.sites)]

@@ -203,16 +203,7 @@ QUICK = replace(
 PRESETS = {"paper": PAPER, "code": CODE, "port": PORT, "quick": QUICK}
 
 INFERENCE_FIELDS = (
-    "inference_statistics",
-    "traversal",
-    "step",
-    "sigma",
-    "min_vol",
-    "max_alter",
-    "max_vertebrae",
-    "completeness_threshold",
-    "remove_incomplete",
-    "largest_piece",
-    "skip_air",
-)
+    "inference_statistics", "traversal", "step", "sigma", "min_vol", "max_alter", "max_vertebrae",
+    "completeness_threshold", "remove_incomplete", "largest_piece", "skip_air",
+)  # fmt: skip
 """What may differ between training and inference: the network's weights do not depend on it."""

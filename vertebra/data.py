@@ -10,10 +10,8 @@ Prepared layout: <root>/{train,test}/{img,seg,weight}/, with `case1.mhd`, `case1
 import glob
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from common.data.geometry import Volume, check_same_grid
 from common.data.labels import integer_labels
@@ -70,11 +68,8 @@ def list_volumes(folder: Path) -> list[Path]:
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with scans")
-    volumes = []
-    for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
-        if is_volume(path) and path.is_file():
-            volumes.append(path)
-    return volumes
+    paths = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
+    return [path for path in paths if is_volume(path) and path.is_file()]
 
 
 def check_new_name(path: Path, volumes: Mapping[str, Path]) -> None:
@@ -91,19 +86,11 @@ def natural_key(name: str) -> tuple:
 
 
 def find_source_cases(folder: Path) -> list[Case]:
-    """Find the scans of a flat folder and their labels.
+    """Find the scans `<name><id>.mhd` of a flat folder and their labels, by rising number.
 
-    Args:
-        folder: holds `<name><id>.mhd` (or another format) and `<name><id>_label.mhd`.
-
-    Returns:
-        The cases by rising number.
-
-    Raises:
-        DataError: no scan, a scan without label or without a number, a label without scan, a
-            number twice, or a header whose data file is missing.
-
-    Source: data/preprocessing.py, which takes every file without `raw` in its name.
+    Raises `DataError` for a folder without scans, a scan without label or number, a label without
+    scan, a number twice. Source: data/preprocessing.py, which takes every file without `raw` in its
+    name.
     """
     volumes = find_volumes(folder)
     cases: list[Case] = []
@@ -154,14 +141,9 @@ def check_number(case: Case, cases: Sequence[Case], folder: Path) -> None:
 
 
 def find_prepared_cases(root: Path, subset: str) -> list[Case]:
-    """Find the cases of one subset of a prepared tree; img, seg and weight are matched by name.
+    """Find the cases of the "train" or "test" part of a prepared tree, matched by name.
 
-    Args:
-        root: of `prepare`.
-        subset: "train" or "test".
-
-    Raises:
-        DataError: a folder is missing or empty, or a file has no counterpart.
+    Raises `DataError` where a folder is missing or empty, or a file has no counterpart.
     """
     folder = Path(root) / subset
     images, labels, weights = (find_volumes(folder / kind) for kind in ("img", "seg", "weight"))
@@ -196,30 +178,23 @@ def load_labels(path: Path) -> Volume:
 
 
 def load_case(case: Case, config: Config) -> tuple[Volume, Volume]:
-    """Read a scan with its labels.
+    """Read a scan on the raw scale [V34], and its labels on the same grid.
 
-    Args:
-        case: with `label_path`.
-        config: uses `intensity` [V34].
-
-    Returns:
-        Scan on the raw scale and labels, on one grid, with at least one vertebra.
-
-    Raises:
-        DataError: see `load_scan` and `load_labels`; the two differ in shape or geometry; there is
-            no vertebra.
+    Raises `DataError` where one cannot be used, the two differ in shape or geometry, or there is no
+    vertebra.
     """
     image, labels = load_scan(case.image_path), load_labels(case.label_path)
     check_same_grid(image, labels, names=(str(case.image_path), str(case.label_path)))
-    check_labelled(labels.array, case.label_path)
+    check_labelled(labels, case.label_path)
     array, _ = to_raw_scale(image.array, config)
     return Volume(array, image.geometry), labels
 
 
-def check_labelled(labels: np.ndarray, path: Path) -> None:
-    """Refuse labels without any vertebra."""
-    if not labels.any():
+def check_labelled(labels: Volume, path: Path) -> Volume:
+    """Return labels as they are; refuse them without any vertebra."""
+    if not labels.array.any():
         raise DataError(f"{path}: no vertebra is labelled; expected labels above 0")
+    return labels
 
 
 def is_phantom(folder: Path) -> bool:
@@ -228,19 +203,12 @@ def is_phantom(folder: Path) -> bool:
     return any(read_marker(place) is not None for place in (folder, *folder.parents[:3]))
 
 
-def describe_cases(cases: Sequence[Case]) -> list[dict]:
-    """Return cases as a run's split.json holds them."""
-    return [asdict(case) for case in cases]
-
-
 def files_of(cases: Sequence[Case]) -> list[Path]:
     """Return all files of cases in order, also the data files beside a .mhd header."""
-    volumes = [
-        path for case in cases for path in (case.image_path, case.label_path, case.weight_path)
-    ]
     return [
         file
-        for volume in volumes
+        for case in cases
+        for volume in (case.image_path, case.label_path, case.weight_path)
         if volume is not None
         for file in sorted(volume.parent.glob(f"{glob.escape(stem_of(volume))}.*"))
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.geometry import Volume, check_same_grid
+from common.data.geometry import check_same_grid
 from common.data.inspection import Entry, Inspection, listed, note_grid, note_twins
 from common.data.volumes import check_scan, read_geometry, read_volume, stem_of
 from vertebra.config import Config, Layout
@@ -42,13 +42,8 @@ def inspect_dataset(
 ) -> Inspection:
     """Find everything that is wrong with a folder of scans and labels.
 
-    Args:
-        folder: of `prepare`.
-        config: uses the fields under "Preparation".
-        out: one of the trees that `prepare` would write; looked at for room.
-        layout: of the folder.
-    Returns:
-        A line per scan and per mask without one, one each for the folder, the split, the disk.
+    Returns a line per scan and per mask without one, one each for the folder, the split, and the
+    disk with `out`, one of the trees that `prepare` would write.
     """
     inspection = Inspection(Path(folder).absolute(), unit="scan")
     line = inspection.general("folder")
@@ -141,19 +136,12 @@ def inspect_labels(entry: Entry, case: Case, image_grid, config: Config, layout:
         return
     found = np.unique(labels.array)
     entry.facts["labels"] = listed(found[found > 0]) or "none"
-    if entry.attempt(labelled, labels, path) is None:
-        return
-    if layout == "verse":
+    labels = entry.attempt(check_labelled, labels, path)
+    if labels is not None and layout == "verse":
         labels = entry.attempt(label_upwards, labels, path)
     if labels is not None:
         labels = upright(labels) if config.keep_geometry else labels
         entry.attempt(crop_range, labels.array, name=str(path))
-
-
-def labelled(labels: Volume, path: Path) -> bool:
-    """Say that there is a vertebra; see `check_labelled`."""
-    check_labelled(labels.array, path)
-    return True
 
 
 def inspect_split(inspection: Inspection, cases: list[Case], config: Config) -> None:

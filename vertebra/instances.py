@@ -54,15 +54,7 @@ class Matching:
 
 
 def match_instances(prediction: np.ndarray, reference: np.ndarray) -> Matching:
-    """Match the finds of a scan with its vertebrae.
-
-    Args:
-        prediction: labels from 0, any shape.
-        reference: labels from 0, the same shape.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
+    """Match the finds of a scan with its vertebrae: labels from 0 in arrays of one shape."""
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ")
     found, finds = np.unique(prediction, return_inverse=True)
@@ -89,17 +81,9 @@ def released_dice(prediction: np.ndarray, reference: np.ndarray) -> dict[int, fl
     """The released code's Dice: both masks made binary and looked at inside one label at a time.
 
     Wrong instances and false positives are invisible to it; the background, which is averaged in,
-    is always 0, so that a perfect result with 17 vertebrae scores 17/18 [V20].
-
-    Args:
-        prediction: labels from 0.
-        reference: labels from 0, the same shape.
-
-    Returns:
-        A value for every label of the reference, also 0; where nothing is predicted in an empty
-        region it is 0, as in the library of the time.
-
-    Source: eval.py.
+    is always 0, so that a perfect result with 17 vertebrae scores 17/18 [V20]. There is a value for
+    every label of the reference, also 0; where nothing is predicted in an empty region it is 0, as
+    in the library of the time. Source: eval.py.
     """
     values = {}
     for label in np.unique(reference):

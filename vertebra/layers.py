@@ -82,13 +82,10 @@ class SiteNormalisation(keras.layers.Layer):
         self.site_variances = [state(f"site_variance_{i}", "ones") for i in range(self.sites)]
 
     def call(self, x, site=0, training=False):
-        """Normalise.
+        """Normalise (batch, z, y, x, channel) at one of the sites.
 
-        Args:
-            x: (batch, z, y, x, channel).
-            site: which of the places this is.
-            training: use the input's statistics and move the averages. `fixed` is the share of the
-                site's in them; at 1 nothing moves any more [V2].
+        Training uses the input's statistics and moves the averages. `fixed` is the share of the
+        site's in them; at 1 nothing moves any more [V2].
         """
         mean, variance = self._statistics_for(x, site, training)
         gain = self.gamma * ops.rsqrt(variance + EPSILON)

@@ -8,7 +8,6 @@ import numpy as np
 from keras import ops
 
 from common.data.prepared_store import PreparedCase
-from common.network.bfloat16 import refuse_wrong_gradients
 from common.network.losses import stable_sum
 from vertebra.config import Config
 from vertebra.losses import completeness_loss, make_mask_loss
@@ -31,11 +30,6 @@ def compile_model(model: keras.Model, config: Config, *, xla: bool) -> None:
         metrics={"mask": [patch_dice], "completeness": [agreement]},
         jit_compile=xla,
     )
-
-
-def refuse_wrong_bfloat16() -> None:
-    """Refuse bfloat16 where the gradient of `conv_rest`, which ends at 2 x 2 x 2, is wrong."""
-    refuse_wrong_gradients(3, 2)
 
 
 def choose_begin(model: keras.Model, config: Config) -> None:
@@ -129,18 +123,10 @@ def build_for_training(config: Config, *, xla: bool, original: Path | None) -> k
     """
     model = build_model(config)
     compile_model(model, config, xla=xla)
-    begin_from(original, model, config)
-    return model
-
-
-def begin_from(original: Path | None, model, config: Config) -> None:
-    """Give the compiled model its first weights: fresh ones, or the original's.
-
-    A snapshot of the original also brings Adam's moments and step.
-    """
     if original is None:
         choose_begin(model, config)
-        return
+        return model
     assign_original(model, read_original(original), source=str(original))
     if is_snapshot(original):
         assign_optimizer(model.optimizer, model, original)
+    return model

@@ -45,12 +45,7 @@ def make_mask_loss(config):
 
 
 def completeness_loss(target, predicted):
-    """Binary cross-entropy of probabilities, mean over the batch; logarithms end at -100.
-
-    Args:
-        target: (batch, 1), 0 or 1.
-        predicted: probabilities of the same shape.
-    """
+    """Binary cross-entropy of (batch, 1), mean over the batch; logarithms end at -100."""
     target = ops.cast(target, predicted.dtype)
     # A probability of exactly 0 or 1 has an infinite slope times zero: the floor is set before.
     tiny = 1e-37

@@ -5,7 +5,7 @@ are the original's.
 """
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 from common.errors import OptionError
 from vertebra.layers import Block, FirstMaxPool
@@ -34,7 +34,7 @@ def build_model(config, input_shape=None) -> keras.Model:
     check_sizes(config, input_shape)
     patch = keras.Input(input_shape, name="patch")
     tensors = connect(patch, config)
-    outputs = {"mask": tensors["mask"], "completeness": tensors["completeness"]}
+    outputs = {name: tensors[name] for name in ("mask", "completeness")}
     return keras.Model(patch, outputs, name="iterative_fcn")
 
 
@@ -151,8 +151,3 @@ def check_sizes(config, input_shape) -> None:
                 f"a patch of {input_shape[:3]} voxels: every axis must be a multiple of {MULTIPLE}"
                 f" from {edge} to {2 * edge - MULTIPLE}"
             )
-
-
-def count_voxels(mask):
-    """Return the number of foreground voxels of a mask as a tensor."""
-    return ops.sum(ops.cast(mask, "int32"))

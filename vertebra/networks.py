@@ -40,12 +40,9 @@ def choose_ask(
         yield make_ask(network, config), config
         return
     with open_served(model, url) as (ask, exported):
-        config = (
-            exported
-            if preset is None
-            else with_inference_of(exported, PRESETS[preset], INFERENCE_FIELDS)
-        )
+        config = exported
         if preset is not None:
+            config = with_inference_of(exported, PRESETS[preset], INFERENCE_FIELDS)
             chosen = {"inference_statistics": exported.inference_statistics, **chosen}
         config = replace(config, **chosen)
         if config.inference_statistics != exported.inference_statistics:

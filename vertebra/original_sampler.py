@@ -42,16 +42,12 @@ def extract_patch(
     numbers: np.random.RandomState,
     elastic: np.random.RandomState | None,
 ) -> OriginalPatch:
-    """Draw a patch exactly as the released code does.
+    """Draw sample number `index`, from 1, exactly as the released code does.
 
-    Args:
-        arrays: image, label, weight (Z, Y, X) in the files' dtypes.
-        index: running number of the sample, from 1.
-        choose: Python's generator: vertebra, centre, start of the crop.
-        numbers: numpy's global generator: centre of empty samples, changes, noise.
-        elastic: generator of the deformation; None: the test subset, nothing is changed.
-
-    Source: data/dataset.py, extract_random_patch; data/data_augmentation.py.
+    `choose` is Python's generator (vertebra, centre, start of the crop), `numbers` numpy's global
+    one (centre of empty samples, changes, noise), `elastic` that of the deformation; None: the test
+    subset, nothing is changed. Source: data/dataset.py, extract_random_patch;
+    data/data_augmentation.py.
     """
     labels = arrays["label"]
     values = np.unique(labels)

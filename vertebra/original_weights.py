@@ -23,14 +23,10 @@ NORMS = {
 
 
 def read_original(path: Path) -> dict[str, Any]:
-    """Every array of a weights file or snapshot of the original.
+    """Return the 58 arrays, by name, of an original's weights file or the weights in its snapshot.
 
     Nothing of the file is executed (`vertebra.pth`).
 
-    Args:
-        path: .pth file, legacy or zip format; of a snapshot the network's weights are taken.
-    Returns:
-        {original name: array}, 58 of them.
     Raises:
         DataError: nothing there, no such file, truncated, or it holds something else.
     Source: train.py (weights and latest_checkpoints.pth).

@@ -63,16 +63,10 @@ def make_scan(
     spacing_zyx_mm: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> tuple[Volume, Volume]:
-    """Make a scan and its labels.
+    """Make a scan (Z, Y, X) and its labels, both int16.
 
-    Args:
-        shape: (Z, Y, X).
-        spacing_zyx_mm: in the order of the axes.
-        rng: source of everything.
-
-    Returns:
-        Scan, int16, and labels, int16: 100, 200, ... from the bottom, as in CSI larger ones further
-        up. The lowest and highest vertebra are cut by the ends of the scan as a rule.
+    Labels are 100, 200, ... from the bottom, as in CSI larger ones further up. The lowest and
+    highest vertebra are cut by the ends of the scan as a rule.
     """
     points = grid_points(shape, spacing_zyx_mm)
     column = draw_column(rng)

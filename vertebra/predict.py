@@ -6,7 +6,7 @@ from typing import Literal
 from common.data.names import check_outputs
 from common.data.volumes import stem_of
 from common.runtime import configure_runtime
-from vertebra.config import INFERENCE_FIELDS, RUN, Preset
+from vertebra.config import RUN, Preset
 from vertebra.data import choose_scans, prediction_path
 
 
@@ -65,8 +65,12 @@ def predict(
     from vertebra.networks import choose_ask, refuse_two_networks
     from vertebra.segmentation import segment_all
 
-    chosen = {name: value for name, value in locals().items()
-              if name in INFERENCE_FIELDS and value is not None}  # fmt: skip
+    given = {
+        "inference_statistics": inference_statistics, "traversal": traversal, "step": step,
+        "sigma": sigma, "min_vol": min_vol, "max_alter": max_alter, "skip_air": skip_air,
+        "max_vertebrae": max_vertebrae, "remove_incomplete": remove_incomplete,
+    }  # fmt: skip
+    chosen = {name: value for name, value in given.items() if value is not None}
     if patch_size is not None:
         chosen.setdefault("step", patch_size // 2)  # [V30]
     configure_runtime(seed=0, mixed_precision=mixed_precision)
@@ -74,12 +78,7 @@ def predict(
     with choose_ask(run, weights, model, url, preset=preset, chosen=chosen) as (ask, config):
         scans = choose_scans(run, weights or model, test_dir=test_dir, image=image)
         out = output_dir or (Path("pred") if weights or model else run / "predictions")
-        refuse_to_replace_inputs(scans, out)
+        outputs = [(str(path), [prediction_path(out, stem_of(path))]) for path in scans]
+        check_outputs(outputs, scans, option=f"--output_dir {out}")
         out.mkdir(parents=True, exist_ok=True)
         segment_all(scans, ask, config, out=out)
-
-
-def refuse_to_replace_inputs(scans: list[Path], out: Path) -> None:
-    """Raise `OptionError` if a mask would take the place of a scan or of another mask."""
-    outputs = [(str(path), [prediction_path(out, stem_of(path))]) for path in scans]
-    check_outputs(outputs, scans, option=f"--output_dir {out}")

@@ -17,7 +17,6 @@ from vertebra.config import Config
 HOUNSFIELD_LIMIT = -200
 """A scan with lower values cannot be on the unsigned scale."""
 HOUNSFIELD_OFFSET = 1024
-IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def isotropic_size(size: int, spacing_mm: float, target_mm: float) -> int:
@@ -154,18 +153,8 @@ def crop_range(labels: np.ndarray, *, name: str) -> tuple[int, int]:
     """Return the slices from the middle of the lowest vertebra to that of the highest [V28].
 
     The first and the last vertebra are cut in half on purpose: the network must see partial ones.
-
-    Args:
-        labels: (Z, Y, X), larger labels further up.
-        name: what a message calls the volume.
-
-    Returns:
-        First slice and the one after the last.
-
-    Raises:
-        DataError: no vertebra, only one, or labels that run against z.
-
-    Source: data/preprocessing.py.
+    The second number is the slice after the last. Raises `DataError`, which calls the volume
+    `name`, for less than two vertebrae or labels that run against z. Source: data/preprocessing.py.
     """
     present = np.unique(labels)
     present = present[present > 0]
@@ -204,16 +193,10 @@ def crop_z(volume: Volume, low: int, high: int, *, keep_geometry: bool) -> Volum
 
 
 def split_ids(ids: Sequence[int], config: Config) -> dict[str, list[int]]:
-    """Divide case numbers into those to train on and those to test on [V25].
+    """Divide case numbers into {"train": ..., "test": ...}, ascending [V25].
 
-    Args:
-        ids: numbers of the cases.
-        config: uses `split_by_id`, `split_ratio`.
-
-    Returns:
-        {"train": ..., "test": ...}, ascending. By id: train below int(cases * ratio), so that ids
-        from 1 give one case less than the ratio says. Else the first int(cases * ratio) cases,
-        at least one on either side.
+    By id: train below int(cases * ratio), so that ids from 1 give one case less than the ratio
+    says. Else the first int(cases * ratio) cases, at least one on either side.
     """
     ids = sorted(ids)
     limit = int(len(ids) * config.split_ratio)

@@ -36,15 +36,9 @@ LARGEST_COUNT = 2**33
 
 
 def read_pth(path: Path) -> dict:
-    """Read a file of PyTorch's, tensors as arrays.
+    """Read a file of PyTorch's, legacy or zip: dicts, lists and plain values, tensors as arrays.
 
-    Args:
-        path: legacy or zip format.
-    Returns:
-        What was saved (a state dict or a snapshot): nested dicts, lists and plain values with an
-        array for every tensor.
-    Raises:
-        DataError: missing, truncated, no such file, or one that asks for code to be run.
+    Raises `DataError` where it is missing, truncated, no such file, or asks for code to be run.
     """
     path = Path(path)
     try:
@@ -85,7 +79,7 @@ def read_legacy(file) -> object:
         storage = storages.get(key)
         if storage is None or count != storage.size:
             raise DataError(f"storage {key!r} of {count} numbers is not what the tensors expect")
-        fill(storage, read_exactly(file, storage.nbytes))
+        storage[...] = np.frombuffer(read_exactly(file, storage.nbytes), storage.dtype)
     return found
 
 
@@ -104,21 +98,16 @@ def read_zip(file) -> object:
         found = RestrictedUnpickler(io.BytesIO(archive.read(pickles[0])), storages).load()
         for key, storage in storages.items():
             with archive.open(f"{folder}/data/{key}") as member:
-                fill(storage, read_exactly(member, storage.nbytes))
+                storage[...] = np.frombuffer(read_exactly(member, storage.nbytes), storage.dtype)
     return found
 
 
 def read_exactly(file, count: int) -> bytes:
-    """Return the next bytes of a file, all of them."""
+    """Return so many bytes of a file, not fewer."""
     data = file.read(count)
     if len(data) != count:
         raise EOFError(f"found {len(data)} of {count} bytes")
     return data
-
-
-def fill(storage: np.ndarray, data: bytes) -> None:
-    """Copy little-endian numbers into a storage."""
-    storage[...] = np.frombuffer(data, storage.dtype)
 
 
 class StorageType:
@@ -128,9 +117,8 @@ class StorageType:
         self.dtype = np.dtype(DTYPES[name])
 
 
-def rebuild_tensor(storage, offset, size, stride, requires_grad=False, hooks=None, metadata=None):
+def rebuild_tensor(storage, offset, size, stride, *_):
     """Return the array of a tensor: a strided view of its storage."""
-    del requires_grad, hooks, metadata
     size, stride = tuple(map(int, size)), tuple(map(int, stride))
     if len(size) != len(stride) or min((*size, *stride, offset), default=0) < 0:
         raise DataError("a tensor's size and strides do not fit each other")
@@ -141,16 +129,10 @@ def rebuild_tensor(storage, offset, size, stride, requires_grad=False, hooks=Non
     return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
 
 
-def rebuild_parameter(tensor, requires_grad=False, hooks=None):
-    """Return the array of a parameter, which is that of its tensor."""
-    del requires_grad, hooks
-    return tensor
-
-
 KNOWN = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
 }
 """All that a file may name beside storage classes."""
 

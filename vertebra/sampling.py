@@ -28,7 +28,6 @@ from vertebra.windows import cut
 
 TRAINING, VALIDATION, CALIBRATION = range(3)
 """Keys of the random streams."""
-ARRAYS = ("image", "label", "weight")
 
 
 class Patch(NamedTuple):
@@ -51,14 +50,9 @@ class Window(NamedTuple):
 def place_window(centre: Sequence[int], shape: Sequence[int], config: Config) -> Window:
     """Return the window around a voxel, moved inwards where it would leave the volume.
 
-    Args:
-        centre: voxel (z, y, x).
-        shape: of the volume.
-        config: uses `patch_size`, `window_limits`. "per_axis": a volume smaller than the patch lies
-            in the middle of it. "x_size": every axis ends where x does [V7]: patches never reach
-            above that in z, and are cut off or start below 0 elsewhere.
-
-    Source: data/dataset.py, force_inside_img.
+    "per_axis": a volume smaller than the patch lies in the middle of it. "x_size": every axis ends
+    where x does [V7]: patches never reach above that in z, and are cut off or start below 0
+    elsewhere. Source: data/dataset.py, force_inside_img.
     """
     edge = config.patch_size
     low = []
@@ -77,11 +71,6 @@ def place_window(centre: Sequence[int], shape: Sequence[int], config: Config) ->
 def cut_window(volume: np.ndarray, window: Window) -> np.ndarray:
     """Return a window of a volume, zeros where it leaves the volume."""
     return cut(volume, *window)
-
-
-def is_empty_sample(index: int, config: Config) -> bool:
-    """Say whether the patch with this number, counted from 1, is to hold nothing to find [V29]."""
-    return index % config.empty_every == 0
 
 
 def cut_example(
@@ -172,17 +161,10 @@ class TrainingSampler:
         augment: bool = True,
         stream: int = TRAINING,
     ):
-        """Look at the vertebrae of the cases.
+        """Look at the vertebrae of prepared cases with the arrays image, label, weight.
 
-        Args:
-            cases: prepared, with the arrays image, label, weight.
-            config: uses the fields under "Sampling and augmentation", `patch_size`, `weights`.
-            seed: of every draw.
-            augment: the four changes.
-            stream: further key of the draws.
-
-        Raises:
-            DataError: there are no cases, or one has no vertebra.
+        `seed` and `stream` are keys of every draw, `augment` asks for the four changes. Raises
+        `DataError` where there are no cases, or one has no vertebra.
         """
         if not cases:
             raise DataError("there are no cases to draw patches from; expected at least one")
@@ -199,8 +181,7 @@ class TrainingSampler:
         window = place_window(centre, arrays["label"].shape, config)
         self._refuse_cut_window(window, number)
         patch = cut_example(arrays, label, window, config)
-        before = patch.target
-        shown = slice(None)
+        before, shown = patch.target, slice(None)
         if self.augment:
             patch, shown = change_patch(patch, draw_changes(rng), rng, config)
         # [V8] After the stretch a vertebra has up to 1.6 times its voxels.
@@ -210,7 +191,7 @@ class TrainingSampler:
 
     def _choose(self, number: int, index: int, rng) -> tuple[int | None, np.ndarray, int]:
         """Return the vertebra to be found or None, the window's centre, the vertebra's voxels."""
-        if is_empty_sample(index + 1, self.config):
+        if (index + 1) % self.config.empty_every == 0:  # [V29]
             shape = self.cases[number].arrays["label"].shape
             return None, rng.integers(0, shape), 0
         vertebrae = self.vertebrae[number]

@@ -18,6 +18,10 @@ from vertebra.preparation import back_to_source, make_isotropic, to_raw_scale, u
 from vertebra.traverse import MOST_VISITS, Traversal, advance, begin
 
 
+class SearchError(DataError):
+    """The released search broke down on a scan or was given up."""
+
+
 def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) -> None:
     """Search scan after scan; where the released search breaks down the others are finished.
 
@@ -28,11 +32,11 @@ def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) 
     for path in after_first(scans, "scan"):
         try:
             print(segment_scan(path, ask, config, out=out))
-        except DataError as problem:
-            if len(scans) == 1 or "search" not in str(problem):
+        except SearchError as problem:
+            if len(scans) == 1:
                 raise
             broken.append(path.name)
-            print(f"{problem}", file=sys.stderr)
+            print(problem, file=sys.stderr)
     if broken:
         raise DataError(f"no mask was written for {', '.join(broken)}")
 
@@ -49,10 +53,13 @@ def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str
     if config.keep_geometry and working is not source:
         mask = back_to_source(mask, (source.array.shape, source.geometry))
     target = prediction_path(out, stem_of(path))
-    write_volume(target, compact(mask.array, config), mask.geometry, compress=True)
+    # [V16] The released way keeps the scan's own type.
+    array = mask.array if config.traversal == "code" else mask.array.astype(np.uint8)
+    write_volume(target, array, mask.geometry, compress=True)
     write_json(target.with_suffix(".json"), findings(search, working, path))
+    labels = {vertebra.label for vertebra in search.vertebrae if vertebra.label}
     return (
-        f"{path.name}: {count_labels(search)} vertebrae, {len(search.visits)} windows,"
+        f"{path.name}: {len(labels)} vertebrae, {len(search.visits)} windows,"
         f" {time.monotonic() - start:.1f} s, ended: {search.ended}; {target}"
     )
 
@@ -80,11 +87,7 @@ def to_working_grid(source: Volume, config: Config) -> tuple[Volume, list[str]]:
 
 
 def run_search(path: Path, image: np.ndarray, ask: Callable, config: Config) -> Traversal:
-    """Search a scan to the end, with a line of progress on a terminal.
-
-    Raises:
-        DataError: the released search broke down or was given up.
-    """
+    """Search a scan to the end, with a line of progress on a terminal."""
     search = begin(image, config)
     most = MOST_VISITS if config.traversal == "code" else None
     try:
@@ -93,12 +96,12 @@ def run_search(path: Path, image: np.ndarray, ask: Callable, config: Config) -> 
     except (DataError, IndexError, ValueError, OverflowError) as failure:
         if config.traversal != "code":
             raise
-        raise DataError(
+        raise SearchError(
             f"{path}: the released search broke down after {len(search.visits)} windows at"
             f" (z, y, x) {search.centre}: {failure}"
         ) from failure
-    if "would not end" in search.ended:
-        raise DataError(f"{path}: the released search was {search.ended}")
+    if search.given_up:
+        raise SearchError(f"{path}: the released search was {search.ended}")
     return search
 
 
@@ -113,16 +116,6 @@ def show(path: Path, search: Traversal) -> None:
             file=sys.stderr,
             flush=True,
         )
-
-
-def compact(mask: np.ndarray, config: Config) -> np.ndarray:
-    """Return the mask in the type that is written: the scan's own in the released way [V16]."""
-    return mask if config.traversal == "code" else mask.astype(np.uint8)
-
-
-def count_labels(search: Traversal) -> int:
-    """Return how many finds are in the mask."""
-    return len({vertebra.label for vertebra in search.vertebrae if vertebra.label})
 
 
 def findings(search: Traversal, working: Volume, path: Path) -> dict:

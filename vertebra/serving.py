@@ -45,21 +45,13 @@ MOST_WINDOWS = 12
 
 
 def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
-    """Return the signature of the model.
+    """Return the signature of the model; `inference_statistics` become part of the graph.
 
     `serving_default`: image and memory (Z, Y, X) float32 -> mask (Z, Y, X) float32, completeness
     (1,) float32. Every axis a multiple of 8 from `patch_size` to below twice that.
-
-    Args:
-        network: of `build_for_any_size(config)`.
-        config: uses `inference_statistics`, which become part of the graph.
     """
     set_statistics(network, config.inference_statistics)
-
-    def serve_window(image, memory):
-        return look(network, image, memory)
-
-    return [Endpoint("serving_default", serve_window, WINDOW)]
+    return [Endpoint("serving_default", lambda image, memory: look(network, image, memory), WINDOW)]
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:

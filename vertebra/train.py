@@ -1,11 +1,12 @@
 """Train the network on a prepared data set and keep the run in a folder."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from common.runs.folder import open_run
 from common.runtime import configure_runtime
 from vertebra.config import RUN, Config, Preset
-from vertebra.data import SUBSETS, describe_cases, files_of, find_prepared_cases, is_phantom
+from vertebra.data import SUBSETS, files_of, find_prepared_cases, is_phantom
 from vertebra.store import store_cases
 
 
@@ -39,6 +40,7 @@ def train(
         deterministic: same bits at every repetition on the same machine.
         mixed_precision: bfloat16 arithmetic, float32 weights, statistics and outputs.
     """
+    from common.network.bfloat16 import refuse_wrong_gradients
     from common.network.trained import save_network
     from common.training.loop import fit
     from vertebra import batches, calibration, learning, validation
@@ -53,7 +55,7 @@ def train(
         "mixed_precision": mixed_precision,
     }
     if mixed_precision:
-        learning.refuse_wrong_bfloat16()
+        refuse_wrong_gradients(3, 2)  # `conv_rest` ends at 2 x 2 x 2
     with open_run(
         run, paper="vertebra", options=options, config=config, seed=seed, overwrite=overwrite
     ) as record:
@@ -61,7 +63,7 @@ def train(
             seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
         )
         record.record(runtime=runtime, phantom=is_phantom(dataset))
-        record.write_split({name: describe_cases(part) for name, part in cases.items()})
+        record.write_split({name: list(map(asdict, part)) for name, part in cases.items()})
         record.record_files(file for part in cases.values() for file in files_of(part))
         folder, tested = record.path / "prepared", cases["test"] if run_validation else []
         training, watched = (store_cases(part, folder, config) for part in (cases["train"], tested))

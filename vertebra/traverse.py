@@ -87,6 +87,8 @@ class Traversal:
     vertebrae: list[Vertebra] = field(default_factory=list)
     ended: str = ""
     """Why the search ended; empty while it goes on or where it was aborted."""
+    given_up: bool = False
+    """Ended by a limit on its windows."""
 
     @property
     def half(self) -> int:
@@ -119,7 +121,7 @@ def begin(image: np.ndarray, config: Config) -> Traversal:
 def advance(
     search: Traversal, ask: Callable, *, max_visits: int | None = None
 ) -> Iterator[Traversal]:
-    """Do one step of a search after the other until it ends.
+    """Do one step of a search after the other until it ends; yield the search after each.
 
     Args:
         search: of `begin`; it is changed, and shows how far it came when `ask` raises.
@@ -127,15 +129,13 @@ def advance(
             completeness.
         max_visits: windows after which the search is stopped; None: as many as it takes, which is
             finite for the mended rules only.
-
-    Yields:
-        The search after every step.
     """
     rules = RULES[search.config.traversal]
     while True:
         search.ended = rules.reason_to_end(search)
         if not search.ended and max_visits is not None and len(search.visits) >= max_visits:
             search.ended = f"stopped after {max_visits} windows: it would not end"
+            search.given_up = True
         if search.ended:
             return
         answer, window = None, rules.cut(search)
@@ -229,8 +229,7 @@ def react_released(search: Traversal, answer: Answer) -> None:
     _write_released(search, answer, write_at)
     search.note(decision, target, moves=moves, label=search.label, answer=answer)
     search.label += LABEL_STEP
-    search.centre = write_at
-    search.last_find = write_at
+    search.centre = search.last_find = write_at
 
 
 def _write_released(search: Traversal, answer: Answer, centre: Centre) -> None:

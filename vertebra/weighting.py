@@ -13,19 +13,11 @@ def weight_of_distance(distance: np.ndarray, config: Config) -> np.ndarray:
 
 
 def weight_map(mask: np.ndarray, config: Config) -> np.ndarray:
-    """Return the weights of voxels by their distance to the surface of a mask.
+    """Return the weights (Z, Y, X) float32 of voxels by their distance to the surface of a mask.
 
-    The distance of a voxel is that to the nearest voxel of the other kind, at least 1.
-
-    Args:
-        mask: (Z, Y, X); every non-zero voxel belongs to it [V26].
-        config: uses `weight_alpha`, `weight_beta`, `weight_omega`.
-
-    Returns:
-        float32 of the same shape; all ones where the mask is empty or full, for which the original
-        has arbitrary values.
-
-    Source: data/preprocessing.py.
+    The distance of a voxel is that to the nearest voxel of the other kind, at least 1; every non-
+    zero voxel belongs to the mask [V26]. All are 1 where it is empty or full, for which the
+    original has arbitrary values. Source: data/preprocessing.py.
     """
     inside = np.asarray(mask) > 0
     if not inside.any() or inside.all():
