@@ -79,4 +79,4 @@ def test_missing_groups_and_files(file, tmp_path):
     faults = [entry.name for entry in inspect_file(file, CONFIG, tmp_path).faulty]
     assert faults == ["label_data"]
     (line,) = inspect_file(tmp_path / "absent.h5", CONFIG, tmp_path).faulty
-    assert "does not exist; expected the HDF5 file" in line.faults[0]
+    assert "does not exist; expected an HDF5 file" in line.faults[0]
