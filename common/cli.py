@@ -1,10 +1,10 @@
-"""`python -m <paper> <verb>`: one command line for every paper, made from typed functions.
+"""`python -m <paper> <command>`: one command line for every paper, made from typed functions.
 
-A verb is a module of the paper with a function of the same name; the function's signature is the
+A command is a module of the paper with a function of the same name; the function's signature is the
 command line, its docstring the help. A parameter `config` of the paper's `Config` type opens every
 field of it as an option, with the values of `--preset` as defaults; `--config FILE` replays a saved
 run's `config.yaml`. Verbs that are the same for every paper are modules of `common` whose function
-takes the paper's name first. After `--` one process does the verb again, with other options.
+takes the paper's name first. After `--` one process does the command again, with other options.
 
 Nothing here imports TensorFlow, so that help is quick; jsonargparse is imported where it is used,
 since `bench-gpu` runs where keras and jax alone are installed.
@@ -28,17 +28,17 @@ from typing import Any
 from common.errors import OptionError, UserError
 from common.runtime import forget_networks, limit_threads, load_tensorflow_quietly
 
-VERBS = ("phantom", "prepare", "plan", "train", "predict", "evaluate", "export", "convert",
+COMMANDS = ("phantom", "prepare", "plan", "train", "predict", "evaluate", "export", "convert",
          "calibrate", "compare", "reproduce", "bench")  # fmt: skip
-"""The same verbs everywhere, in the order of the work; a paper has those it has a module for."""
+"""The same commands everywhere, in the order of the work; a paper has those it has a module for."""
 
-SHARED_VERBS = {
+SHARED_COMMANDS = {
     "plan": ("common.cost.plan", "workload.py"),
     "export": ("common.export.command", "serving.py"),
 }
 """Verbs that exist once: their module, and the file of a paper that they work from."""
 
-VERBS_ON_TENSORFLOW = {
+COMMANDS_ON_TENSORFLOW = {
     "plan", "train", "predict", "export", "convert", "calibrate", "compare", "bench",
 }  # fmt: skip
 """The others answer without its two seconds of start-up."""
@@ -54,34 +54,34 @@ def main(
     paper: str,
     *,
     argv: Sequence[str] | None = None,
-    verb_aliases: Mapping[str, str] | None = None,
+    command_aliases: Mapping[str, str] | None = None,
     option_aliases: Mapping[str, str] | None = None,
 ) -> int:
-    """Run one verb of a paper.
+    """Run one command of a paper.
 
     Args:
         paper: package name, such as "fetal_brain".
         argv: words after the program's name; None: those of this process.
-        verb_aliases: the original's script names and the verbs that answer to them.
+        command_aliases: the original's script names and the commands that answer to them.
         option_aliases: the original's option names and ours, such as {"-p": "--run"}.
 
     Returns:
         Exit status: 0, or 2 after a mistake of the user's, which is one line on stderr.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    available = find_verbs(paper)
+    available = find_commands(paper)
     if not words or words[0] in ("-h", "--help"):
-        print(describe_paper(paper, available, verb_aliases or {}))
+        print(describe_paper(paper, available, command_aliases or {}))
         return 0 if words else 2
-    verb = (verb_aliases or {}).get(words[0], words[0])
+    command = (command_aliases or {}).get(words[0], words[0])
 
     def act() -> None:
-        if verb not in available:
-            known = ", ".join([*available, *(verb_aliases or {})])
-            raise OptionError(f"unknown verb {words[0]!r}; expected one of: {known}")
-        run_verb(paper, verb, words[1:], option_aliases or {})
+        if command not in available:
+            known = ", ".join([*available, *(command_aliases or {})])
+            raise OptionError(f"unknown command {words[0]!r}; expected one of: {known}")
+        run_command(paper, command, words[1:], option_aliases or {})
 
-    return run_guarded(f"{paper} {verb}", act)
+    return run_guarded(f"{paper} {command}", act)
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,38 +127,39 @@ def refuse(program: str, message: str) -> int:
     return 2
 
 
-def find_verbs(paper: str) -> dict[str, Path]:
-    """Return the verbs of a paper and the files of their modules, in the order of the work."""
+def find_commands(paper: str) -> dict[str, Path]:
+    """Return the commands of a paper and the files of their modules, in the order of the work."""
     folder = Path(importlib.import_module(paper).__file__).parent
     found = {}
-    for verb in VERBS:
-        module, needed = SHARED_VERBS.get(verb, (f"{paper}.{verb}", f"{verb}.py"))
+    for command in COMMANDS:
+        module, needed = SHARED_COMMANDS.get(command, (f"{paper}.{command}", f"{command}.py"))
         if (folder / needed).is_file():
-            found[verb] = folder.parent.joinpath(*module.split(".")).with_suffix(".py")
+            found[command] = folder.parent.joinpath(*module.split(".")).with_suffix(".py")
     return found
 
 
 def describe_paper(paper: str, available: Mapping[str, Path], aliases: Mapping[str, str]) -> str:
-    """Return the help of a paper: one line per verb, read from the modules without running them."""
-    lines = [f"usage: python -m {paper} VERB [options]", "", "verbs:"]
-    for verb, module in available.items():
+    """Return the help of a paper, a line per command; reads the modules without running them."""
+    lines = [f"usage: python -m {paper} COMMAND [options]", "", "commands:"]
+    for command, module in available.items():
         docstring = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
-        lines.append(f"  {verb:<10} {docstring.partition(chr(10))[0]}")
-    lines += [f"  {alias:<10} the original's name of `{verb}`" for alias, verb in aliases.items()]
-    return "\n".join([*lines, "", f"Options of a verb: python -m {paper} VERB --help"])
+        lines.append(f"  {command:<10} {docstring.partition(chr(10))[0]}")
+    for alias, command in aliases.items():
+        lines.append(f"  {alias:<10} the original's name of `{command}`")
+    return "\n".join([*lines, "", f"Options of a command: python -m {paper} COMMAND --help"])
 
 
-def run_verb(
-    paper: str, verb: str, words: Sequence[str], option_aliases: Mapping[str, str]
+def run_command(
+    paper: str, command: str, words: Sequence[str], option_aliases: Mapping[str, str]
 ) -> None:
-    """Parse the words of one verb and call its function, once for every part between `--`."""
-    calls = [parse_verb(paper, verb, part, option_aliases) for part in split_words(words)]
+    """Parse the words of one command and call its function, once for every part between `--`."""
+    calls = [parse_command(paper, command, part, option_aliases) for part in split_words(words)]
     for number, (function, config_class, values) in enumerate(calls):
         if values.cuda_devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = values.cuda_devices
         if values.threads is not None:
             limit_threads(values.threads)
-        if verb in VERBS_ON_TENSORFLOW:
+        if command in COMMANDS_ON_TENSORFLOW:
             if not values.verbose:
                 load_tensorflow_quietly()
             if number:
@@ -178,7 +179,7 @@ def split_words(words: Sequence[str]) -> list[list[str]]:
 
 
 def gather_arguments(paper: str, function: Callable, config_class: type, values: Any) -> dict:
-    """Return the arguments of a verb's function by name."""
+    """Return the arguments of a command's function by name."""
     names = inspect.signature(function).parameters
     given = {"paper": paper}
     if "config" in names:
@@ -186,21 +187,21 @@ def gather_arguments(paper: str, function: Callable, config_class: type, values:
     return {name: given[name] if name in given else values[name] for name in names}
 
 
-def load_verb(paper: str, verb: str) -> Callable:
-    """Return the function of a verb, the paper's own or the shared one."""
-    module, _ = SHARED_VERBS.get(verb, (f"{paper}.{verb}", ""))
-    return getattr(importlib.import_module(module), verb)
+def load_command(paper: str, command: str) -> Callable:
+    """Return the function of a command, the paper's own or the shared one."""
+    module, _ = SHARED_COMMANDS.get(command, (f"{paper}.{command}", ""))
+    return getattr(importlib.import_module(module), command)
 
 
-def parse_verb(
-    paper: str, verb: str, words: Sequence[str], option_aliases: Mapping[str, str]
+def parse_command(
+    paper: str, command: str, words: Sequence[str], option_aliases: Mapping[str, str]
 ) -> tuple[Callable, type, Any]:
-    """Return a verb's function, the paper's `Config` class and the values by option."""
-    function = load_verb(paper, verb)
+    """Return a command's function, the paper's `Config` class and the values by option."""
+    function = load_command(paper, command)
     config_module = importlib.import_module(f"{paper}.config")
     words = spell_options(words, option_aliases)
     try:
-        parser = build_parser(f"python -m {paper} {verb}", function, config_module, words)
+        parser = build_parser(f"python -m {paper} {command}", function, config_module, words)
         words = bracket_tuples(complete_flags(words, function), function, config_module.Config)
         values = parser.parse_args(words)
     except argparse.ArgumentError as mistake:
@@ -236,7 +237,7 @@ def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
 
 def bracket_tuples(words: Sequence[str], function: Callable, config_class: type) -> list[str]:
     """Let a tuple be typed plainly: `--window 3,64,64` is `[3,64,64]`, `--ids a,b` `["a","b"]`."""
-    # A verb without `config` may have an option that is called like a field of it.
+    # A command without `config` may have an option that is called like a field of it.
     hints = typing.get_type_hints(config_class) | typing.get_type_hints(function)
     kinds = {f"--{name}": (hint, *typing.get_args(hint)) for name, hint in hints.items()}
     tuples = {name for name, kind in kinds.items() if tuple in map(typing.get_origin, kind)}
@@ -255,7 +256,7 @@ def bracket_tuples(words: Sequence[str], function: Callable, config_class: type)
 
 
 def build_parser(program: str, function: Callable, config_module: Any, words: Sequence[str]):
-    """Return the parser of one verb, its defaults taken from the preset that `words` name."""
+    """Return the parser of one command, its defaults taken from the preset that `words` name."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)

@@ -1,11 +1,11 @@
-"""`python -m dhcp_fetal <verb>` or `dhcp-fetal <verb>`; the original's names work, too."""
+"""`python -m dhcp_fetal <command>` or `dhcp-fetal <command>`; the original's names work too."""
 
 import sys
 from collections.abc import Sequence
 
 from common import cli
 
-VERB_ALIASES = {"normalise_t2w_images": "prepare"}
+COMMAND_ALIASES = {"normalise_t2w_images": "prepare"}
 OPTION_ALIASES = {
     "-model": "--model_cfg",
     "-train": "--train_cfg",
@@ -16,7 +16,7 @@ OPTION_ALIASES = {
 }
 
 
-def choose_verb(words: Sequence[str]) -> list[str]:
+def choose_command(words: Sequence[str]) -> list[str]:
     """Let `deepMedicRun` stand for train or predict, as its options say."""
     if list(words[:1]) == ["deepMedicRun"]:
         return ["train" if "-train" in words else "predict", *words[1:]]
@@ -24,11 +24,11 @@ def choose_verb(words: Sequence[str]) -> list[str]:
 
 
 def main() -> int:
-    """Run the verb that this process was started with; return its exit status."""
+    """Run the command that this process was started with; return its exit status."""
     return cli.main(
         "dhcp_fetal",
-        argv=choose_verb(sys.argv[1:]),
-        verb_aliases=VERB_ALIASES,
+        argv=choose_command(sys.argv[1:]),
+        command_aliases=COMMAND_ALIASES,
         option_aliases=OPTION_ALIASES,
     )
 

@@ -251,7 +251,7 @@ def _warn_of_raw_numbers(image: np.ndarray, name: str) -> None:
     if not 0.05 < spread < 20:
         warnings.warn(
             f"{name}: deviation {spread:.3g}; the network expects scans of mean 0 and deviation 1 "
-            "(--normalisation volume, or the verb prepare)",
+            "(--normalisation volume, or the command prepare)",
             stacklevel=3,
         )
 

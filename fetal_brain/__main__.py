@@ -1,10 +1,10 @@
-"""`python -m fetal_brain <verb>` or `fetal-brain <verb>`; the original's names work, too."""
+"""`python -m fetal_brain <command>` or `fetal-brain <command>`; the original's names work too."""
 
 import sys
 
 from common import cli
 
-VERB_ALIASES = {"deploy": "predict"}
+COMMAND_ALIASES = {"deploy": "predict"}
 OPTION_ALIASES = {
     "--model_path": "--run",
     "--save_path": "--run",
@@ -16,8 +16,8 @@ OPTION_ALIASES = {
 
 
 def main() -> int:
-    """Run the verb that this process was started with; return its exit status."""
-    return cli.main("fetal_brain", verb_aliases=VERB_ALIASES, option_aliases=OPTION_ALIASES)
+    """Run the command that this process was started with; return its exit status."""
+    return cli.main("fetal_brain", command_aliases=COMMAND_ALIASES, option_aliases=OPTION_ALIASES)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whole volumes through the network; every verb that predicts comes through here.
+"""Whole volumes through the network; every command that predicts comes through here.
 
 Axis order (row, column, slice, channel). `predict`, the validation in `train` and the exported
 model all come through `segment`, so that they cannot differ. It and what is built on it are

@@ -1,10 +1,10 @@
-"""`python -m sarcoma <verb>` or `sarcoma <verb>`; the original's names work, too."""
+"""`python -m sarcoma <command>` or `sarcoma <command>`; the original's names work too."""
 
 import sys
 
 from common import cli
 
-VERB_ALIASES = {
+COMMAND_ALIASES = {
     # [S7] The README's names and the files' names; neither script ran as released.
     "data_gen": "prepare",
     "data-gen": "prepare",
@@ -14,8 +14,8 @@ OPTION_ALIASES: dict[str, str] = {}
 
 
 def main() -> int:
-    """Run the verb that this process was started with; return its exit status."""
-    return cli.main("sarcoma", verb_aliases=VERB_ALIASES, option_aliases=OPTION_ALIASES)
+    """Run the command that this process was started with; return its exit status."""
+    return cli.main("sarcoma", command_aliases=COMMAND_ALIASES, option_aliases=OPTION_ALIASES)
 
 
 if __name__ == "__main__":

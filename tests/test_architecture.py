@@ -6,8 +6,8 @@ from pathlib import Path
 import census
 import pytest
 
-from common.__main__ import COMMANDS
-from common.cli import SHARED_VERBS, VERBS, VERBS_ON_TENSORFLOW
+from common import __main__ as suite
+from common.cli import COMMANDS, COMMANDS_ON_TENSORFLOW, SHARED_COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = sorted(path.parent.name for path in ROOT.glob("*/config.py"))
@@ -78,7 +78,7 @@ def test_help_path_imports_nothing_heavy(paper):
         path = ROOT / paper / f"{name}.py"
         if path.is_file():
             assert not packages(path, top_level_only=True) & HEAVY, path
-    shared = (module for module, _ in SHARED_VERBS.values())
+    shared = (module for module, _ in SHARED_COMMANDS.values())
     for module in ("common.cli", "common.runtime", *shared):
         path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
         assert not packages(path, top_level_only=True) & HEAVY, path
@@ -125,7 +125,7 @@ def test_imports_stand_at_the_top():
 
 def commands_of(paper):
     """Return the names of a paper's own command modules by verb."""
-    return {verb: f"{paper}.{verb}" for verb in VERBS if module_path(f"{paper}.{verb}")}
+    return {verb: f"{paper}.{verb}" for verb in COMMANDS if module_path(f"{paper}.{verb}")}
 
 
 @pytest.mark.parametrize("paper", PAPERS)
@@ -146,8 +146,8 @@ def test_help_loads_nothing_slow(paper):
 
 def test_help_of_shared_commands_loads_nothing_slow():
     for module in (
-        *(name for name, _ in COMMANDS.values()),
-        *(n for n, _ in SHARED_VERBS.values()),
+        *(name for name, _ in suite.COMMANDS.values()),
+        *(n for n, _ in SHARED_COMMANDS.values()),
     ):
         assert not loaded(module) & SLOW, module
 
@@ -155,7 +155,7 @@ def test_help_of_shared_commands_loads_nothing_slow():
 @pytest.mark.parametrize("paper", PAPERS)
 def test_commands_do_without_tensorflow_where_they_can(paper):
     for verb, module in commands_of(paper).items():
-        if verb not in VERBS_ON_TENSORFLOW:
+        if verb not in COMMANDS_ON_TENSORFLOW:
             assert not loaded(module, functions=True) & {"tensorflow", "keras"}, module
 
 

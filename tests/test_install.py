@@ -87,13 +87,13 @@ def test_every_file_of_a_package_is_installed(installed):
 def test_scripts_answer_from_an_empty_folder(run, installed, script):
     done = run(script, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "verbs:" in done.stdout
+    assert "commands:" in done.stdout
     done = run(script, "prepare", "--help")
     assert done.returncode == 0, done.stderr
     assert "--check" in done.stdout
 
 
-def test_a_verb_works_where_it_is_installed(run, installed, tmp_path):
+def test_a_command_works_where_it_is_installed(run, installed, tmp_path):
     """A phantom is written and checked; the papers are found in the installed tree alone."""
     done = run("raseg", "phantom", "--out", "datasets", "--cases", "4", "--shape", "32,32,6")
     assert done.returncode == 0, done.stderr

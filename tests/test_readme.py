@@ -56,7 +56,7 @@ def paper_command(words, home=None):
         paper, rest = words[2], words[3:]
     elif words[0] in SCRIPTS and len(words) > 1:
         paper, rest = SCRIPTS[words[0]], words[1:]
-    elif home and len(words) > 1 and words[0] in {*cli.find_verbs(home), *aliases(home)[0]}:
+    elif home and len(words) > 1 and words[0] in {*cli.find_commands(home), *aliases(home)[0]}:
         paper, rest = home, words
     else:
         return None
@@ -67,8 +67,8 @@ def paper_command(words, home=None):
 def aliases(paper):
     """Return a paper's other names of verbs and options."""
     module = importlib.import_module(f"{paper}.__main__")
-    verbs = dict(module.VERB_ALIASES)
-    if hasattr(module, "choose_verb"):
+    verbs = dict(module.COMMAND_ALIASES)
+    if hasattr(module, "choose_command"):
         verbs["deepMedicRun"] = "train"
     return verbs, module.OPTION_ALIASES
 
@@ -76,7 +76,7 @@ def aliases(paper):
 @cache
 def options_of(paper, verb):
     """Return the options of a verb, as its help names them."""
-    function = cli.load_verb(paper, verb)
+    function = cli.load_command(paper, verb)
     config = importlib.import_module(f"{paper}.config")
     text = cli.build_parser("", function, config, ()).format_help()
     return set(re.findall(r"--\w+", text))
@@ -88,7 +88,7 @@ def assert_known(paper, verb, words):
     if verb == "deepMedicRun":
         verb = "train" if "-train" in words else "predict"
     verb = verbs.get(verb, verb)
-    assert verb in cli.find_verbs(paper), f"{paper} has no verb {verb}"
+    assert verb in cli.find_commands(paper), f"{paper} has no verb {verb}"
     for word in cli.spell_options(words, names):
         name = word.partition("=")[0]
         if name.startswith("-") and not re.fullmatch(r"-[\d.]+|-", name):
@@ -108,7 +108,7 @@ def test_commands_in_blocks_are_taken_by_the_parser(name):
         assert_known(paper, verb, words)
         if "--config" not in words and "--help" not in words:
             verbs, names = aliases(paper)
-            cli.parse_verb(paper, verbs.get(verb, verb), words, names)
+            cli.parse_command(paper, verbs.get(verb, verb), words, names)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,10 +1,10 @@
-"""`python -m vertebra <verb>` or `vertebra <verb>`; the original's names work, too."""
+"""`python -m vertebra <command>` or `vertebra <command>`; the original's names work too."""
 
 import sys
 
 from common import cli
 
-VERB_ALIASES = {
+COMMAND_ALIASES = {
     "data.preprocessing": "prepare",
     "instance_segmentation": "predict",
     "eval": "evaluate",
@@ -21,8 +21,8 @@ OPTION_ALIASES = {
 
 
 def main() -> int:
-    """Run the verb that this process was started with; return its exit status."""
-    return cli.main("vertebra", verb_aliases=VERB_ALIASES, option_aliases=OPTION_ALIASES)
+    """Run the command that this process was started with; return its exit status."""
+    return cli.main("vertebra", command_aliases=COMMAND_ALIASES, option_aliases=OPTION_ALIASES)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class Stages:
     failure: str
     """What failed, or an empty text."""
     seconds: tuple[tuple[str, float], ...]
-    """Wall time by stage, as (verb, seconds), in order."""
+    """Wall time by stage, as (command, seconds), in order."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def read_stages(path: Path) -> Stages:
     stored = read_json(path)
     try:
         words = {key: str(stored[key]) for key in ("paper", "preset", "run", "status")}
-        seconds = tuple((str(verb), float(time)) for verb, time in stored["seconds"])
+        seconds = tuple((str(command), float(time)) for command, time in stored["seconds"])
         return Stages(**words, failure=str(stored.get("failure") or ""), seconds=seconds)
     except (KeyError, TypeError, ValueError, AttributeError) as failure:
         raise damaged(path, failure, "the stages of a reproduce") from failure
@@ -180,7 +180,7 @@ def write_result(path: Path, result: Result) -> None:
             for label, summaries in outcome.measures.items()
         },
         "origin": result.origin,
-        "seconds": [[verb, round(time, 1)] for verb, time in result.seconds],
+        "seconds": [[command, round(time, 1)] for command, time in result.seconds],
     }
     write_json(path, content)
 
@@ -216,7 +216,7 @@ def read_result(path: Path) -> Result:
                 raise ValueError(f"{key} is {stored['origin'][key]!r}, expected 64 hex digits")
         return Result(
             stored["paper"], stored["preset"], outcome, stored["cases"], stored["date"],
-            stored["origin"], tuple((verb, float(time)) for verb, time in stored["seconds"]),
+            stored["origin"], tuple((command, float(time)) for command, time in stored["seconds"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as failure:
         raise damaged(path, failure, "what common.suite.results record writes") from failure

@@ -1,4 +1,4 @@
-"""The main job: every paper from data to report, each stage a command of its own.
+"""Every paper from data to report, each stage a command of its own.
 
 `python -m common reproduce [--paper NAME] [--preset quick] [--data FOLDER]` runs
 `python -m <paper> reproduce` for every paper that has it, and makes one page of all of them, also
@@ -27,14 +27,14 @@ RUNS = Path("runs")
 
 
 class StageError(UserError):
-    """A stage of a paper's main job failed; its own message is above."""
+    """A command of a paper's recipe failed; its own message is above."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a paper: a verb and its options, where `--` begins another set of them."""
+    """One command of a paper and its options, where `--` begins another set of them."""
 
-    verb: str
+    command: str
     options: Sequence[object]
 
 
@@ -74,17 +74,17 @@ def run_stages(
     for number, stage in enumerate(stages, start=1):
         place = f"[{paper} {number}/{len(stages)}]"
         words = [str(word) for word in stage.options]
-        _say(f"{place} python -m {paper} {stage.verb} {' '.join(words)}")
+        _say(f"{place} python -m {paper} {stage.command} {' '.join(words)}")
         began = time.monotonic()
-        ended = subprocess.run([sys.executable, "-m", paper, stage.verb, *words], check=False)
+        ended = subprocess.run([sys.executable, "-m", paper, stage.command, *words], check=False)
         if ended.returncode:
-            failure = f"{stage.verb} failed with status {ended.returncode}"
+            failure = f"{stage.command} failed with status {ended.returncode}"
             write_json(out / STAGES, {**state, "status": "failed", "failure": failure})
             raise StageError(failure)
-        seconds.append((stage.verb, round(time.monotonic() - began, 2)))
+        seconds.append((stage.command, round(time.monotonic() - began, 2)))
         write_json(out / STAGES, state)
         total = sum(each for _, each in seconds)
-        _say(f"{place} {stage.verb}: {seconds[-1][1]:.0f} s (total {total:.0f} s)")
+        _say(f"{place} {stage.command}: {seconds[-1][1]:.0f} s (total {total:.0f} s)")
     write_json(out / STAGES, {**state, "status": "finished"})
     print(f"{paper} report: {run / 'report' / 'index.html'}")
 

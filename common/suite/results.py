@@ -157,13 +157,13 @@ def make_pages(root: Path = ROOT, results: Path | None = None) -> dict[Path, str
 def main(argv: Sequence[str] | None = None) -> int:
     """Record runs, or write or check the tables; return 1 if a checked table is not up to date."""
     parser = Parser(prog="python -m common results", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    keeping = verbs.add_parser("record", help="keep what runs measured in results/")
+    commands = parser.add_subparsers(dest="command", required=True)
+    keeping = commands.add_parser("record", help="keep what runs measured in results/")
     keeping.add_argument("runs", nargs="+", type=Path)
-    updating = verbs.add_parser("update", help="write the tables of the READMEs")
+    updating = commands.add_parser("update", help="write the tables of the READMEs")
     updating.add_argument("--check", action="store_true", help="write nothing, only compare")
     options = parser.parse_args(argv)
-    if options.verb == "record":
+    if options.command == "record":
         print("\n".join(str(path) for path in record(options.runs)))
         return 0
     pages = make_pages().items()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import SHARED_VERBS, find_verbs, parse_verb
+from common.cli import SHARED_COMMANDS, find_commands, parse_command
 from common.cost.workloads import WorkloadModule
 from common.export.write import ServingModule
 from common.papers import find_papers
@@ -33,17 +33,17 @@ def test_an_adaptor_has_the_functions_of_its_protocol(paper, name):
 
 
 @pytest.mark.parametrize("paper", find_papers())
-def test_shared_verbs_are_offered_where_their_adaptor_is(paper):
+def test_shared_commands_are_offered_where_their_adaptor_is(paper):
     """No paper has a module of that name itself, which would be passed over."""
     folder = Path(importlib.import_module(paper).__file__).parent
-    for verb, (_, needed) in SHARED_VERBS.items():
-        assert (verb in find_verbs(paper)) == (folder / needed).is_file()
+    for verb, (_, needed) in SHARED_COMMANDS.items():
+        assert (verb in find_commands(paper)) == (folder / needed).is_file()
         assert not (folder / f"{verb}.py").exists()
 
 
 @pytest.mark.parametrize("paper", find_papers("serving.py"))
-def test_a_shared_verb_is_called_with_the_papers_name(paper):
-    function, _, values = parse_verb(paper, "export", ["--run", "here"], {})
+def test_a_shared_command_is_called_with_the_papers_name(paper):
+    function, _, values = parse_command(paper, "export", ["--run", "here"], {})
     assert next(iter(inspect.signature(function).parameters)) == "paper"
     assert "paper" not in values
     assert values.run == Path("here")

@@ -24,7 +24,7 @@ def run(*words, cwd=None):
 
 def test_every_help_is_quick_and_imports_no_tensorflow():
     """Half a second is promised; processor time is compared, since the machine may be busy."""
-    for words in ([], *([verb] for verb in cli.find_verbs("fetal_brain"))):
+    for words in ([], *([verb] for verb in cli.find_commands("fetal_brain"))):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = run(*words, "--help")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -33,7 +33,7 @@ def test_every_help_is_quick_and_imports_no_tensorflow():
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5, words
 
 
-def test_help_lists_the_verbs_with_their_first_lines():
+def test_help_lists_the_commands_with_their_first_lines():
     text = run("--help").stdout
     assert "train      Train the network on the first cases of a list" in text
     assert "deploy     the original's name of `predict`" in text
@@ -42,7 +42,7 @@ def test_help_lists_the_verbs_with_their_first_lines():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["tra"], "unknown verb 'tra'"),
+        (["tra"], "unknown command 'tra'"),
         (["train", "--colour", "red"], "--colour"),
         (["train", "--preset", "cod"], "--preset: expected one of"),
         (["train", "--seed", "many"], "--seed: expected a int"),
@@ -132,25 +132,25 @@ def test_optional_tuples_may_be_typed_without_brackets():
     ]  # fmt: skip
 
 
-def test_an_option_of_the_verb_counts_before_a_field_of_the_same_name():
+def test_an_option_of_the_command_counts_before_a_field_of_the_same_name():
     """`spacing_mm` of the vertebra phantom is a tuple, that of its `Config` a number."""
-    _, _, values = cli.parse_verb(
+    _, _, values = cli.parse_command(
         "vertebra", "phantom", ["--out", "p", "--spacing_mm", "2,2,2.2"], {}
     )
     assert values.spacing_mm == (2.0, 2.0, 2.2)
 
 
-def test_a_verb_is_parsed_without_being_run(tmp_path):
+def test_a_command_is_parsed_without_being_run(tmp_path):
     out = tmp_path / "phantom"
-    _, _, values = cli.parse_verb("fetal_brain", "phantom", ["--out", str(out)], {})
+    _, _, values = cli.parse_command("fetal_brain", "phantom", ["--out", str(out)], {})
     assert values.cases == 10
     assert not out.exists()
-    _, config, values = cli.parse_verb(
+    _, config, values = cli.parse_command(
         "raseg", "train", ["--tag", "t", "--preset", "draft", "--patch_shape", "16,16,4"], {}
     )
     assert cli.make_config(config, values).patch_shape == (16, 16, 4)
     with pytest.raises(OptionError, match="--colour"):
-        cli.parse_verb("raseg", "train", ["--tag", "t", "--colour", "red"], {})
+        cli.parse_command("raseg", "train", ["--tag", "t", "--colour", "red"], {})
 
 
 def test_a_flag_may_stand_alone():
@@ -177,7 +177,7 @@ def test_preset_of_a_file_that_is_no_mapping(tmp_path):
         cli.preset_of_file(broken, "port")
 
 
-def test_a_verb_can_be_done_twice_in_one_process(tmp_path):
+def test_a_command_can_be_done_twice_in_one_process(tmp_path):
     size = ["--cases", 1, "--shape", "3,64,64", "--out"]
     done = run("phantom", *size, tmp_path / "a", "--", *size, tmp_path / "b", "--seed", "-1")
     assert done.returncode == 2

@@ -227,10 +227,10 @@ def test_results_that_would_replace_each_other_are_refused(tmp_path, runs):
     assert not (tmp_path / "o").exists()
 
 
-def test_the_originals_script_name_stands_for_two_verbs():
-    assert command.choose_verb(["deepMedicRun", "-model", "m", "-train", "t"])[0] == "train"
-    assert command.choose_verb(["deepMedicRun", "-model", "m", "-test", "t"])[0] == "predict"
-    assert command.choose_verb(["predict", "--run", "r"]) == ["predict", "--run", "r"]
+def test_the_originals_script_name_stands_for_two_commands():
+    assert command.choose_command(["deepMedicRun", "-model", "m", "-train", "t"])[0] == "train"
+    assert command.choose_command(["deepMedicRun", "-model", "m", "-test", "t"])[0] == "predict"
+    assert command.choose_command(["predict", "--run", "r"]) == ["predict", "--run", "r"]
 
 
 @pytest.mark.shared

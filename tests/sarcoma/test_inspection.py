@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.cli import main
-from sarcoma.__main__ import VERB_ALIASES
+from sarcoma.__main__ import COMMAND_ALIASES
 from sarcoma.config import PORT
 from sarcoma.inspection import inspect_file
 
@@ -55,9 +55,9 @@ def test_every_patient_has_its_own_faults(file, tmp_path):
 def test_the_originals_name_checks_too(file, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["data_gen", "--data", "petct.h5", "--check", "--pad_small_slices", "true"]
-    assert main("sarcoma", argv=words, verb_aliases=VERB_ALIASES) == 0
+    assert main("sarcoma", argv=words, command_aliases=COMMAND_ALIASES) == 0
     assert "7 patients: 7 in order" in capsys.readouterr().out
-    assert main("sarcoma", argv=words[:-2], verb_aliases=VERB_ALIASES) == 2
+    assert main("sarcoma", argv=words[:-2], command_aliases=COMMAND_ALIASES) == 2
     said = capsys.readouterr()
     assert said.out.count("smaller than the patch of") == 7
     assert "faults in 7 of 7 patients" in said.err
