@@ -5,9 +5,8 @@ from math import ceil
 
 from common.cost.workloads import ScanWork, UsualData, Workload, call_whole, payload_of_scan
 from sarcoma.config import CODE, LABEL, MARGIN, PATCH, QUICK, Config
-from sarcoma.inference import build_for_inference, steps_of
 from sarcoma.losses import cross_entropy_of_probabilities, dice_loss
-from sarcoma.model import make_optimizer
+from sarcoma.model import build_model, make_optimizer
 
 USUAL_SCAN = (150, 128, 128)
 """Slices, rows, columns; patients of the data set differ."""
@@ -36,7 +35,9 @@ def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Wor
 
 def build_network(config: Config):
     """Return the network for the inputs of both."""
-    return build_for_inference(config)
+    if config.architecture == "dilated":
+        return build_model(config, (None, None, len(config.modalities)))
+    return build_model(config)
 
 
 def compile_network(network, config: Config, *, xla: bool):
@@ -63,7 +64,8 @@ def scan_work(shape: tuple[int, int, int], config: Config) -> ScanWork:
     """Return what a patient (slices, rows, columns) asks for."""
     calls = shape[0]
     if config.architecture != "dilated":
-        output, step, _ = steps_of(config)
+        cascade = config.architecture == "cascade"
+        output, step = (config.cascade_step,) * 2 if cascade else (LABEL, config.window_stride)
         windows = shape[0]
         for size in shape[1:]:
             windows *= max(ceil((size - output) / step), 0) + 1
