@@ -34,7 +34,7 @@ class Padded(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """The tiles along one axis, (tiles,) int32 each."""
+    """Tiles along one axis, (tiles,) int32 each; or one tile along all, (3,) each."""
 
     low: tf.Tensor
     """First voxel that each gives."""
@@ -48,17 +48,27 @@ class Tiles(NamedTuple):
     """Voxels of its output before the first that it gives."""
 
 
+def pack(tiles: Tiles) -> tf.Tensor:
+    """Return tiles as one tensor (..., 5): a graph with loops grows with every tensor it takes."""
+    return tf.stack(tiles, axis=-1)
+
+
+def unpack(table: tf.Tensor) -> Tiles:
+    """Return what `pack` made one tensor of."""
+    return Tiles(*tf.unstack(table, num=len(Tiles._fields), axis=-1))
+
+
 class Needs(NamedTuple):
     """What the fully connected layers need for what tiles give, int32."""
 
     first: tf.Tensor
-    """(tiles, 3) of what the pathways give for each tile, the first voxel that is needed."""
+    """(..., 3) of what the pathways give for each tile, the first voxel that is needed."""
     last: tf.Tensor
-    """(tiles, 3), the voxel after the last."""
+    """(..., 3), the voxel after the last."""
     mirrored: tf.Tensor
-    """(layers, tiles, 3, 2), voxels to add before and after what enters a layer at a tile's end."""
+    """(layers, ..., 3, 2), voxels to add before and after what enters a layer at a tile's end."""
     residual: tf.Tensor
-    """(residual layers, tiles, 3), where what is added begins in what entered the layer before."""
+    """(residual layers, ..., 3), where what is added begins in what entered the layer before."""
 
 
 Pass = Callable[[list[Tiles]], tf.Tensor]
@@ -106,13 +116,21 @@ def predict_tiles(
             Python, so a graph with it cannot be exported.
     """
     counts = [-(-tf.size(axis.low) // per_block) for axis in axes]
+    tables = [pack(axis) for axis in axes]
 
     def predict_block(*numbers):
         block = [
-            Tiles(*(part[number * per_block : (number + 1) * per_block] for part in axis))
-            for axis, number in zip(axes, numbers, strict=True)
+            unpack(table[number * per_block : (number + 1) * per_block])
+            for table, number in zip(tables, numbers, strict=True)
         ]
-        found = where_wanted(compute, block, wanted, channels=channels)
+
+        def compute_box(low, high):
+            spans = zip(block, tf.unstack(low), tf.unstack(high), strict=True)
+            return compute([without_empty(narrow(*span)) for span in spans])
+
+        corner = tf.stack([axis.low[0] for axis in block])
+        end = tf.stack([axis.high[-1] for axis in block])
+        found = where_wanted(compute_box, corner, end, wanted, channels=channels)
         if progress is not None:
             done = (numbers[0] * counts[1] + numbers[1]) * counts[2] + numbers[2] + 1
             with tf.control_dependencies([found]):
@@ -125,21 +143,27 @@ def predict_tiles(
 
 
 def where_wanted(
-    compute: Pass, block: list[Tiles], wanted: tf.Tensor | None, *, channels: int
+    compute: Callable, corner: tf.Tensor, end: tf.Tensor, wanted: tf.Tensor | None, *, channels: int
 ) -> tf.Tensor:
-    """Compute of a block the box around what is wanted of it; around that are zeros."""
+    """Compute of a box of the image the smaller box around what is wanted; around it are zeros.
+
+    Args:
+        compute: first voxel (3,) and the voxel after the last (3,) -> what lies between.
+        corner: (3,) first voxel of the box.
+        end: (3,) the voxel after its last.
+        wanted: see `predict_tiles`.
+        channels: of the result.
+    """
     if wanted is None:
-        return compute(block)
-    corner = tf.stack([axis.low[0] for axis in block])
-    size = tf.stack([axis.high[-1] for axis in block]) - corner
+        return compute(corner, end)
+    size = end - corner
     looked_at = tf.slice(wanted, corner, size)
 
     def box():
-        low, high = bounding_box(looked_at)
-        spans = zip(block, tf.unstack(corner + low), tf.unstack(corner + high), strict=True)
+        inside = tf.cast(tf.where(looked_at), tf.int32)
+        low, high = tf.reduce_min(inside, axis=0), tf.reduce_max(inside, axis=0) + 1
         around = tf.stack([low, size - high], axis=1)
-        found = compute([_narrow(*span) for span in spans])
-        return tf.pad(found, tf.concat([around, [[0, 0]]], axis=0))
+        return tf.pad(compute(corner + low, corner + high), tf.pad(around, [[0, 1], [0, 0]]))
 
     def nothing():
         return tf.zeros(tf.concat([size, [channels]], axis=0))
@@ -147,23 +171,15 @@ def where_wanted(
     return tf.cond(tf.reduce_any(looked_at), box, nothing)
 
 
-def _narrow(tiles: Tiles, low, high) -> Tiles:
-    """Return the tiles that give voxels low to high, and of the outer ones no more."""
+def narrow(tiles: Tiles, low: tf.Tensor, high: tf.Tensor) -> Tiles:
+    """Let tiles give nothing before voxel low and nothing from voxel high on."""
     first, last = tf.maximum(tiles.low, low), tf.minimum(tiles.high, high)
-    kept = first < last
-    narrowed = tiles._replace(low=first, high=last, skip=tiles.skip + first - tiles.low)
-    return Tiles(*(tf.boolean_mask(part, kept) for part in narrowed))
+    return tiles._replace(low=first, high=last, skip=tiles.skip + first - tiles.low)
 
 
-def bounding_box(wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the first voxel of a region per axis and the voxel after its last."""
-    low, high = [], []
-    for axis in range(3):
-        others = [other for other in range(3) if other != axis]
-        inside = tf.cast(tf.where(tf.reduce_any(wanted, axis=others))[:, 0], tf.int32)
-        low.append(tf.reduce_min(inside))
-        high.append(tf.reduce_max(inside) + 1)
-    return tf.stack(low), tf.stack(high)
+def without_empty(tiles: Tiles) -> Tiles:
+    """Leave out the tiles along one axis that give nothing."""
+    return unpack(tf.gather(pack(tiles), tf.where(tiles.low < tiles.high)[:, 0]))
 
 
 def whole_pass(apply: Callable, padded: Padded, config: Config) -> Pass:
@@ -195,18 +211,18 @@ def piece_pass(
     reach = [edge - 1 for edge in field]
 
     def compute(block):
-        ends = stack_axes([Tiles(*(tf.stack([p[0], p[-1]]) for p in axis)) for axis in block])
+        tables = [pack(axis) for axis in block]
+        ends = unpack(tf.stack([[table[end] for table in tables] for end in (0, -1)]))
         needs = find_needs(ends, config)
         begin, end = ends.start[0] + needs.first[0], ends.start[1] + needs.last[1]
         shared = network.pathways[0](cut(padded, begin, end - begin + reach)[tf.newaxis])
 
         def compute_tile(tile):
-            tile = stack_axes(tile)
             needs = find_needs(tile, config)
-            first, last = needs.first[0], needs.last[0]
-            start, length = tf.unstack(tile.start[0]), tf.unstack(tile.length[0])
-            features, offsets = [_box(shared, tile.start[0] + first - begin, last - first)], []
+            first, last = needs.first, needs.last
+            features, offsets = [_box(shared, tile.start + first - begin, last - first)], []
             for pathway, factor in zip(network.pathways[1:], config.context_factors, strict=True):
+                start, length = tf.unstack(tile.start), tf.unstack(tile.length)
                 context = cut_context(padded, start, length, factor, config)[tf.newaxis]
                 low, high = first // factor, -(-last // factor)
                 features.append(pathway(_box(context, low, high - low + reach)))
@@ -214,16 +230,17 @@ def piece_pass(
             return network.join(
                 features,
                 tf.stack(offsets) if offsets else tf.zeros((0, 3), tf.int32),
-                needs.mirrored[:, 0],
-                needs.residual[:, 0],
+                needs.mirrored,
+                needs.residual,
             )[0]
 
         def predict_tile(*numbers):
-            tile = [
-                Tiles(*(part[number : number + 1] for part in axis))
-                for axis, number in zip(block, numbers, strict=True)
-            ]
-            return where_wanted(compute_tile, tile, wanted, channels=config.classes)
+            numbered = zip(tables, numbers, strict=True)
+            tile = unpack(tf.stack([table[number] for table, number in numbered]))
+            return where_wanted(
+                lambda low, high: compute_tile(narrow(tile, low, high)),
+                tile.low, tile.high, wanted, channels=config.classes,
+            )  # fmt: skip
 
         counts = [tf.size(axis.low) for axis in block]
         return join_tiles(predict_tile, counts, channels=config.classes)
@@ -231,13 +248,8 @@ def piece_pass(
     return compute
 
 
-def stack_axes(axes: Sequence[Tiles]) -> Tiles:
-    """Return tiles along three axes, as many on each, as (tiles, 3)."""
-    return Tiles(*(tf.stack(parts, axis=1) for parts in zip(*axes, strict=True)))
-
-
 def find_needs(tiles: Tiles, config: Config) -> Needs:
-    """Walk back through the fully connected layers from what tiles (tiles, 3) give.
+    """Walk back through the fully connected layers from what tiles, fields (..., 3), give.
 
     A mirrored layer needs neighbours on both sides; where the tile ends there are none, and the
     mirror takes their place. A valid one needs kernel - 1 voxels more at the far side. Between the
