@@ -4,6 +4,8 @@ A server needs neither Python nor this package: the graph holds `dhcp_fetal.infe
 which `predict` runs. Arrays are (x, y, z, channels).
 """
 
+from functools import lru_cache
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -155,7 +157,7 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
     Expected are the results of the Python path that `predict` takes, and of Keras on segments.
     """
     scan, mask = case.arrays["image"], case.arrays["mask"]
-    run = on_volumes(network, config)
+    run = compile_once(network, config)
     whole, masked = (
         vars(run(prepare_scan(scan, region, config), region)) for region in (None, mask)
     )
@@ -172,6 +174,10 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
         "masked": Example({"image": scan, "mask": mask}, masked),
         "segments": Example(dict(zip(names, segments, strict=True)), {"probabilities": found}),
     }
+
+
+compile_once = lru_cache(maxsize=1)(on_volumes)
+"""Both parts of a case are computed by one graph: to trace it takes longer than to run it."""
 
 
 def prepare_scan(scan: np.ndarray, mask: np.ndarray | None, config: Config) -> np.ndarray:

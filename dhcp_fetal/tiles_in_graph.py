@@ -115,7 +115,7 @@ def predict_tiles(
         progress: called after every block with the blocks done and the blocks in all. It is
             Python, so a graph with it cannot be exported.
     """
-    counts = [-(-tf.size(axis.low) // per_block) for axis in axes]
+    sizes = [block_sizes(axis, per_block) for axis in axes]
     tables = [pack(axis) for axis in axes]
 
     def predict_block(*numbers):
@@ -132,14 +132,21 @@ def predict_tiles(
         end = tf.stack([axis.high[-1] for axis in block])
         found = where_wanted(compute_box, corner, end, wanted, channels=channels)
         if progress is not None:
-            done = (numbers[0] * counts[1] + numbers[1]) * counts[2] + numbers[2] + 1
+            _, rows, columns = counts = [tf.size(axis) for axis in sizes]
+            done = (numbers[0] * rows + numbers[1]) * columns + numbers[2] + 1
             with tf.control_dependencies([found]):
                 told = tf.py_function(progress, [done, tf.reduce_prod(counts)], [])
             with tf.control_dependencies([told]):
                 found = tf.identity(found)
         return found
 
-    return join_tiles(predict_block, counts, channels=channels)
+    return join_tiles(predict_block, sizes, channels=channels)
+
+
+def block_sizes(tiles: Tiles, per_block: int) -> tf.Tensor:
+    """Return the voxels that each block of neighbouring tiles gives."""
+    last = tf.minimum(tf.range(tf.size(tiles.low), delta=per_block) + per_block, tf.size(tiles.low))
+    return tf.gather(tiles.high, last - 1) - tiles.low[::per_block]
 
 
 def where_wanted(
@@ -242,8 +249,8 @@ def piece_pass(
                 tile.low, tile.high, wanted, channels=config.classes,
             )  # fmt: skip
 
-        counts = [tf.size(axis.low) for axis in block]
-        return join_tiles(predict_tile, counts, channels=config.classes)
+        sizes = [axis.high - axis.low for axis in block]
+        return join_tiles(predict_tile, sizes, channels=config.classes)
 
     return compute
 

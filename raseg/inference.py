@@ -146,8 +146,11 @@ def predict_tiles(
                  for number, edge, first in zip(numbers, patch, low, strict=True)]  # fmt: skip
         return apply(piece)[known[0] :, known[1] :, known[2] :]
 
-    counts = [tf.size(start) for start in starts]
-    return join_tiles(predict_tile, counts, channels=2)[:rows, :columns, :slices]
+    kept = [
+        tf.minimum(edge, size - tf.range(tf.size(start)) * edge)
+        for start, size, edge in zip(starts, sizes, patch, strict=True)
+    ]
+    return join_tiles(predict_tile, kept, channels=2)[:rows, :columns, :slices]
 
 
 def on_volumes(function: Callable, network: keras.Model, config: Config, **options) -> Callable:

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.export import ExportArchive
 
 from common.errors import DataError, RunError, UserError
 from common.export.elsewhere import run_elsewhere
@@ -284,12 +283,19 @@ def write_version(folder: Path) -> Iterator[Path]:
 
 
 def write_saved_model(folder: Path, network: keras.Model, endpoints: Sequence[Endpoint]) -> None:
-    """Write the SavedModel of some signatures into an existing folder."""
-    archive = ExportArchive()
-    archive.track(network)
-    for endpoint in endpoints:
-        archive.add_endpoint(endpoint.name, endpoint.function, input_signature=endpoint.signature)
-    archive.write_out(str(folder), verbose=False)
+    """Write the SavedModel of some signatures into an existing folder.
+
+    Not by Keras' `ExportArchive`, for which TensorFlow traces every signature a second time.
+    """
+    module = tf.Module()
+    module.weights = [variable.value for variable in network.variables]
+    signatures = {
+        endpoint.name: tf.function(
+            endpoint.function, input_signature=endpoint.signature, autograph=False
+        ).get_concrete_function()
+        for endpoint in endpoints
+    }
+    tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def compare(folder: Path, recordings: Recordings, *, tolerance: float) -> dict[str, dict]:

@@ -20,36 +20,46 @@ def one_by_one(count: tf.Tensor, step: Callable, *arrays: tf.TensorArray) -> tup
 
 
 def join_tiles(
-    compute: Callable[..., tf.Tensor], counts: Sequence[tf.Tensor], *, channels: int
+    compute: Callable[..., tf.Tensor], sizes: Sequence[tf.Tensor], *, channels: int
 ) -> tf.Tensor:
     """Put together a volume from disjoint tiles that lie on a grid, each computed once.
 
     Args:
         compute: numbers of a tile along the three axes, scalar tensors -> tile
-            (first, second, third, channels) float32; tiles of one row agree in their other edges.
-        counts: tiles along each axis, scalar tensors.
+            (first, second, third, channels) float32.
+        sizes: voxels that the tiles give along each axis, (tiles,) int32.
         channels: of a tile.
 
     Returns:
-        The volume, float32. Beside it and its copy, one tile is in memory.
+        The volume, float32. Beside it, its copy and its voxels' places, one tile is in memory.
     """
-    unknown = (None, None, None, channels)
+    counts = [tf.size(axis) for axis in sizes]
+    count = tf.reduce_prod(counts)
+    parts = tf.TensorArray(
+        tf.float32, size=count, infer_shape=False, element_shape=(None, channels)
+    )
 
-    def along(axis: int, numbers: tuple) -> tf.Tensor:
-        if axis == 3:
-            return tf.ensure_shape(compute(*numbers), unknown)
-        front = [axis, *(other for other in range(4) if other != axis)]
-        shape = tuple(unknown[other] for other in front)
-        parts = tf.TensorArray(
-            tf.float32, size=counts[axis], infer_shape=False, element_shape=shape
-        )
+    def add(number, parts):
+        row, third = number // counts[2], number % counts[2]
+        numbers = row // counts[1], row % counts[1], third
+        voxels = tf.reduce_prod([axis[n] for axis, n in zip(sizes, numbers, strict=True)])
+        return (parts.write(number, tf.reshape(compute(*numbers), [voxels, channels])),)
 
-        def add(number, parts):
-            part = tf.transpose(along(axis + 1, (*numbers, number)), front)
-            return (parts.write(number, part),)
+    (parts,) = one_by_one(count, add, parts)
+    return tf.gather(parts.concat(), _places(sizes))
 
-        (parts,) = one_by_one(counts[axis], add, parts)
-        back = [*range(1, axis + 1), 0, *range(axis + 1, 4)]
-        return tf.ensure_shape(tf.transpose(parts.concat(), back), unknown)
 
-    return along(0, ())
+def _places(sizes: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Return for every voxel of the volume its place in the tiles written one after the other."""
+    size, first, inside = [], [], []
+    for axis, edges in enumerate(sizes):
+        ends = tf.cumsum(edges)
+        voxel = tf.range(ends[-1])
+        tile = tf.searchsorted(ends, voxel, side="right")
+        along = [-1 if other == axis else 1 for other in range(3)]
+        size.append(tf.reshape(tf.gather(edges, tile), along))
+        first.append(tf.reshape(tf.gather(ends - edges, tile), along))
+        inside.append(tf.reshape(voxel, along) - first[-1])
+    rows, columns = tf.size(inside[1]), tf.size(inside[2])
+    before = (first[0] * rows + size[0] * first[1]) * columns + size[0] * size[1] * first[2]
+    return before + (inside[0] * size[1] + inside[1]) * size[2] + inside[2]

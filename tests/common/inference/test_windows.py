@@ -351,7 +351,7 @@ def test_tiles_of_unequal_size_are_joined_in_place():
         high = [tf.gather(edge, n + 1) for edge, n in zip(edges, numbers, strict=True)]
         return tf.slice(whole, [*low, 0], [*(h - n for h, n in zip(high, low, strict=True)), 2])
 
-    counts = [tf.constant(len(edge) - 1) for edge in edges]
-    found = tf.function(lambda: join_tiles(compute, counts, channels=2))()
+    sizes = [tf.constant(np.diff(edge), tf.int32) for edge in edges]
+    found = tf.function(lambda: join_tiles(compute, sizes, channels=2))()
     np.testing.assert_array_equal(found, whole)
     assert sorted(asked) == [(i, 0, k) for i in range(2) for k in range(3)]
