@@ -57,21 +57,25 @@ def on_volumes(
     Raises:
         OptionError: see `check_lattice`.
     """
-    check_lattice(config)
-    parts = PieceNetwork(network, config)
-    specs = input_specs(config)
-
-    def run(image, mask=None):
-        return segment(parts, image, mask, config, progress=progress)
-
-    whole, masked = on_arrays(run, specs[0]), on_arrays(run, *specs)
+    run = on_arrays(graph_of(network, config, progress=progress), *input_specs(config))
 
     def segment_volume(image: np.ndarray, mask: np.ndarray | None = None) -> Prediction:
         image = normalise_as_engine(image, config, mask=mask)
-        found = whole(image) if mask is None else masked(image, as_weights(mask, config))
-        return Prediction(**found)
+        region = np.ones(image.shape[:3]) if mask is None else as_weights(mask, config)
+        return Prediction(**run(image, region))
 
     return segment_volume
+
+
+def graph_of(network: keras.Model, config: Config, *, progress: Progress | None = None) -> Callable:
+    """Return `segment` as a TensorFlow function of an image and a mask; see `on_volumes`."""
+    check_lattice(config)
+    parts = PieceNetwork(network, config)
+    return tf.function(
+        lambda image, mask: segment(parts, image, mask, config, progress=progress),
+        input_signature=input_specs(config),
+        autograph=False,
+    )
 
 
 def input_specs(config: Config) -> tuple[tf.TensorSpec, tf.TensorSpec]:
@@ -85,7 +89,7 @@ def input_specs(config: Config) -> tuple[tf.TensorSpec, tf.TensorSpec]:
 def segment(
     network: PieceNetwork,
     image: tf.Tensor,
-    mask: tf.Tensor | None,
+    mask: tf.Tensor,
     config: Config,
     *,
     longest_tile: int = LONGEST_TILE,
@@ -96,7 +100,7 @@ def segment(
     Args:
         network: the network in parts.
         image: (x, y, z, channels) float32, normalised as the network was trained.
-        mask: (x, y, z) int16 region of interest, outside which all outputs are 0; or None.
+        mask: (x, y, z) int16 region of interest, outside which all outputs are 0.
         config: uses preparation, network and inference.
         longest_tile: voxels per axis of a tile on a lattice.
         progress: see `predict_tiles`.
@@ -104,7 +108,7 @@ def segment(
         `labels` (x, y, z) int16, `probabilities` (x, y, z, classes) float32.
     Source: testing.py, `inference_on_whole_volumes`; specification 7.
     """
-    wanted = None if mask is None else mask > 0
+    wanted = mask > 0
     if config.tiling == "engine":
         found = predict_engine_tiles(network, image, wanted, config, progress=progress)
     else:
@@ -112,18 +116,14 @@ def segment(
     return mask_outputs(found, mask, config)
 
 
-def mask_outputs(
-    probabilities: tf.Tensor, mask: tf.Tensor | None, config: Config
-) -> dict[str, tf.Tensor]:
+def mask_outputs(probabilities: tf.Tensor, mask: tf.Tensor, config: Config) -> dict[str, tf.Tensor]:
     """Return labels and probabilities, those outside a region of interest set to 0; see `segment`.
 
     [G8] The engine multiplies by the mask's values; so does `multiply_by_mask`.
     """
-    labels = tf.argmax(probabilities, axis=-1, output_type=tf.int32)
-    if mask is not None:
-        weight = tf.cast(mask if config.multiply_by_mask else mask > 0, tf.int32)
-        labels *= weight
-        probabilities = probabilities * tf.cast(weight, tf.float32)[..., tf.newaxis]
+    weight = tf.cast(mask if config.multiply_by_mask else mask > 0, tf.int32)
+    labels = tf.argmax(probabilities, axis=-1, output_type=tf.int32) * weight
+    probabilities = probabilities * tf.cast(weight, tf.float32)[..., tf.newaxis]
     return {"labels": tf.cast(labels, tf.int16), "probabilities": probabilities}
 
 

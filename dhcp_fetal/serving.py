@@ -15,14 +15,14 @@ from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import PER_CLASS, Description, describe_input
 from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoints
+from common.inference.compiled import on_arrays
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import files_from, load_case, normalise
-from dhcp_fetal.inference import check_lattice, input_specs, lattice_step, on_volumes, segment
+from dhcp_fetal.inference import check_lattice, graph_of, input_specs, lattice_step, on_volumes
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network
-from dhcp_fetal.piece_network import PieceNetwork
-from dhcp_fetal.tiles import cut_segment, pad_case
+from dhcp_fetal.tiles import as_weights, cut_segment, pad_case
 
 __all__ = [
     "least_size",
@@ -52,19 +52,21 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         OptionError: the configuration asks for what the graph does not do.
     """
     check_servable(config)
-    pieces = PieceNetwork(network, config)
-    image, mask = input_specs(config)
+    graph, (image, mask) = compile_once(network, config), input_specs(config)
     parts = [
         tf.TensorSpec((None, *tensor.shape[1:]), tf.float32, name=tensor.name)
         for tensor in network.inputs
     ]
 
-    def serve_masked(image, mask):
-        found = segment(pieces, normalise_in_graph(image, mask, config), mask, config)
+    def serve(image, region, mask):
+        found = graph(normalise_in_graph(image, region, config), mask)
         return {**found, "labels": tf.cast(found["labels"], tf.uint8)}
 
     def serve_volume(image):
-        return serve_masked(image, None)
+        return serve(image, None, tf.ones(tf.shape(image)[:3], tf.int16))
+
+    def serve_masked(image, mask):
+        return serve(image, mask, mask)
 
     def serve_segments(*inputs):
         found = network(list(inputs) if len(inputs) > 1 else inputs[0], training=False)
@@ -157,13 +159,11 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
     Expected are the results of the Python path that `predict` takes, and of Keras on segments.
     """
     scan, mask = case.arrays["image"], case.arrays["mask"]
-    run = compile_once(network, config)
-    whole, masked = (
-        vars(run(prepare_scan(scan, region, config), region)) for region in (None, mask)
-    )
-    whole, masked = (
-        {**found, "labels": found["labels"].astype(np.uint8)} for found in (whole, masked)
-    )
+    run = on_arrays(compile_once(network, config), *input_specs(config))
+    whole = run(prepare_scan(scan, None, config), np.ones(mask.shape))
+    masked = run(prepare_scan(scan, mask, config), as_weights(mask, config))
+    for found in (whole, masked):
+        found["labels"] = found["labels"].astype(np.uint8)
     segments = cut_segments(scan, config)
     names = [tensor.name for tensor in network.inputs]
     found = network.predict_on_batch(segments if len(segments) > 1 else segments[0])
@@ -176,8 +176,8 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
     }
 
 
-compile_once = lru_cache(maxsize=1)(on_volumes)
-"""Both parts of a case are computed by one graph: to trace it takes longer than to run it."""
+compile_once = lru_cache(maxsize=1)(graph_of)
+"""What is exported and what it is compared with share one graph, which takes seconds to trace."""
 
 
 def prepare_scan(scan: np.ndarray, mask: np.ndarray | None, config: Config) -> np.ndarray:

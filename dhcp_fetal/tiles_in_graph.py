@@ -97,7 +97,7 @@ def is_divisible(config: Config) -> bool:
 def predict_tiles(
     compute: Pass,
     axes: Sequence[Tiles],
-    wanted: tf.Tensor | None,
+    wanted: tf.Tensor,
     *,
     channels: int,
     per_block: int = 1,
@@ -109,7 +109,7 @@ def predict_tiles(
         compute: of `whole_pass` or `piece_pass`.
         axes: tiles along x, y, z, each beginning where the one before ends.
         wanted: (x, y, z) bool of the image; blocks that give none of it are left out and are 0, of
-            the others only a box around it is computed. None: everything.
+            the others only a box around it is computed.
         channels: of the result.
         per_block: tiles along each axis that are computed at once.
         progress: called after every block with the blocks done and the blocks in all. It is
@@ -150,7 +150,7 @@ def block_sizes(tiles: Tiles, per_block: int) -> tf.Tensor:
 
 
 def where_wanted(
-    compute: Callable, corner: tf.Tensor, end: tf.Tensor, wanted: tf.Tensor | None, *, channels: int
+    compute: Callable, corner: tf.Tensor, end: tf.Tensor, wanted: tf.Tensor, *, channels: int
 ) -> tf.Tensor:
     """Compute of a box of the image the smaller box around what is wanted; around it are zeros.
 
@@ -161,8 +161,6 @@ def where_wanted(
         wanted: see `predict_tiles`.
         channels: of the result.
     """
-    if wanted is None:
-        return compute(corner, end)
     size = end - corner
     looked_at = tf.slice(wanted, corner, size)
 
@@ -210,9 +208,7 @@ def whole_pass(apply: Callable, padded: Padded, config: Config) -> Pass:
     return compute
 
 
-def piece_pass(
-    network: PieceNetwork, padded: Padded, wanted: tf.Tensor | None, config: Config
-) -> Pass:
+def piece_pass(network: PieceNetwork, padded: Padded, wanted: tf.Tensor, config: Config) -> Pass:
     """Return the pass that computes of each tile what is wanted; `is_divisible` must hold."""
     field = geometry.receptive_field(config.kernels)
     reach = [edge - 1 for edge in field]

@@ -82,9 +82,9 @@ def test_the_lattice_does_not_depend_on_the_tiles(network, image):
         inference.on_volumes(network, replace(ENGINE, inference_segment=(edge,) * 3))(image)
         for edge in (33, 27)
     ]
-    pieces = PieceNetwork(network, LATTICE)
+    pieces, everywhere = PieceNetwork(network, LATTICE), tf.ones(image.shape[:3], tf.int16)
     lattice = [
-        inference.segment(pieces, tf.constant(image), None, LATTICE, longest_tile=longest)
+        inference.segment(pieces, tf.constant(image), everywhere, LATTICE, longest_tile=longest)
         for longest in (48, 15)
     ]
     assert np.abs(engine[0].probabilities - engine[1].probabilities).max() > 0.02
