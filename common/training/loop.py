@@ -78,8 +78,7 @@ def fit(
         model.optimizer.build(model.trainable_variables)
     training = _Training(run, max_steps, steps_per_epoch, checkpoint_every, evaluate, pictures,
                          callbacks)  # fmt: skip
-    with surface_user_errors():
-        training.restore(model, make_dataset)
+    training.restore(model)
     if progress and not uses_gpu():
         # The gradients are what is certain to be made; without a GPU they lie in this memory.
         warn_of_memory(bytes_of(model.trainable_variables), what="training")
@@ -93,12 +92,36 @@ def fit(
             epochs, steps = (max_steps - training.step) // steps_per_epoch, steps_per_epoch
             if done or not epochs:  # the rest of a broken epoch, or a shorter last one
                 epochs, steps = 1, min(steps_per_epoch - done, max_steps - training.step)
+            dataset = make_dataset(training.step)
+            build_measures(model, dataset)
             model.fit(
-                make_dataset(training.step), initial_epoch=epoch, epochs=epoch + epochs,
+                dataset, initial_epoch=epoch, epochs=epoch + epochs,
                 steps_per_epoch=steps, callbacks=around, shuffle=False, verbose=0,
             )  # fmt: skip
     run.record(training={"steps": training.step, "stopped_early": training.stopped})
     return training.rows
+
+
+def build_measures(model: keras.Model, dataset: tf.data.Dataset) -> None:
+    """Make the variables of a compiled model's losses and metrics, from zeros shaped like a batch.
+
+    Keras makes them in the first step otherwise; TensorFlow traces a step that makes variables
+    twice. A step of the model's own has its measures from the beginning.
+    """
+    if model.loss is None:
+        return
+    batch = keras.tree.map_structure(
+        lambda spec: keras.KerasTensor([size or 1 for size in spec.shape], spec.dtype.name),
+        dataset.element_spec,
+    )
+    x, *targets = keras.utils.unpack_x_y_sample_weight(batch)
+    y, weight, predicted = keras.tree.map_structure(
+        lambda spec: None if spec is None else np.zeros(spec.shape, spec.dtype),
+        (*targets, model.compute_output_spec(x)),
+    )
+    model.compute_loss(y=y, y_pred=predicted, sample_weight=weight)
+    model.compute_metrics(None, y, predicted, weight)
+    model.reset_metrics()
 
 
 @dataclass
@@ -120,7 +143,7 @@ class _Training:
     epoch_end: int = 0
     """Step at which the current epoch ends."""
 
-    def restore(self, model: keras.Model, make_dataset: Callable[[int], tf.data.Dataset]) -> None:
+    def restore(self, model: keras.Model) -> None:
         """Go on from the run's checkpoint, or begin at the optimiser's own step."""
         checkpoint = read_checkpoint(self.run.checkpoints / CHECKPOINT)
         if checkpoint is None:
@@ -130,9 +153,6 @@ class _Training:
         self.stopped = checkpoint.position["stopped"]
         if not checkpoint.position["epoch_done"]:
             self.broken_epoch = checkpoint
-            # Keras makes the metrics' variables in its first step: rehearse one, then restore all.
-            batch = next(iter(make_dataset(self.step).take(1)))
-            model.train_on_batch(*keras.utils.unpack_x_y_sample_weight(batch))
         groups = self.variables_of(model)
         # Keras resets the metrics when it begins an epoch; theirs are assigned after that.
         groups.pop("metrics")

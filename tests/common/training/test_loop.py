@@ -160,6 +160,18 @@ def test_training_begins_at_the_optimisers_own_step(tmp_path):
     assert [row["step"] for row in rows] == [8, 10]
 
 
+def test_a_step_is_traced_once(tmp_path):
+    """Keras alone traces it twice, since its first trace makes the variables of the measures."""
+    calls = []
+
+    def loss(y, predicted):
+        calls.append(tf.executing_eagerly())
+        return tf.square(y - predicted)
+
+    train(tmp_path / "run", make_model(loss=loss))
+    assert calls.count(False) == 1
+
+
 def test_no_example_is_drawn_twice(tmp_path):
     drawn = []
 
