@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,13 +40,11 @@ class Layout:
         return WORD.itemsize * self.label_words * (1 + self.channels)
 
 
-@dataclass(frozen=True)
-class Record:
-    """Where one record lies."""
+class Record(NamedTuple):
+    """The file of one record and its position there, from 0."""
 
     path: Path
     number: int
-    """Position in the file, from 0."""
 
 
 @dataclass(frozen=True)
@@ -76,27 +75,18 @@ def index_path(folder: Path, tag: str) -> Path:
 
 
 def split_into_bins(records: int) -> list[int]:
-    """Return how many records each of the five files holds.
-
-    Source: make_datasets.py; ledger R13.
-    """
+    """Return how many records each of the five files holds (make_datasets.py)."""
     # [R13] With fewer than five records the first four files are empty.
     each = records // BINS
     return [each] * (BINS - 1) + [records - (BINS - 1) * each]
 
 
 def encode(values: np.ndarray, *, wrap: bool, what: str) -> np.ndarray:
-    """Turn numbers into the 16-bit words of a record.
+    """Turn numbers into the little-endian unsigned 16-bit words of a record.
 
-    Args:
-        values: any real dtype; fractions are cut off towards zero.
-        wrap: take numbers outside 0..65535 modulo 65536, as the original's cast.
-        what: what an error message calls them.
-    Returns:
-        Array of the same shape, little-endian unsigned 16-bit.
-    Raises:
-        DataError: a number is NaN or infinite, or does not fit and may not wrap [R4].
-    Source: make_datasets.py.
+    Fractions are cut off towards zero; `wrap` takes numbers outside 0..65535 modulo 65536, as the
+    original's cast. `DataError`, which names `what`: a number is NaN or infinite, or does not fit
+    and may not wrap [R4]. Source: make_datasets.py.
     """
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
@@ -126,25 +116,19 @@ def read_record(record: Record, layout: Layout, *, signed: bool) -> tuple[np.nda
     Returns image (rows, columns, slices, channels) and label (rows, columns, slices), 16-bit
     integers, read as signed ones where the original did [R4].
     """
+    size, dtype = layout.record_bytes, "<i2" if signed else WORD
     words = np.fromfile(
-        record.path,
-        "<i2" if signed else "<u2",
-        count=layout.record_bytes // WORD.itemsize,
-        offset=record.number * layout.record_bytes,
+        record.path, dtype, count=size // WORD.itemsize, offset=record.number * size
     )
-    label, image = words[: layout.label_words], words[layout.label_words :]
+    label, image = np.split(words, [layout.label_words])
     return image.reshape(*layout.shape, layout.channels), label.reshape(layout.shape)
 
 
 def find_binaries(folder: Path, tag: str, config: Config) -> Binaries:
     """Find the binaries of a tag and check that they are whole.
 
-    Args:
-        folder: of the binaries.
-        tag: the name they were written under.
-        config: uses task and patch_shape, for binaries without an index.
-    Raises:
-        DataError: none are there, a record is truncated, or the index says something else.
+    `config` uses task, and patch_shape for binaries without an index. `DataError`: none are there,
+    a record is truncated, or the index says something else.
     """
     paths = [training_path(folder, tag, number + 1) for number in range(BINS)]
     if not any(path.is_file() for path in paths):
@@ -174,8 +158,7 @@ def find_binaries(folder: Path, tag: str, config: Config) -> Binaries:
 
 def list_records(path: Path, layout: Layout) -> Iterator[Record]:
     """Yield the records of a file, which must end with a record's end."""
-    size = path.stat().st_size
-    whole, rest = divmod(size, layout.record_bytes)
+    whole, rest = divmod(path.stat().st_size, layout.record_bytes)
     if rest:
         raise DataError(
             f"{path}: record {whole + 1} is truncated: found {rest} of {layout.record_bytes} bytes "

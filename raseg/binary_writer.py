@@ -56,7 +56,16 @@ def write_binaries(
                 write_record(file, *next(records))
         if next(records, None) is not None:
             raise ValueError("more records than were counted")
-    index = index_entry(volumes, split, config, counts=counts, watched=watched)
+    index = {  # what the binaries themselves do not say
+        "task": config.task,
+        "channels": CHANNELS[config.task],
+        "shape": list(config.patch_shape or volumes.shape),
+        "volume_shape": list(volumes.shape),
+        "records": {"training": sum(counts), "validation": watched, "bins": counts},
+        "split": split,
+        "data": str(volumes.folder.absolute()),
+        "phantom": read_marker(volumes.folder) is not None,
+    }
     write_json(index_path(folder, tag), index)
     return counts
 
@@ -82,17 +91,3 @@ def make_records(
             continue
         for centre in draw_centres(label, config.patches_per_volume, rng_for(seed, number)):
             yield tuple(cut_patch(array, centre, config.patch_shape) for array in (label, image))
-
-
-def index_entry(volumes: Volumes, split, config: Config, *, counts, watched: int) -> dict:
-    """Return the index: what the binaries themselves do not say."""
-    return {
-        "task": config.task,
-        "channels": CHANNELS[config.task],
-        "shape": list(config.patch_shape or volumes.shape),
-        "volume_shape": list(volumes.shape),
-        "records": {"training": sum(counts), "validation": watched, "bins": counts},
-        "split": split,
-        "data": str(volumes.folder.absolute()),
-        "phantom": read_marker(volumes.folder) is not None,
-    }

@@ -47,15 +47,11 @@ class Volumes:
 
     def image(self, number: int) -> np.ndarray:
         """Return one finite volume (rows, columns, slices, channels) in the file's dtype."""
-        channels = [self.pairs[number, 0]]
-        if self.pre is not None:
-            channels.append(self.pre[number])
-        image = np.stack(channels, axis=-1)
+        before = [] if self.pre is None else [self.pre[number]]
+        image = np.stack([self.pairs[number, 0], *before], axis=-1)
         if image.dtype.kind == "f" and not np.isfinite(image).all():
-            raise DataError(
-                f"{self.folder}, volume {number}: found NaN or infinite intensities; expected "
-                "finite numbers"
-            )
+            where = f"{self.folder}, volume {number}"
+            raise DataError(f"{where}: found NaN or infinite intensities; expected finite numbers")
         return image
 
     def label(self, number: int) -> np.ndarray:
@@ -68,10 +64,8 @@ class Volumes:
 def open_volumes(folder: Path, config: Config) -> Volumes:
     """Open the arrays of a task without reading them.
 
-    Args:
-        folder: with `images_and_labels.npy` and `pre_images.npy`, or for bone marrow oedema
-            `t2imgs_and_prereg_labels.npy`.
-        config: uses task.
+    The folder holds the files named in `PAIRS` and, where the task has two channels, `PRE`.
+
     Raises:
         DataError: a file is missing, damaged, of another rank or no numbers, or the two differ in
             the number or size of volumes.
@@ -108,10 +102,8 @@ def check_partners(folder: Path, pairs: np.ndarray, pre: np.ndarray, config: Con
     """Refuse scans before contrast that differ from the others in number or size."""
     name = PAIRS[config.task]
     if len(pre) != len(pairs):
-        raise DataError(
-            f"{folder / PRE} holds {len(pre)} volumes, {name} {len(pairs)}; expected as many in "
-            "both"
-        )
+        counts = f"{len(pre)} volumes, {name} {len(pairs)}"
+        raise DataError(f"{folder / PRE} holds {counts}; expected as many in both")
     if pre.shape[1:] != pairs.shape[2:]:
         raise DataError(
             f"{folder / PRE} holds volumes of {words_of(pre.shape[1:])}, {name} of "
@@ -138,7 +130,7 @@ def open_array(path: Path, *, rank: int, axes: str) -> np.ndarray:
 
 def read_spacing(folder: Path) -> tuple[float, float, float] | None:
     """Read the spacing noted beside the arrays, or None where there is no note."""
-    path = Path(folder) / GEOMETRY
+    path = folder / GEOMETRY
     if not path.is_file():
         return None
     try:
@@ -153,15 +145,9 @@ def read_spacing(folder: Path) -> tuple[float, float, float] | None:
 def split_volumes(count: int, *, held_out: int, validation: int = 0) -> dict[str, list[int]]:
     """Divide the volumes by their order: training first, then validation, then held out.
 
-    Args:
-        count: volumes there are.
-        held_out: volumes at the end that are predicted and evaluated (the original's --val).
-        validation: volumes before them that are watched while training [R12].
-    Returns:
-        {"training": numbers, "validation": numbers, "test": numbers}.
-    Raises:
-        OptionError: a number is negative or nothing is left to train with.
-    Source: make_datasets.py; ledger R19.
+    The last `held_out` volumes (the original's --val) are the test set, the `validation` ones
+    before them are watched while training [R12]. `OptionError`: a number is negative or nothing is
+    left to train with. Source: make_datasets.py; ledger R19.
     """
     if held_out < 0 or validation < 0:
         raise OptionError(f"--val {held_out}, validation_volumes {validation}: expected 0 or more")
@@ -173,24 +159,21 @@ def split_volumes(count: int, *, held_out: int, validation: int = 0) -> dict[str
             f"--val {held_out}{watched} leave {training} of {count} volumes to train with; "
             "expected at least 1"
         )
-    numbers = list(range(count))
     return {
-        "training": numbers[:training],
-        "validation": numbers[training : training + validation],
-        "test": numbers[training + validation :],
+        "training": list(range(training)),
+        "validation": list(range(training, training + validation)),
+        "test": list(range(training + validation, count)),
     }
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
     """Shift and scale every channel of a volume to mean 0 and deviation 1.
 
+    Takes (rows, columns, slices, channels) of any real dtype, returns float32 of the same shape.
+
     The deviation is at least 1 / sqrt(voxels), so that a constant channel becomes zeros. Statistics
     are taken in float64: in float32 they are wrong in the third digit at full size [R5].
 
-    Args:
-        image: (rows, columns, slices, channels), any real dtype.
-    Returns:
-        float32 of the same shape.
     Source: raseg_predict.py:23, raseg_input.py:184-234.
     """
     whitened = np.empty(image.shape, np.float32)
@@ -204,14 +187,9 @@ def normalise(image: np.ndarray) -> np.ndarray:
 
 
 def prepare_volume(image: np.ndarray, config: Config, *, name: str) -> np.ndarray:
-    """Return the network's input for a volume at prediction.
+    """Return the network's input for a raw volume at prediction, float32 of the same shape.
 
-    Args:
-        image: (rows, columns, slices, channels), raw.
-        config: uses predict_from_stored [R6]: cut fractions off first, as the binaries do.
-        name: what an error message calls the volume.
-    Returns:
-        float32 of the same shape.
+    With `predict_from_stored` [R6] fractions are cut off first, as the binaries do.
     """
     image = read_words(image, config, name=name)
     if config.predict_from_stored and config.read_as_signed:
@@ -228,16 +206,12 @@ def read_words(image: np.ndarray, config: Config, *, name: str) -> np.ndarray:
 
 def read_split(record) -> Mapping[str, list[int]]:
     """Return the numbers of a run's volumes by subset."""
-    split = record.read_split()
-    return {name: [int(entry["volume"]) for entry in entries] for name, entries in split.items()}
+    subsets = record.read_split().items()
+    return {name: [int(entry["volume"]) for entry in entries] for name, entries in subsets}
 
 
 def choose_volumes(record, volumes: Volumes, imgn: int | None) -> list[int]:
-    """Return the numbers of the volumes to segment [R1].
-
-    Raises:
-        OptionError: `imgn` is out of range, or it is not given and the run has held none out.
-    """
+    """Return the numbers of the volumes to segment [R1]; `OptionError` where there are none."""
     numbers = read_split(record).get("test", []) if imgn is None else [imgn]
     if not numbers:
         raise OptionError("--imgn is not given, and the run has no held-out volumes to predict")

@@ -45,7 +45,6 @@ def segment(
         image: (rows, columns, slices, channels) float32.
         config: uses batch_statistics, filters and top_kernels.
         streamed_voxels: volumes from this size on are streamed; None: none.
-
     Returns:
         (rows, columns, slices, 2) float32.
 
@@ -71,7 +70,6 @@ def segment_scan(
         scan: (rows, columns, slices, channels) float32, scanner units.
         config: uses patch_shape, predict_from_stored and what `as_stored` and `segment` use.
         options: of `segment`.
-
     Returns:
         `labels`: (rows, columns, slices) uint8, a tie, such as two zeros, is background;
         `probabilities`: of the foreground, (rows, columns, slices) float32.
@@ -107,11 +105,9 @@ def as_stored(scan: tf.Tensor, config: Config) -> tf.Tensor:
         words = tf.math.floormod(words, LARGEST_WORD + 1.0)
     else:
         told = "image: found a value below 0 or above 65535, which 16 bits cannot hold"
-        fits = [
-            tf.debugging.assert_non_negative(words, told),
-            tf.debugging.assert_less_equal(words, float(LARGEST_WORD), told),
-        ]
-        with tf.control_dependencies(fits):
+        least = tf.debugging.assert_non_negative(words, told)
+        most = tf.debugging.assert_less_equal(words, float(LARGEST_WORD), told)
+        with tf.control_dependencies([least, most]):
             words = tf.identity(words)
     if config.read_as_signed:
         words = tf.where(words > LARGEST_WORD // 2, words - (LARGEST_WORD + 1.0), words)
@@ -176,14 +172,10 @@ def build_for_any_size(config: Config) -> keras.Model:
 
 
 def load_network(run: Path, config: Config) -> keras.Model:
-    """Load the trained network of a run and hold it to the run's configuration.
-
-    Args:
-        run: run folder with `model.keras`, which holds the running means of the weights [R36].
-        config: the run's configuration.
+    """Load the trained network of a run, `model.keras`: the running means of the weights [R36].
 
     Raises:
-        RunError: there is no trained network, it cannot be read, or it is another architecture.
+        RunError: there is none, it cannot be read, or it is not the configuration's architecture.
     """
     return load_trained(build_for_any_size(config), run)
 

@@ -3,6 +3,7 @@
 Axis order everywhere: (row, column, slice), then channels; the volumes of a file come first.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,11 @@ def inspect_arrays(
     """
     folder = Path(folder)
     inspection = Inspection(folder, unit="volume")
-    first = inspection.general(PAIRS[config.task])
-    pairs = first.attempt(open_pairs, folder, config)
-    describe_array(first, pairs)
-    second = inspection.general(PRE) if len(CHANNELS[config.task]) == 2 else None
-    pre = second.attempt(open_pre, folder, config) if second else None
-    if second:
-        describe_array(second, pre)
+    pairs = open_and_describe(inspection.general(PAIRS[config.task]), open_pairs, folder, config)
+    pre = None
+    if len(CHANNELS[config.task]) == 2:
+        second = inspection.general(PRE)
+        pre = open_and_describe(second, open_pre, folder, config)
     inspect_spacing(inspection.general(GEOMETRY), folder)
     if pairs is None:
         return inspection
@@ -49,15 +48,18 @@ def inspect_arrays(
     volumes = Volumes(folder, pairs, pre, None)
     for number in inspection.track(range(len(volumes))):
         inspect_volume(inspection.entry(str(number)), volumes, number, config)
-    inspect_split(inspection, volumes, config, held_out)
+    if held_out is not None:
+        inspect_split(inspection.general("split"), len(volumes), config, held_out)
     inspection.check_space(out, bytes_of_binaries(volumes, config, held_out or 0))
     return inspection
 
 
-def describe_array(entry: Entry, array: np.ndarray | None) -> None:
-    """Put shape and type of a file into its line."""
+def open_and_describe(entry: Entry, opened_by: Callable, folder: Path, config: Config):
+    """Return a file's array, or None, and put its shape and type into its line."""
+    array = entry.attempt(opened_by, folder, config)
     if array is not None:
         entry.facts[str(array.dtype)] = words_of(array.shape)
+    return array
 
 
 def inspect_spacing(entry: Entry, folder: Path) -> None:
@@ -89,18 +91,13 @@ def inspect_volume(entry: Entry, volumes: Volumes, number: int, config: Config) 
         entry.note("its label is empty: nothing to learn from and no Dice to measure")
 
 
-def inspect_split(
-    inspection: Inspection, volumes: Volumes, config: Config, held_out: int | None
-) -> None:
+def inspect_split(entry: Entry, count: int, config: Config, held_out: int) -> None:
     """Check that volumes are left to train with."""
-    if held_out is None:
-        return
-    split = inspection.general("split").attempt(
-        split_volumes, len(volumes), held_out=held_out, validation=config.validation_volumes
+    split = entry.attempt(
+        split_volumes, count, held_out=held_out, validation=config.validation_volumes
     )
     if split is not None:
-        counts = {name: str(len(numbers_)) for name, numbers_ in split.items()}
-        inspection.whole[-1].facts.update(counts)
+        entry.facts |= {name: str(len(members)) for name, members in split.items()}
 
 
 def bytes_of_binaries(volumes: Volumes, config: Config, held_out: int) -> int:

@@ -50,15 +50,9 @@ def build_model(config, input_shape=None) -> keras.Model:
         for number in (3, 4):
             filters = config.filters[level]
             x = convolve(x, filters, kernel, config=config, name=f"h{level}_conv{number}")
-    logits = layers.Conv3D(
-        2,
-        1,
-        # [R2] [R35] The original's ReLU acts on the logits too.
-        activation="relu" if config.relu_logits else None,
-        kernel_initializer=initial_weights(),
-        dtype="float32",
-        name="logits",
-    )(x)
+    # [R2] [R35] The original's ReLU acts on the logits too.
+    activation = "relu" if config.relu_logits else None
+    logits = layers.Conv3D(2, 1, **as_original(activation), dtype="float32", name="logits")(x)
     return keras.Model(image, logits, name="raseg")
 
 
@@ -69,15 +63,7 @@ def convolve(x, filters: int, kernel: int, *, strides: int = 1, config, name: st
 
     Source: raseg_model.py, `inference`.
     """
-    x = layers.Conv3D(
-        filters,
-        kernel,
-        strides=strides,
-        padding="same",
-        activation="relu",
-        kernel_initializer=initial_weights(),
-        name=name,
-    )(x)
+    x = layers.Conv3D(filters, kernel, strides=strides, **as_original(), name=name)(x)
     return normalise(x, config=config, name=name)
 
 
@@ -86,15 +72,7 @@ def enlarge(x, skip, *, config, name: str):
 
     Source: raseg_model.py, `inference` (the original's output shapes are numbers).
     """
-    x = layers.Conv3DTranspose(
-        skip.shape[-1],
-        2,
-        strides=2,
-        padding="same",
-        activation="relu",
-        kernel_initializer=initial_weights(),
-        name=name,
-    )(x)
+    x = layers.Conv3DTranspose(skip.shape[-1], 2, strides=2, **as_original(), name=name)(x)
     x = cut_to(x, skip, name=f"{name}_cut")
     x = layers.Concatenate(name=f"{name}_join")([skip, x])
     # The moments are those of the joined channels, the skip's included.
@@ -117,9 +95,11 @@ def normalise(x, *, config, name: str):
     return BatchStatistics(name=f"{name}_norm")(x) if config.batch_statistics else x
 
 
-def initial_weights():
-    """Normal numbers of deviation 0.05 cut at two deviations, as TensorFlow 1 draws them."""
-    return keras.initializers.TruncatedNormal(stddev=0.05)
+def as_original(activation: str | None = "relu") -> dict:
+    """Return what all convolutions share; weights begin as TensorFlow 1 draws them, normal numbers
+    of deviation 0.05 cut at two deviations."""
+    weights = keras.initializers.TruncatedNormal(stddev=0.05)
+    return {"padding": "same", "activation": activation, "kernel_initializer": weights}
 
 
 class DiceLoss(keras.losses.Loss):
@@ -132,7 +112,10 @@ class DiceLoss(keras.losses.Loss):
 
     def __init__(self, config):
         super().__init__(name="dice_loss", reduction=None)
-        self.smooth = (config.dice_smooth_numerator, config.dice_smooth_denominator)
+        self.smooth = {
+            "smooth_numerator": config.dice_smooth_numerator,
+            "smooth_denominator": config.dice_smooth_denominator,
+        }
 
     def call(self, y_true, y_pred):
         """Return the loss, -1 (perfect) to 0.
@@ -143,13 +126,8 @@ class DiceLoss(keras.losses.Loss):
         """
         # [R18] The original adds a penalty on the weights with the factor 0.
         probability = ops.softmax(ops.cast(y_pred, "float32"), axis=-1)[..., 1]
-        above, below = self.smooth
         overlaps = soft_dice(
-            ops.cast(y_true, "float32"),
-            probability,
-            axes=(1, 2, 3),
-            smooth_numerator=above,
-            smooth_denominator=below,
+            ops.cast(y_true, "float32"), probability, axes=(1, 2, 3), **self.smooth
         )
         return -stable_mean(overlaps)
 

@@ -1,7 +1,6 @@
 """Segment volumes of the arrays with a trained network: masks, pictures, and NIfTI."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ def predict(
     """Segment volumes of the arrays and write masks and pictures as the original lays them out.
 
     Below `out`: preds/<tag>/img<n>_<tag>.npy, pictures/<tag>/img<n>/img<n>d<slice>_<tag>_true.png
-    and _pred.png, and img<n>.nii.gz where the geometry is known.
+    and _pred.png, and img<n>.nii.gz where the geometry is known. Source: raseg_predict.py.
 
     Args:
         tag: name of the training, part of the files' names.
@@ -61,12 +60,28 @@ def predict(
     segment = on_volumes(segment_scan, network, config)
     out = out or run / "predictions"
     for number in after_first(numbers, "volume"):
+        image = volumes.image(number)
+        # The normalised images and two logits per voxel, float32.
+        warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
+        begin = time.monotonic()
+        found = segment(read_words(image, config, name=f"volume {number}"))
+        mask, path = found["labels"], mask_path(out, tag, number)
+        write_array(path, mask.astype(np.float64))  # the original's dtype
+        if probabilities:
+            name = f"img{number}_{tag}_probability.npy"
+            write_array(path.with_name(name), found["probabilities"])
+        if geometry is not None:
+            # (row, column, slice) to (slice, row, column), as medical files have it.
+            write_volume(out / f"img{number}.nii.gz", mask.transpose(2, 0, 1), geometry)
+        seconds, drawn = time.monotonic() - begin, 0
+        if pictures:
+            folder = out / "pictures" / tag / f"img{number}"
+            masks = {"true": volumes.label(number), "pred": mask}
+            drawn = write_slices(folder, image[..., 0], masks, prefix=f"img{number}", tag=tag)
         print(
-            write_volume_files(
-                number, volumes, segment, config, out=out, tag=tag, geometry=geometry,
-                pictures=pictures, with_probabilities=probabilities,
-            )
-        )  # fmt: skip
+            f"volume {number}: {int(mask.sum())} voxels, {path} ({seconds:.1f} s), {drawn} pictures"
+            f" ({time.monotonic() - begin - seconds:.1f} s)"
+        )
 
 
 def find_geometry(volumes: Volumes, reference: Path | None) -> Geometry | None:
@@ -86,46 +101,8 @@ def find_geometry(volumes: Volumes, reference: Path | None) -> Geometry | None:
     return Geometry(spacing_mm=(column, row, slice_))
 
 
-def write_volume_files(
-    number: int,
-    volumes: Volumes,
-    segment: Callable,
-    config: Config,
-    *,
-    out: Path,
-    tag: str,
-    geometry: Geometry | None,
-    pictures: bool,
-    with_probabilities: bool,
-) -> str:
-    """Segment one volume, write its files as `predict` says, and return a line that says so.
-
-    Source: raseg_predict.py.
-    """
-    image = volumes.image(number)
-    # The normalised images and two logits per voxel, float32.
-    warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
-    begin = time.monotonic()
-    found = segment(read_words(image, config, name=f"volume {number}"))
-    mask = found["labels"]
-    path = mask_path(out, tag, number)
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {path: mask.astype(np.float64)}  # the original's dtype
-    if with_probabilities:
-        arrays[path.with_name(f"img{number}_{tag}_probability.npy")] = found["probabilities"]
-    for target, array in arrays.items():
-        with atomic_file(target, error=DataError) as file:
-            np.save(file, array)
-    if geometry is not None:
-        # (row, column, slice) to (slice, row, column), as medical files have it.
-        write_volume(out / f"img{number}.nii.gz", mask.transpose(2, 0, 1), geometry)
-    seconds = time.monotonic() - begin
-    drawn = 0
-    if pictures:
-        folder = out / "pictures" / tag / f"img{number}"
-        masks = {"true": volumes.label(number), "pred": mask}
-        drawn = write_slices(folder, image[..., 0], masks, prefix=f"img{number}", tag=tag)
-    return (
-        f"volume {number}: {int(mask.sum())} voxels, {path} ({seconds:.1f} s), {drawn} pictures "
-        f"({time.monotonic() - begin - seconds:.1f} s)"
-    )
+    with atomic_file(path, error=DataError) as file:
+        np.save(file, array)

@@ -20,19 +20,12 @@ def make_dataset(
 ) -> tf.data.Dataset:
     """Read, decode, distort, normalise and batch records.
 
-    Args:
-        binaries: of `find_binaries`; the training records are read.
-        config: uses batch_size, shuffle, read_as_signed and the augmentation.
-        seed: of order and distortions.
-        first_step: 0-based step of the first batch.
-        last_step: step after the last batch.
-    Returns:
-        Dataset of images (batch, rows, columns, slices, channels) float32 and labels (batch, rows,
-        columns, slices) int32.
+    From `first_step`, counted from 0, up to `last_step`: images (batch, rows, columns, slices,
+    channels) float32 and labels (batch, rows, columns, slices) int32.
+
     Source: raseg_input.py:184-234.
     """
-    layout, size = binaries.layout, binaries.layout.record_bytes
-    records = binaries.training
+    layout, size, records = binaries.layout, binaries.layout.record_bytes, binaries.training
     paths = tf.constant([str(record.path) for record in records])
     offsets = tf.constant([record.number * size for record in records], tf.int64)
     after = tf.constant(
@@ -86,10 +79,7 @@ def stateless_seed(seed: int, stream: int, number):
 
 
 def decode(words, layout: Layout, *, signed: bool):
-    """Turn the bytes of a record into image (rows, columns, slices, channels) and label.
-
-    Source: raseg_input.py:52-61.
-    """
+    """Turn a record's bytes into image and label as `read_record`. Source: raseg_input.py:52-61."""
     numbers = tf.io.decode_raw(words, tf.int16 if signed else tf.uint16, little_endian=True)
     label = tf.reshape(numbers[: layout.label_words], layout.shape)
     image = tf.reshape(numbers[layout.label_words :], (*layout.shape, layout.channels))
@@ -97,10 +87,7 @@ def decode(words, layout: Layout, *, signed: bool):
 
 
 def normalise_in_graph(image):
-    """Do as `raseg.data.normalise`, statistics in float64 [R5].
-
-    Source: raseg_input.py:184-234.
-    """
+    """Do as `raseg.data.normalise`, statistics in float64 [R5]. Source: raseg_input.py:184-234."""
     values = tf.cast(image, tf.float64)
     values -= tf.reduce_mean(values, axis=(0, 1, 2))
     deviation = tf.sqrt(tf.reduce_mean(tf.square(values), axis=(0, 1, 2)))
@@ -111,13 +98,9 @@ def normalise_in_graph(image):
 def distort(image, label, config: Config, key):
     """Rotate, stretch and mirror a volume in plane, all slices and both channels alike.
 
-    Args:
-        image: (rows, columns, slices, channels) float32, scanner units; linear, zero outside.
-        label: (rows, columns, slices) int32; nearest voxel.
-        config: uses point_noise_px, rotation_degrees, mirror.
-        key: of `stateless_seed`.
-    Returns:
-        image and label of the same shapes.
+    The image (rows, columns, slices, channels) float32 is resampled linearly, zero outside, the
+    label (rows, columns, slices) int32 by nearest voxel. The key is of `stateless_seed`.
+
     Source: raseg_input.py, `distort_image`, which never runs [R3], moves channel 0 alone and cuts
         labels below 1 off [R23].
     """
@@ -133,9 +116,8 @@ def distort(image, label, config: Config, key):
 def draw_transform(rows: int, columns: int, config: Config, key):
     """Return eight numbers that send a result's pixel (x, y) to the source's."""
     noise = tf.random.stateless_normal((3, 2), key) * config.point_noise_px
-    turn, side = tf.unstack(
-        tf.random.stateless_uniform((2,), tf.random.experimental.stateless_fold_in(key, 7))
-    )
+    other = tf.random.experimental.stateless_fold_in(key, 7)
+    turn, side = tf.unstack(tf.random.stateless_uniform((2,), other))
     angle = (2 * turn - 1) * (config.rotation_degrees * 3.14159265 / 180)
     flip = tf.where(side < 0.5, -1.0, 1.0) if config.mirror else 1.0
     # Columns of the map are where its two arms of 25 pixels end, relative to the centre.

@@ -61,12 +61,13 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
     """Return the first held-out volume of a run, from the arrays that its binaries were made of."""
     entry, name = first_case(record)
+    number = int(entry["volume"])
     binaries = find_binaries(Path(record.config["data_dir"]), record.config["tag"], config)
     volumes = open_volumes(Path(binaries.index["data"]), config)
-    found = np.argwhere(volumes.label(int(entry["volume"])))
+    found = np.argwhere(volumes.label(number))
     return HeldOutCase(
         name,
-        {"image": volumes.image(int(entry["volume"])).astype(np.float32)},
+        {"image": volumes.image(number).astype(np.float32)},
         spacing_mm=volumes.spacing_mm,
         centre=found.mean(axis=0).astype(int) if len(found) else None,
     )
@@ -88,17 +89,13 @@ def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
 
 
 def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
-    """Return what every signature is compared on.
-
-    Expected are the results of `predict`, and of Keras.
-    """
+    """Return what every signature is compared on; expected is what `predict` and Keras give."""
     image = case.arrays["image"]
     both = on_volumes(segment_scan, network, config)(image)
-    labels, probabilities = both["labels"], both["probabilities"]
     batch = normalise_in_graph(image[:16, :24, :8])[None].numpy()
     return {
-        "serving_default": Example({"image": image}, {"labels": labels}),
-        "probabilities": Example({"image": image}, {"probabilities": probabilities}),
+        "serving_default": Example({"image": image}, {"labels": both["labels"]}),
+        "probabilities": Example({"image": image}, {"probabilities": both["probabilities"]}),
         "volume": Example({"image": image}, both),
         "logits": Example({"images": batch}, {"logits": network.predict_on_batch(batch)}),
     }

@@ -21,14 +21,7 @@ def stream(
 ) -> tf.Tensor:
     """Return the logits of a normalised volume, the layers at full resolution slab by slab.
 
-    Args:
-        network: of `build_for_any_size(config)`, without batch statistics.
-        image: (rows, columns, slices, channels) float32.
-        config: uses filters and top_kernels.
-        slab_rows: rows per slab, even.
-
-    Returns:
-        (rows, columns, slices, 2) float32.
+    The network is without batch statistics, `slab_rows` is even; see `raseg.inference.segment`.
     """
     layers = layers_by_name(network)
     bottom, top = len(config.filters) - 1, config.filters[0]
@@ -89,8 +82,7 @@ def run_below(layers: Layers, x: tf.Tensor, *, bottom: int) -> tf.Tensor:
     With slices first, the innermost axis of the deep levels is long enough for the convolution
     kernels: 64 columns instead of 3 slices.
     """
-    x = tf.transpose(x, (0, 3, 1, 2, 4))
-    x = run_level(layers, x, level=1, bottom=bottom)
+    x = run_level(layers, tf.transpose(x, (0, 3, 1, 2, 4)), level=1, bottom=bottom)
     return tf.transpose(x, (0, 2, 3, 1, 4))
 
 
