@@ -119,14 +119,8 @@ def split_cases(cases: Sequence[Case], config: Config) -> dict[str, list[Case]]:
     The last `held_out_cases` are the test set. Training takes the first `training_cases`, or all
     that the `validation_cases` just before the test set leave over; validation takes the rest.
 
-    Args:
-        cases: in the order of the list.
-        config: uses `training_cases`, `validation_cases`, `held_out_cases`,
-            `allow_training_cases_in_test`. With the last, training and validation use every row
-            and the test rows are taken again from the end: see `overlapping_ids` [F12].
-
-    Returns:
-        {"training": ..., "validation": ..., "test": ...}
+    With `allow_training_cases_in_test` training and validation use every row, and the test rows are
+    taken again from the end: see `overlapping_ids` [F12].
 
     Raises:
         DataError: the list has too few rows.
@@ -137,17 +131,14 @@ def split_cases(cases: Sequence[Case], config: Config) -> dict[str, list[Case]]:
     held_out = config.held_out_cases
     if min(held_out, config.validation_cases, config.training_cases or 0) < 0:
         raise OptionError("held_out_cases, validation_cases, training_cases: expected 0 or more")
-    usable = len(cases)
-    if not config.allow_training_cases_in_test:
-        usable -= held_out
+    usable = len(cases) - (0 if config.allow_training_cases_in_test else held_out)
     if config.training_cases is None:
         training, validation = usable - config.validation_cases, config.validation_cases
     else:
         training, validation = config.training_cases, usable - config.training_cases
     if training < 1 or validation < 0 or (validation == 0 and config.training_cases is not None):
-        raise DataError(
-            f"the list has {len(cases)} rows; expected at least {describe_need(config)}"
-        )
+        need = describe_need(config)
+        raise DataError(f"the list has {len(cases)} rows; expected at least {need}")
     return {
         "training": list(cases[:training]),
         "validation": list(cases[training:usable]),
@@ -175,19 +166,13 @@ def overlapping_ids(split: Mapping[str, Sequence[Case]]) -> list[str]:
 def load_case(case: Case, config: Config, *, foreground_required: bool = True) -> LoadedCase:
     """Read one stack and its label file and refuse what cannot be trained on or segmented.
 
-    Args:
-        case: a row of the list; without `label_path` only the image is read.
-        config: uses `label_ids`, `patch_shape`, `pad_small_volumes`.
-        foreground_required: refuse a label file without any foreground id [F23].
-
-    Returns:
-        Image in scanner units and label (Z, Y, X) int32 in the file's ids, or None.
+    Without `label_path` only the image is read.
 
     Raises:
         DataError: a file cannot be read or is not three-dimensional; image and label differ in
             shape or geometry; the image has NaN or infinite voxels or is constant; it is smaller
             than the patch and may not be padded [F10]; the label has values that are no integers,
-            or no foreground id.
+            or, where `foreground_required`, no foreground id [F23].
 
     Source: reader.py, read_fn.
     """
@@ -206,8 +191,7 @@ def load_case(case: Case, config: Config, *, foreground_required: bool = True) -
 
 def check_size(shape: Sequence[int], path: Path, config: Config) -> None:
     """Refuse an image that is smaller than the patch and may not be padded [F10]."""
-    small = any(size < edge for size, edge in zip(shape, config.patch_shape, strict=True))
-    if small and not config.pad_small_volumes:
+    if not config.pad_small_volumes and np.any(np.less(shape, config.patch_shape)):
         raise DataError(
             f"{path}: found {words_of(shape)} slices, rows, columns; expected at least"
             f" {words_of(config.patch_shape)}, or --pad_small_volumes true"
@@ -215,11 +199,7 @@ def check_size(shape: Sequence[int], path: Path, config: Config) -> None:
 
 
 def read_reference(case: Case, config: Config) -> Volume:
-    """Read the label file of a case as class numbers, (Z, Y, X) uint8; it may be all background.
-
-    Raises:
-        DataError: the case has no label file, or it cannot be read or holds no integers.
-    """
+    """Read the label file of a case as class numbers, (Z, Y, X) uint8; it may be all background."""
     if case.label_path is None:
         raise DataError(f"case {case.id} has no segmentation; expected one to compare with")
     volume = read_volume(case.label_path, finite=False)
@@ -233,9 +213,10 @@ def check_foreground(label: np.ndarray, path: Path, config: Config) -> None:
         return
     found = np.unique(label)
     shown = ", ".join(map(str, found[:10])) + (", ..." if found.size > 10 else "")
+    groups = [entry if isinstance(entry, tuple | list) else (entry,) for entry in config.label_ids]
+    wanted = ", ".join(" or ".join(map(str, group)) for group in groups[1:])
     raise DataError(
-        f"{path}: found the label ids {shown}; expected foreground {ids_in_words(config)}"
-        " (--label_ids)"
+        f"{path}: found the label ids {shown}; expected foreground {wanted} (--label_ids)"
     )
 
 
@@ -244,20 +225,8 @@ def words_of(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def ids_in_words(config: Config) -> str:
-    """Return the foreground ids of a configuration for a message."""
-    return ", ".join(
-        " or ".join(map(str, entry)) if isinstance(entry, tuple | list) else str(entry)
-        for entry in config.label_ids[1:]
-    )
-
-
 def prepare_case(case: LoadedCase, config: Config) -> tuple[np.ndarray, np.ndarray | None]:
     """Whiten one stack and return it with its class labels.
-
-    Args:
-        case: what `load_case` returns.
-        config: uses `label_ids`.
 
     Returns:
         image (Z, Y, X, 1) float32, zero mean and unit variance over all voxels; label (Z, Y, X)
@@ -265,10 +234,8 @@ def prepare_case(case: LoadedCase, config: Config) -> tuple[np.ndarray, np.ndarr
 
     Source: reader.py, read_fn; DLTK preprocessing.py, whitening; ledger F23.
     """
-    image = whiten(case.image.array)[..., np.newaxis]
-    if case.label is None:
-        return image, None
-    return image, join_labels(case.label, config.label_ids)
+    label = None if case.label is None else join_labels(case.label, config.label_ids)
+    return whiten(case.image.array)[..., np.newaxis], label
 
 
 def pad_to_patch(
@@ -278,10 +245,8 @@ def pad_to_patch(
 
     The image (Z, Y, X, 1) continues with its minimum, the label (Z, Y, X) with background.
     """
-    extra = [
-        (0, max(edge - size, 0)) for size, edge in zip(label.shape, config.patch_shape, strict=True)
-    ]
-    if not any(after for _, after in extra):
+    extra = [(0, after) for after in np.subtract(config.patch_shape, label.shape).clip(min=0)]
+    if not np.any(extra):
         return image, label
     return np.pad(image, [*extra, (0, 0)], constant_values=image.min()), np.pad(label, extra)
 
@@ -291,9 +256,7 @@ def choose_cases(
 ) -> list[Case]:
     """Return the cases that the options name; without labels in the mode PREDICT.
 
-    Raises:
-        DataError: the list or the scan cannot be used.
-        OptionError: both a list and a scan are given, or no case is left.
+    `OptionError`: both a list and a scan are given, or no case is left.
     """
     if image is not None:
         if csv is not None:
@@ -316,8 +279,7 @@ def choose_cases(
 
 def check_fits(shape: tuple[int, int, int], path: Path, config: Config) -> None:
     """Refuse a volume that is smaller than the window where `pad_small_volumes` is off [F11]."""
-    small = any(size < edge for size, edge in zip(shape, config.window, strict=True))
-    if small and not config.pad_small_volumes:
+    if not config.pad_small_volumes and np.any(np.less(shape, config.window)):
         raise DataError(
             f"{path}: volume of {shape} slices, rows, columns is smaller than the window "
             f"{config.window}; expected at least the window, or --pad_small_volumes true"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from common.errors import OptionError
@@ -154,13 +155,10 @@ def check_sizes(config: Config) -> None:
                 f"that are multiples of {PLANE_MULTIPLE}"
             )
     if config.window[0] != config.patch_shape[0]:
-        raise OptionError(
-            f"--window: found {config.window[0]} slices; expected those of --patch_shape, "
-            f"{config.patch_shape[0]}"
-        )
+        expected = f"those of --patch_shape, {config.patch_shape[0]}"
+        raise OptionError(f"--window: found {config.window[0]} slices; expected {expected}")
     output = (output_depth(config), *config.window[1:])
-    pairs = zip(config.window_stride, output, strict=True)
-    if any(not 1 <= step <= edge for step, edge in pairs):
+    if np.any(np.less(config.window_stride, 1) | np.greater(config.window_stride, output)):
         raise OptionError(
             f"--window_stride: found {config.window_stride}; expected 1 to the window's "
             f"{output} along every axis"
@@ -173,14 +171,10 @@ def output_depth(config: Config) -> int:
 
 
 def load_network(run: Path, config: Config) -> keras.Model:
-    """Load the trained network of a run and hold it to the run's configuration.
-
-    Args:
-        run: run folder with `model.keras`.
-        config: the run's configuration.
+    """Load the trained network of a run, `model.keras`.
 
     Raises:
-        RunError: there is no trained network, it cannot be read, or it is another architecture.
+        RunError: there is none, it cannot be read, or it is not the configuration's architecture.
     """
     return load_trained(build_for_any_plane(config), run)
 

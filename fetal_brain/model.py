@@ -46,22 +46,16 @@ def build_model(config, input_shape=None) -> keras.Model:
         x = encode(x, filters, kernel, config=config, scale=scale)
     for scale in reversed(range(len(config.filters))):
         stride = POOL_STRIDE if scale in _pooled_scales(config) else 1
-        x = upscore(
-            x, entering[scale], classes, stride=(1, stride, stride), config=config, scale=scale
-        )
+        x = upscore(x, entering[scale], classes, (1, stride, stride), config=config, scale=scale)
     logits = convolve(x, classes, 1, config=config, dtype="float32", name="last_conv3d")
     return keras.Model(image, logits, name="fetal_fcn_3d")
 
 
 def make_optimizer(config) -> keras.optimizers.Optimizer:
-    """Gradient descent with classical momentum and a constant rate.
+    """Gradient descent with classical momentum and a constant rate, not built yet.
 
     Keras keeps m = -learning_rate * slot of the original's accumulator; the steps are the same.
 
-    Args:
-        config: uses learning_rate and momentum.
-    Returns:
-        Keras SGD, not built yet.
     Source: train.py, `MomentumOptimizer`.
     """
     return keras.optimizers.SGD(config.learning_rate, momentum=config.momentum, nesterov=False)
@@ -70,12 +64,11 @@ def make_optimizer(config) -> keras.optimizers.Optimizer:
 def encode(x, filters: int, kernel: int, *, config, scale: int):
     """Convolve, normalise and clip to 0..6, twice; dropout acts on the last scale alone."""
     unit = f"enc_unit_{scale}"
-    is_last = scale == len(config.filters) - 1
     for suffix in ("", "_1"):
         x = convolve(x, filters, kernel, config=config, shifted=True, name=f"{unit}_conv3d{suffix}")
         x = normalise(x, config=config, name=f"{unit}_batch_normalization{suffix}")
         x = layers.ReLU(max_value=6, name=f"{unit}_relu6{suffix}")(x)
-        if is_last and config.dropout:
+        if config.dropout and scale == len(config.filters) - 1:
             # [F2] The original's dropout is never told that it is training, so it never acts.
             x = layers.Dropout(config.dropout, name=f"{unit}_dropout{suffix}")(x)
     return x
@@ -99,7 +92,7 @@ def pool(x, *, flat: bool = False, name: str | None = None):
     return layers.Identity(name=name)(x)  # the operations themselves cannot be named
 
 
-def upscore(x, skip, classes: int, *, stride, config, scale: int):
+def upscore(x, skip, classes: int, stride, *, config, scale: int):
     """Enlarge class scores by `stride` (z, y, x) and add a projection of finer features.
 
     Source: DLTK networks/segmentation/fcn.py, `upscore_layer_3d`.

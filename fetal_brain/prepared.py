@@ -34,13 +34,8 @@ def prepare_cases(cases: Sequence[Case], folder: Path, config: Config) -> list[P
     and slice_counts.npy (classes, Z) int64; prepared.json says from which files and how. One case
     is in memory at a time, and an interruption leaves whole cases only.
 
-    Args:
-        cases: with labels. One whose files have the same content as when it was stored is reused.
-        folder: new, empty or of prepared cases; other cases in it are kept.
-        config: uses `PREPARATION_FIELDS`; a change of one prepares anew.
-
-    Returns:
-        The stored cases in the order of `cases`.
+    A case whose files have the same content as when it was stored is reused, unless one of
+    `PREPARATION_FIELDS` has changed. Other cases in the folder are kept.
 
     Raises:
         DataError: a case cannot be used (see `load_case`), the folder cannot be written or holds
@@ -50,10 +45,8 @@ def prepare_cases(cases: Sequence[Case], folder: Path, config: Config) -> list[P
     folders = [(case.id, [folder / case.id]) for case in cases]
     check_outputs([("the index", [folder / INDEX]), *folders], option=str(folder))
     sources = {case.id: describe_sources(case) for case in cases}
-    expected = {
-        "paper": "fetal_brain",
-        "preparation": plain({name: getattr(config, name) for name in PREPARATION_FIELDS}),
-    }
+    preparation = plain({name: getattr(config, name) for name in PREPARATION_FIELDS})
+    expected = {"paper": "fetal_brain", "preparation": preparation}
     index = read_index(folder, expected, cases="cases")
     if not all(is_stored(folder, case.id, index, sources) for case in cases):
         try:
@@ -78,10 +71,10 @@ def store_case(
     index["cases"].pop(case.id, None)
     write_json(folder / INDEX, index)  # what is stored may not be taken for what is being written
     loaded = load_case(case, config)
+    geometry = loaded.image.geometry
     image, label = pad_to_patch(*prepare_case(loaded, config), config)
     counts = count_classes(label, len(config.label_ids))
     write_prepared_case(folder, case.id, dict(zip(ARRAYS, (image, label, counts), strict=True)))
-    geometry = loaded.image.geometry
     index["cases"][case.id] = {
         **source,
         "shape": list(label.shape),

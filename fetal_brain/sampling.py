@@ -137,16 +137,7 @@ class TrainingSampler:
         augment: bool = True,
         stream: tuple[int, ...] = (TRAINING,),
     ):
-        """Look at the class counts of the cases.
-
-        Args:
-            cases: prepared, with the arrays image, label, slice_counts.
-            config: uses the fields under "Sampling and augmentation", `patch_shape`,
-                `slices_as_channels`, and `batch_size`, `steps_per_evaluation` where the order
-                restarts.
-            seed: of every draw.
-            augment: offset and flips.
-            stream: further key of the draws.
+        """Look at the class counts of the cases; `stream` is a further key of the draws.
 
         Raises:
             DataError: there are no cases, or one is smaller than the patch.
@@ -254,7 +245,7 @@ def check_sampling(cases: Sequence[PreparedCase], config: Config) -> list[int]:
         raise DataError("there are no cases to draw patches from; expected at least one")
     for case in cases:
         shape = case.arrays["label"].shape
-        if any(size < edge for size, edge in zip(shape, config.patch_shape, strict=True)):
+        if np.any(np.less(shape, config.patch_shape)):
             raise DataError(
                 f"case {case.id}: found {shape} slices, rows, columns; expected at least the patch,"
                 f" {config.patch_shape}"
@@ -267,10 +258,8 @@ def draw_validation_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the one batch the code validates on: patches of the first volumes, no augmentation.
 
-    Images are (batch, *`input_shape`) float32, labels (batch, z, y, x) int32. Each evaluation has
-    patches of its own, as in the original.
-
-    Source: train.py (evaluation of one batch from the start of the reader); ledger F20.
+    Each evaluation has patches of its own. Source: train.py (evaluation of one batch from the start
+    of the reader); ledger F20.
     """
     stream = (VALIDATION, evaluation)
     sampler = TrainingSampler(cases, config, seed=seed, augment=False, stream=stream)

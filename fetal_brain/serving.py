@@ -50,11 +50,8 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
 
     def serve_patches(x):
         logits = network(x, training=False)
-        return {
-            "logits": logits,
-            "y_prob": tf.nn.softmax(logits),
-            "y_": tf.argmax(logits, axis=-1),  # [F24]
-        }
+        classes = tf.argmax(logits, axis=-1)  # [F24]
+        return {"logits": logits, "y_prob": tf.nn.softmax(logits), "y_": classes}
 
     return [*scan_endpoints(serve_volume, image), Endpoint("patches", serve_patches, [patches])]
 
@@ -88,18 +85,14 @@ def least_size(config: Config, case: HeldOutCase | None = None) -> tuple[int, in
 
 
 def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
-    """Return what every signature is compared on: a scan, and patches out of it.
-
-    Expected are the results of `predict`, and of Keras on the patches.
-    """
+    """Return what every signature is compared on; expected is what `predict` and Keras give."""
     scan = case.arrays["image"]
     both = predict_as_served(network, config)(scan)
-    labels, probabilities = both["labels"], both["probabilities"]
     patch = cut_patches(whiten(scan), config)
     logits = network.predict_on_batch(patch)
     return {
-        "serving_default": Example({"image": scan}, {"labels": labels}),
-        "probabilities": Example({"image": scan}, {"probabilities": probabilities}),
+        "serving_default": Example({"image": scan}, {"labels": both["labels"]}),
+        "probabilities": Example({"image": scan}, {"probabilities": both["probabilities"]}),
         "volume": Example({"image": scan}, both),
         "patches": Example({"x": patch}, {"logits": logits, "y_": logits.argmax(axis=-1)}),
     }
@@ -107,9 +100,8 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
 
 def cut_patches(image: np.ndarray, config: Config) -> np.ndarray:
     """Return two patches out of the middle of an image, in the network's own shape."""
-    extra = [(0, max(edge - size, 0)) for edge, size in zip(config.patch_shape, image.shape,
-                                                           strict=True)]  # fmt: skip
-    image = np.pad(image, extra)
+    extra = np.subtract(config.patch_shape, image.shape).clip(min=0)
+    image = np.pad(image, [(0, after) for after in extra])
     last, *middle = np.subtract(image.shape, config.patch_shape) // (1, 2, 2)
     pieces = [cut(image, (first, *middle), config.patch_shape) for first in (last // 2, last)]
     batch = np.stack(pieces)[..., np.newaxis]
