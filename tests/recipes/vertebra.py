@@ -5,26 +5,44 @@ import numpy as np
 
 def spine(shape, n, seed, z0, pitch, r=(10, 14, 16), centre=None, jitter=3):
     """Image and labels (int16) of a straight column of n bodies; 0 is the lowest."""
-    depth, height, width = shape
-    centre = centre or (height // 2, width // 2)
     random = np.random.RandomState(seed)
-    z, y, x = np.ogrid[:depth, :height, :width]
-    labels = np.zeros(shape, np.int16)
+    labels, cores = _bodies(random, shape, n, z0, pitch, r, centre, jitter)
+    _, height, width = shape
+    _, y, x = np.ogrid[:1, :height, :width]
     round_body = ((y - height / 2) / (0.48 * height)) ** 2 + ((x - width / 2) / (0.48 * width)) ** 2
     image = np.broadcast_to(np.where(round_body <= 1, 1064, 24), shape).astype(np.int64)
+    image[labels > 0] = 1624
+    image[cores] = 1274
+    image = np.clip(image + random.randint(-30, 31, shape), 0, 4095)
+    return image.astype(np.int16), labels
+
+
+def spine_labels(shape, n, seed, z0, pitch, r=(10, 14, 16), centre=None, jitter=3):
+    """The labels of `spine` alone, in a small part of its time."""
+    return _bodies(np.random.RandomState(seed), shape, n, z0, pitch, r, centre, jitter)[0]
+
+
+def _bodies(random, shape, n, z0, pitch, r, centre, jitter):
+    """Labels, and where the bodies' cores are; of each body only the box around it is looked at."""
+    labels, cores = np.zeros(shape, np.int16), np.zeros(shape, bool)
+    centre = centre or (shape[1] // 2, shape[2] // 2)
+    rz, ry, rx = r
     for k in range(n):
         jy = random.randint(-jitter, jitter + 1)
         jx = random.randint(-jitter, jitter + 1)
         cz, cy, cx = z0 + pitch * k, centre[0] + jy, centre[1] + jx
-        rz, ry, rx = r
+        reach = ((max(rz, 4),) * 2, (ry, ry + 16), (max(rx, 3),) * 2)
+        box = tuple(slice(max(c - low, 0), max(c + high + 1, 0))
+                    for c, (low, high) in zip((cz, cy, cx), reach, strict=True))  # fmt: skip
+        z, y, x = (axis[part] for axis, part in zip(
+            (np.arange(size) for size in shape), box, strict=True))  # fmt: skip
+        z, y, x = z[:, None, None], y[:, None], x
         q = ((z - cz) / rz) ** 2 + ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2
         process = (abs(z - cz) <= 4) & (abs(x - cx) <= 3) & (y >= cy + ry - 2) & (y <= cy + ry + 16)
-        free = ((q <= 1) | process) & (labels == 0)
-        labels[free] = 100 * (k + 1)
-        image[free] = 1624
-        image[free & (q <= 0.64)] = 1274
-    image = np.clip(image + random.randint(-30, 31, shape), 0, 4095)
-    return image.astype(np.int16), labels
+        free = ((q <= 1) | process) & (labels[box] == 0)
+        labels[box][free] = 100 * (k + 1)
+        cores[box][free & (q <= 0.64)] = True
+    return labels, cores
 
 
 def make_weights(channels, seed):

@@ -65,7 +65,7 @@ def test_z_crop(golden, recipe):
     recorded = golden("preprocess")
     for row, expected in zip(recorded["zcrop_recipe"], recorded["zcrop_range"], strict=True):
         *shape, n, seed, z0, pitch = row.tolist()
-        _, labels = recipe.spine(shape, n, seed, z0, pitch, r=(9, 8, 8), jitter=2)
+        labels = recipe.spine_labels(shape, n, seed, z0, pitch, r=(9, 8, 8), jitter=2)
         if expected[0] == expected[1]:  # the original writes an empty file, or fails
             with pytest.raises(DataError, match="single vertebra"):
                 crop_range(labels, name="case")

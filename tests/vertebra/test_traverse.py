@@ -46,7 +46,7 @@ def volumes(recorded, recipe):
         case, shape = cases[name], tuple(cases[name]["shape"])
         labels = np.zeros(shape, np.int16)
         for n, seed, z0, pitch, r, centre, jitter in case["spines"]:
-            labels += recipe.spine(shape, n, seed, z0, pitch, r, centre, jitter)[1]
+            labels += recipe.spine_labels(shape, n, seed, z0, pitch, r, centre, jitter)
         check = [(labels > 0).sum(), labels.sum(dtype=np.int64), len(np.unique(labels)) - 1]
         np.testing.assert_array_equal(check, recorded[f"{name}/volume_check"])
         return labels, case
@@ -268,7 +268,7 @@ def test_end_to_end_with_the_released_weights(shared, recipe, golden):
 
 def test_only_the_largest_piece_counts(recipe):
     """[V41] Islands are neither written nor remembered, and do not move the centre."""
-    _, labels = recipe.spine((128, 128, 128), 1, 5, 64, 24)
+    labels = recipe.spine_labels((128, 128, 128), 1, 5, 64, 24)
 
     def ask(image, memory):
         answer = ((image > 0) & (memory == 0)).astype(np.float32)
