@@ -6,13 +6,9 @@ from common import cli
 
 COMMAND_ALIASES = {"deploy": "predict"}
 OPTION_ALIASES = {
-    "--model_path": "--run",
-    "--save_path": "--run",
-    "-p": "--run",
-    "--data_csv": "--train_csv",
-    "--restart": "--overwrite",
-    "-c": "--cuda_devices",
-}
+    **dict.fromkeys(("--model_path", "--save_path", "-p"), "--run"),
+    "--data_csv": "--train_csv", "--restart": "--overwrite", "-c": "--cuda_devices",
+}  # fmt: skip
 
 
 def main() -> int:

@@ -34,10 +34,5 @@ def bench(
         configure_runtime(seed=0)
         bench_served(PORT, slices=slices, plane=plane)
     else:
-        run_contests(
-            "fetal_brain",
-            list_contests(slices, plane),
-            turns=turns,
-            mixed_precision=mixed_precision,
-            to=to,
-        )
+        contests = list_contests(slices, plane)
+        run_contests("fetal_brain", contests, turns=turns, mixed_precision=mixed_precision, to=to)

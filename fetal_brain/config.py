@@ -170,12 +170,6 @@ QUICK = replace(
 
 PRESETS = {"paper": PAPER, "code": CODE, "port": PORT, "quick": QUICK}
 
-INFERENCE_FIELDS = (
-    "pad_small_volumes",
-    "window",
-    "window_stride",
-    "windows_per_batch",
-    "count_last_window_twice",
-    "output_label_ids",
-)
+INFERENCE_FIELDS = ("pad_small_volumes", "window", "window_stride", "windows_per_batch",
+                    "count_last_window_twice", "output_label_ids")  # fmt: skip
 """What may differ between training and inference: the network's weights do not depend on it."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.geometry import Volume, check_same_grid
+from common.data.geometry import check_same_grid
 from common.data.labels import integer_labels
 from common.data.volumes import read_volume
 from common.evaluation.cases import ScoredCase
@@ -27,11 +27,17 @@ def label_names(config: Config) -> dict[str, int]:
 def score(case: Case, folder: Path, config: Config) -> ScoredCase:
     """Read and measure one case: a row per foreground class.
 
+    The label map may hold ids or class numbers, as `output_label_ids` of the run says [F8].
+
     Raises:
-        DataError: the label map is missing, unreadable or on another grid than the reference; the
-            scan likewise, where it is asked for.
+        DataError: the label map is missing, unreadable, on another grid than the reference or holds
+            labels of neither kind; the scan likewise, where it is asked for.
     """
-    prediction, reference = read_pair(case, folder, config)
+    path = prediction_path(folder, case.id)
+    prediction, reference = read_volume(path), read_reference(case, config)
+    check_same_grid(prediction, reference, names=(str(path), str(case.label_path)))
+    prediction = replace(prediction, array=integer_labels(prediction.array, str(path)))
+    prediction = read_ids(prediction, config, source=str(path))
     arrays, spacing_mm = (prediction.array, reference.array), reference.spacing_zyx_mm
     rows = score_case(*arrays, labels=label_names(config), spacing_mm=spacing_mm)
 
@@ -41,19 +47,3 @@ def score(case: Case, folder: Path, config: Config) -> ScoredCase:
         return scan.array
 
     return ScoredCase(case.id, rows, *arrays, reference.geometry, read_scan)
-
-
-def read_pair(case: Case, folder: Path, config: Config) -> tuple[Volume, Volume]:
-    """Read label map and reference of a case as class numbers on one grid.
-
-    The label map may hold ids or class numbers, as `output_label_ids` of the run says [F8].
-
-    Raises:
-        DataError: a file is missing or unreadable, their grids differ, or the label map holds
-            labels of neither kind.
-    """
-    path = prediction_path(folder, case.id)
-    prediction, reference = read_volume(path), read_reference(case, config)
-    check_same_grid(prediction, reference, names=(str(path), str(case.label_path)))
-    prediction = replace(prediction, array=integer_labels(prediction.array, str(path)))
-    return read_ids(prediction, config, source=str(path)), reference

@@ -14,20 +14,10 @@ from common.export.passport import PER_CLASS, Description, describe_input
 from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoints
 from fetal_brain.config import Config
 from fetal_brain.data import Case, load_case
-from fetal_brain.inference import build_for_any_plane, load_run_network, on_volumes, segment_scan
+from fetal_brain.inference import build_for_any_plane, on_volumes, segment_scan
+from fetal_brain.inference import load_run_network as load_run_network  # `export` asks for it here
 from fetal_brain.labels import write_ids
 from fetal_brain.sampling import cut
-
-__all__ = [
-    "least_size",
-    "load_run_network",
-    "load_test_case",
-    "make_endpoints",
-    "make_examples",
-    "make_up_case",
-    "passport_entry",
-]
-"""What `export` asks for (`common.export.write.ServingModule`)."""
 
 
 def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:

@@ -51,15 +51,9 @@ def train(
         learning.refuse_wrong_bfloat16(config)
     split = split_cases(find_cases(train_csv), config)
     warn_of_overlap(split)
-    options = {
-        "train_csv": train_csv,
-        "preset": preset,
-        "prepared": prepared,
-        "original": original,
-        "run_validation": run_validation,
-        "deterministic": deterministic,
-        "mixed_precision": mixed_precision,
-    }
+    options = {"train_csv": train_csv, "preset": preset, "prepared": prepared, "original": original,
+               "run_validation": run_validation, "deterministic": deterministic,
+               "mixed_precision": mixed_precision}  # fmt: skip
     with open_run(
         run, paper="fetal_brain", options=options, config=config, seed=seed, overwrite=overwrite
     ) as record:
@@ -68,7 +62,9 @@ def train(
         )
         record.record(runtime=runtime, phantom=is_phantom(train_csv))
         record.write_split(split)
-        record.record_files([train_csv, *files_of(split)])
+        cases = [case for subset in split.values() for case in subset]
+        files = [path for case in cases for path in (case.image_path, case.label_path)]
+        record.record_files(dict.fromkeys([train_csv, *files]))
         folder = prepared or record.path / "prepared"
         training = prepare_cases(split["training"], folder, config)
         watched = prepare_cases(split["validation"], folder, config) if run_validation else []
@@ -88,13 +84,6 @@ def train(
         )
         save_network(model, record.path / "model.keras")
     print(f"Trained network: {record.path / 'model.keras'}")
-
-
-def files_of(split) -> list[Path]:
-    """Return every file of a split once, in order."""
-    cases = [case for subset in split.values() for case in subset]
-    paths = (path for case in cases for path in (case.image_path, case.label_path))
-    return list(dict.fromkeys(paths))
 
 
 def warn_of_overlap(split) -> None:

@@ -34,10 +34,5 @@ def bench(
         configure_runtime(seed=0)
         bench_served(PORT, shape)
     else:
-        run_contests(
-            "raseg",
-            list_contests(shape, step_shape),
-            turns=turns,
-            mixed_precision=mixed_precision,
-            to=to,
-        )
+        contests = list_contests(shape, step_shape)
+        run_contests("raseg", contests, turns=turns, mixed_precision=mixed_precision, to=to)

@@ -144,13 +144,9 @@ PRESETS = {"paper": PAPER, "code": CODE, "port": PORT, "draft": DRAFT, "quick": 
 
 
 def count_steps(config: Config, examples: int) -> int:
-    """Return the optimiser steps of a run.
+    """Return the optimiser steps of a run on so many records; the smaller limit counts.
 
-    Args:
-        config: uses epochs, max_steps, batch_size; the smaller limit counts.
-        examples: records of the training binaries.
-    Raises:
-        OptionError: neither limit is given.
+    `OptionError`: neither limit is given.
     """
     limits = [] if config.max_steps is None else [config.max_steps]
     if config.epochs is not None:
@@ -166,12 +162,8 @@ def steps_per_epoch(config: Config, examples: int) -> int:
 
 
 def count_decay_steps(config: Config, examples: int) -> int:
-    """Return the steps between two drops of the learning rate.
+    """Return the steps between two drops of the learning rate, training on so many records.
 
-    Args:
-        config: uses drops, examples_per_epoch, batch_size, epochs_per_decay and the limits of the
-            run.
-        examples: records of the training binaries.
     Source: raseg_model.py, `train`; ledger R9, R20.
     """
     if config.drops is not None:

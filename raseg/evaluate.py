@@ -42,7 +42,7 @@ def evaluate(
     volumes = open_volumes(data, load_config(run, Config))
     numbers = choose_volumes(record, volumes, imgn)
     folder = out or run / "predictions"
-    phantom = is_phantom(record, data)
+    phantom = bool(record.manifest.get("phantom")) or read_marker(data) is not None
     trained_on = [f"img{number}" for number in read_split(record).get("training", [])]
     scores = score_cases((score(n, volumes, folder, tag) for n in numbers), trained_on)
     if volumes.spacing_mm is None:
@@ -57,8 +57,3 @@ def evaluate(
         cohort=cohort,
         **scores.pictures(Plane(), phantom=phantom),
     )
-
-
-def is_phantom(record, data: Path) -> bool:
-    """Say whether the run or the arrays are marked as synthetic."""
-    return bool(record.manifest.get("phantom")) or read_marker(data) is not None

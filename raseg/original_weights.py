@@ -49,9 +49,16 @@ def assign_original(
     """
     averaged = weights == "ema" and any(name.endswith(AVERAGE) for name in tensors)
     suffix = AVERAGE if averaged else ""
+
+    def is_plain(name: str) -> bool:
+        return name.rpartition("/")[2] in VARIABLES.values()
+
     plain = variables_by_name(model)
     targets = {name + suffix: (variable, None) for name, variable in plain.items()}
-    return assign_by_name(tensors, targets, ignored=_others(suffix), source=source)
+    # What may be left: counters, slots, and the set of weights that was not asked for.
+    ignored = [*BOOKKEEPING, *(f"*{slot}" for slot in SLOTS)]
+    ignored.append(is_plain if averaged else f"*{AVERAGE}")
+    return assign_by_name(tensors, targets, ignored=ignored, source=source)
 
 
 def assign_training_state(optimizer, averages, model, tensors) -> None:
@@ -85,11 +92,3 @@ def variables_by_name(model) -> dict[str, Any]:
         for layer in model.layers
         for variable in layer.weights
     }
-
-
-def _others(suffix: str) -> list:
-    """What may be left in the file: counters, slots, and the set of weights that was not asked."""
-    kinds = [*BOOKKEEPING, *(f"*{slot}" for slot in SLOTS)]
-    if suffix:
-        return [*kinds, lambda name: name.rpartition("/")[2] in VARIABLES.values()]
-    return [*kinds, f"*{AVERAGE}"]

@@ -47,16 +47,14 @@ def phantom(
     with phantom_folder(out, generator="raseg.phantom", seed=seed, facts=facts) as folder:
         make = np.lib.format.open_memmap
         pairs = make(folder / PAIRS[task], "w+", np.int16, (cases, 2, *shape))
-        pre = None
+        pre = []
         if task == "synovitis":
-            pre = make(folder / PRE, "w+", np.int16, (cases, *shape))
+            pre.append(make(folder / PRE, "w+", np.int16, (cases, *shape)))
         for index in tqdm(range(cases), desc="phantom", unit="volume", disable=None):
             images, pairs[index, 1] = make_wrist(tuple(shape), rng_for(seed, index), task)
-            pairs[index, 0] = images[0]
-            if pre is not None:
-                pre[index] = images[1]
-        for array in (pairs, pre):
-            if array is not None:
-                array.flush()
+            for array, image in zip((pairs[:, 0], *pre), images, strict=True):
+                array[index] = image
+        for array in (pairs, *pre):
+            array.flush()
         write_json(folder / GEOMETRY, {"spacing_mm": list(spacing)})
     print(f"Synthetic volumes: {Path(out) / PAIRS[task]}")

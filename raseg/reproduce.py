@@ -5,11 +5,6 @@ from pathlib import Path
 from common.suite.reproduce import Stage, begin, run_stages
 from raseg.config import Preset
 
-HELD_OUT = {"quick": 3}
-"""Volumes at the end that are predicted and evaluated; 10 where nothing else stands here."""
-VOLUMES = {"quick": 12}
-"""Phantoms that are written; 61 where nothing else stands here, the paper's number."""
-
 
 def reproduce(
     data: Path | None = None,
@@ -33,17 +28,18 @@ def reproduce(
         cohort: name of the paper's own data in claims.yaml, where your data are they.
     """
     out, own_data = begin("raseg", preset, out=out, data=data, cohort=cohort)
-    held_out = HELD_OUT.get(preset, 10) if val is None else val
-    stages = []
+    is_quick, stages = preset == "quick", []
+    if val is None:
+        val = 3 if is_quick else 10
     if data is None:
         data = out / "phantom"
         if not (data / "phantom.json").is_file():
-            size = ["--cases", VOLUMES.get(preset, 61), "--seed", seed, "--out", data]
-            shape = [] if preset == "quick" else ["--shape", "512,512,20"]
-            stages.append(Stage("phantom", [*size, *shape]))
+            # The paper's volumes in number and size, or few small ones.
+            size = ["--cases", 12] if is_quick else ["--cases", 61, "--shape", "512,512,20"]
+            stages.append(Stage("phantom", [*size, "--seed", seed, "--out", data]))
     run, bins = out / "run", out / "bins"
     stages += [
-        Stage("prepare", ["--tag", tag, "--val", held_out, "--preset", preset, "--data", data,
+        Stage("prepare", ["--tag", tag, "--val", val, "--preset", preset, "--data", data,
                           "--data_dir", bins, "--seed", seed]),
         Stage("train", ["--tag", tag, "--preset", preset, "--data_dir", bins, "--run", run,
                         "--seed", seed, "--overwrite"]),

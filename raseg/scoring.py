@@ -10,8 +10,6 @@ from common.evaluation.metrics import score_case
 from raseg.data import Volumes
 from raseg.masks import dice_of_original, read_mask
 
-VOXELS = (1.0, 1.0, 1.0)
-
 
 def score(number: int, volumes: Volumes, folder: Path, tag: str) -> ScoredCase:
     """Read and measure one volume: a row. Where left is, the arrays do not say.
@@ -20,7 +18,7 @@ def score(number: int, volumes: Volumes, folder: Path, tag: str) -> ScoredCase:
         DataError: the mask is missing, unreadable or of another size.
     """
     mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
-    spacing_mm = volumes.spacing_mm or VOXELS
+    spacing_mm = volumes.spacing_mm or (1.0, 1.0, 1.0)
     (row,) = score_case(mask, label, labels={"foreground": 1}, spacing_mm=spacing_mm)
     rows_mm, columns_mm, slices_mm = spacing_mm
     return ScoredCase(

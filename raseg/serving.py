@@ -16,25 +16,9 @@ from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoint
 from raseg.binaries import find_binaries
 from raseg.config import CHANNELS, Config
 from raseg.data import open_volumes
-from raseg.inference import (
-    build_for_any_size,
-    load_run_network,
-    on_volumes,
-    segment_scan,
-    volume_spec,
-)
+from raseg.inference import build_for_any_size, on_volumes, segment_scan, volume_spec
+from raseg.inference import load_run_network as load_run_network  # `export` asks for it here
 from raseg.sampling import normalise_in_graph
-
-__all__ = [
-    "least_size",
-    "load_run_network",
-    "load_test_case",
-    "make_endpoints",
-    "make_examples",
-    "make_up_case",
-    "passport_entry",
-]
-"""What `export` asks for (`common.export.write.ServingModule`)."""
 
 MODALITIES = {
     "synovitis": "T1-weighted wrist MRI after and before gadolinium",

@@ -45,14 +45,8 @@ def train(
     examples = len(records.training)
     steps = count_steps(config, examples)
     run = run or Path("models") / f"raseg_train_{tag}"
-    options = {
-        "tag": tag,
-        "preset": preset,
-        "data_dir": data_dir,
-        "original": original,
-        "deterministic": deterministic,
-        "mixed_precision": mixed_precision,
-    }
+    options = {"tag": tag, "preset": preset, "data_dir": data_dir, "original": original,
+               "deterministic": deterministic, "mixed_precision": mixed_precision}  # fmt: skip
     if mixed_precision:
         learning.refuse_wrong_bfloat16(config, records.layout.shape[0])
     with open_run(

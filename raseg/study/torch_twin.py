@@ -35,17 +35,12 @@ class BatchStatistics(nn.Module):
         return functional.batch_norm(x, None, None, self.weight, self.bias, True, eps=EPSILON)
 
 
-def cut_to_skip(layer) -> nn.Module:
-    """Return the module that cuts an enlarged tensor to its skip's size."""
-
-    def cut(skip, enlarged):
-        rows, columns, slices = skip.shape[2:]
-        return enlarged[:, :, :rows, :columns, :slices]
-
-    return Apply(cut)
+def cut_to_skip(skip, enlarged):
+    """Return an enlarged tensor cut to its skip's size."""
+    return enlarged[(..., *map(slice, skip.shape[2:]))]
 
 
-RULES = {"BatchStatistics": BatchStatistics, "CropToSkip": cut_to_skip}
+RULES = {"BatchStatistics": BatchStatistics, "CropToSkip": lambda layer: Apply(cut_to_skip)}
 
 
 def build(sizes, folder: Path):
