@@ -18,14 +18,9 @@ def make_dataset(
     first_step: int = 0,
     workers: int = 2,
 ) -> tf.data.Dataset:
-    """Return the training batches from a step on to the last.
+    """Return the training batches from a step on to the last, `workers` patches drawn at a time.
 
-    Args:
-        cases: prepared training cases.
-        config: everything under "Sampling and augmentation", `batch_size`, `max_steps`.
-        seed: of every draw.
-        first_step: where to begin; the batches of a resumed run are those of an unbroken one.
-        workers: patches drawn at the same time.
+    The batches of a resumed run are those of an unbroken one.
     """
     shape = input_shape(config)
     return make_batches(

@@ -11,15 +11,9 @@ from fetal_brain.config import Config
 
 
 def write_ids(labels: np.ndarray, config: Config) -> np.ndarray:
-    """Turn class numbers into the ids that are written.
+    """Turn class numbers (Z, Y, X) into the ids that are written [F8], int32 as the original's.
 
-    Args:
-        labels: (Z, Y, X) class numbers.
-        config: uses `output_label_ids` [F8]; a class that joins several ids is written as the
-            first of them.
-
-    Returns:
-        (Z, Y, X) int32, as the original's files.
+    A class that joins several ids is written as the first of them.
     """
     if not config.output_label_ids:  # [F8]
         return labels.astype(np.int32)
@@ -28,17 +22,10 @@ def write_ids(labels: np.ndarray, config: Config) -> np.ndarray:
 
 
 def read_ids(prediction: Volume, config: Config, *, source: str = "label map") -> Volume:
-    """Turn a written label map back into class numbers, the reverse of `write_ids`.
+    """Turn a written label map back into class numbers, the reverse of `write_ids` [F8].
 
     A map that another preset wrote is told by its values: ids where they fit, else class numbers.
-
-    Args:
-        prediction: ids or class numbers.
-        config: uses `label_ids` and `output_label_ids` [F8].
-        source: what an error message calls the map.
-
-    Raises:
-        DataError: a value is neither.
+    `DataError`, which names the `source`: a value is neither.
     """
     numbers = np.arange(len(config.label_ids))
     swapped = replace(config, output_label_ids=not config.output_label_ids)

@@ -12,14 +12,12 @@ STEP = "global_step"
 
 
 def read_original(path: Path) -> dict[str, Any]:
-    """Every array of a checkpoint or an export of the original.
+    """Every array of a checkpoint or an export of the original, by the original variable's name.
 
-    Args:
-        path: as for `network.original_weights.read_tf_checkpoint`, or a folder of exports named by
-            the time they were made, of which the latest is read.
-    Returns:
-        {original variable name: array}; 130 of them in a checkpoint (82 of the network, 47 momentum
-        slots, global_step), 83 in an export.
+    The path is as for `common.network.original_weights.read_tf_checkpoint`, or a folder of exports
+    named by the time they were made, of which the latest is read. A checkpoint holds 130 arrays (82
+    of the network, 47 momentum slots, global_step), an export 83.
+
     Raises:
         DataError: nothing there, no checkpoint, or a truncated one.
     Source: train.py (estimator checkpoints and `export_savedmodel`).
@@ -35,14 +33,11 @@ def read_original(path: Path) -> dict[str, Any]:
 def assign_original(model, tensors, *, source: str = "the checkpoint") -> list[str]:
     """Give a model the original's weights; all 82 fit, or none is assigned.
 
-    Args:
-        model: of `build_model`, with `filters` and `kernels` as the original was trained with.
-        tensors: of `read_original`.
-        source: what an error message calls the file.
     Returns:
         Names of what is not the network's: momentum slots and the step.
     Raises:
-        DataError: the checkpoint is of another architecture; names the first variable that differs.
+        DataError: the checkpoint is of another architecture; names `source` and the first variable
+            that differs.
     """
     targets = {name: (variable, None) for name, variable in variables_by_name(model).items()}
     return assign_by_name(tensors, targets, ignored=(f"*{SLOT}", STEP), source=source)

@@ -44,11 +44,7 @@ class Anatomy:
 
 
 def make_stack(shape: tuple[int, int, int], rng: np.random.Generator) -> tuple[Volume, np.ndarray]:
-    """Draw one motion-corrupted stack.
-
-    Args:
-        shape: slices, rows, columns.
-        rng: decides everything.
+    """Draw one motion-corrupted stack of so many slices, rows and columns.
 
     Returns:
         Image of int16 scanner units with an oblique geometry; label (Z, Y, X) uint8 with the ids
@@ -65,7 +61,12 @@ def make_stack(shape: tuple[int, int, int], rng: np.random.Generator) -> tuple[V
     image *= draw_dropouts(points, anatomy, rng)
     image = rician_noise(image, rng, sigma=rng.uniform(20, 35))
     scaled = np.rint(image * rng.uniform(0.6, 1.4)).astype(np.int16)
-    return Volume(scaled, draw_geometry(rng)), label
+    geometry = Geometry(
+        spacing_mm=SPACING_ZYX_MM[::-1],
+        origin_mm=tuple(rng.uniform(-120, -60, 3).round(2).tolist()),
+        direction=tuple(rotation_matrix(rng.normal(0, 0.2, 3)).ravel().tolist()),
+    )
+    return Volume(scaled, geometry), label
 
 
 def draw_anatomy(extent_mm: np.ndarray, rng: np.random.Generator) -> Anatomy:
@@ -162,8 +163,7 @@ def paint_body(
 ) -> None:
     """Paint trunk and limbs of the fetus, in place; its contrasts resemble those of the head."""
     edge = SPACING_ZYX_MM[1]
-    size = anatomy.brain_radii_mm
-    forward = anatomy.body_direction
+    size, forward = anatomy.brain_radii_mm, anatomy.body_direction
     across = np.cross(forward, (1.0, 0.0, 0.0))
     across /= np.linalg.norm(across)
     axes = np.stack([np.cross(forward, across), across, forward], axis=1)
@@ -235,13 +235,3 @@ def draw_dropouts(points: np.ndarray, anatomy: Anatomy, rng: np.random.Generator
         width = rng.uniform(20, 50)
         gain[index] *= 1 - rng.uniform(0.3, 0.65) * np.exp(-squares / (2 * width**2))
     return gain
-
-
-def draw_geometry(rng: np.random.Generator) -> Geometry:
-    """Return an oblique position in the scanner."""
-    z, y, x = SPACING_ZYX_MM
-    return Geometry(
-        spacing_mm=(x, y, z),
-        origin_mm=tuple(float(v) for v in rng.uniform(-120, -60, 3).round(2)),
-        direction=tuple(float(v) for v in rotation_matrix(rng.normal(0, 0.2, 3)).ravel()),
-    )

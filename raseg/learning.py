@@ -16,11 +16,8 @@ from raseg.rematerialise import Rematerialised
 
 
 def build_for_training(config: Config, examples: int, *, xla: bool):
-    """Build the network, the compiled model that trains it, and its running means.
-
-    The number of `examples` sizes the schedule. The compiled model is the network itself or its
-    rematerialised pass.
-    """
+    """Build the network, the compiled model that trains it (itself or its rematerialised pass), and
+    its running means. The number of `examples` sizes the schedule."""
     network = build_for_any_size(config)
     trained = Rematerialised(network, config) if config.rematerialise else network
     speed_up_kernel_gradients(network)

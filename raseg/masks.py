@@ -22,11 +22,7 @@ def mask_path(out: Path, tag: str, number: int) -> Path:
 
 
 def read_mask(number: int, volumes: Volumes, folder: Path, tag: str) -> np.ndarray:
-    """Read the mask of a volume, (rows, columns, slices) uint8.
-
-    Raises:
-        DataError: it is missing, unreadable, of another size, or no mask.
-    """
+    """Read the mask of a volume, (rows, columns, slices) uint8, of the label's size."""
     path = mask_path(folder, tag, number)
     mask = open_array(path, rank=3, axes="rows, columns, slices")
     if mask.shape != volumes.shape:
@@ -37,10 +33,8 @@ def read_mask(number: int, volumes: Volumes, folder: Path, tag: str) -> np.ndarr
 
 
 def dice_of_original(mask: np.ndarray, label: np.ndarray) -> float:
-    """Dice with 1e-5 in the denominator: 0, not undefined, where both masks are empty.
+    """Dice of two masks with 1e-5 in the denominator: 0, not undefined, where both are empty.
 
-    Args:
-        mask, label: any shape, 0 and 1.
     Source: raseg_predict.py, `dsc`, defined and never called; ledger R11.
     """
     # [R11] Summed in whole numbers.

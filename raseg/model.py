@@ -133,10 +133,7 @@ class DiceLoss(keras.losses.Loss):
 
 
 def make_schedule(config, examples: int):
-    """Return the learning rate as a function of the step, counted from 0: a staircase.
-
-    Source: raseg_model.py, `train`.
-    """
+    """Return the learning rate by the step from 0: a staircase. Source: raseg_model.py, `train`."""
     return keras.optimizers.schedules.ExponentialDecay(
         config.learning_rate,
         decay_steps=count_decay_steps(config, examples),
@@ -146,14 +143,10 @@ def make_schedule(config, examples: int):
 
 
 def make_optimizer(config, examples: int) -> keras.optimizers.Optimizer:
-    """Adam with a large epsilon, which keeps small gradients small.
+    """Adam with a large epsilon, which keeps small gradients small; not built yet.
 
-    Args:
-        config: uses adam_epsilon and what `make_schedule` uses.
-        examples: records of the training binaries.
-    Returns:
-        Keras Adam, not built yet; its epsilon stands where TensorFlow 1 has it.
-    Source: raseg_model.py, `train`; ledger R32.
+    The rate falls as `make_schedule` says for so many records; epsilon stands where TensorFlow 1
+    has it. Source: raseg_model.py, `train`; ledger R32.
     """
     # [R32] Larger than most gradients: the place of epsilon changes steps up to thirtyfold.
     return keras.optimizers.Adam(

@@ -17,13 +17,11 @@ VARIABLES = {"kernel": "weights", "bias": "biases", "gamma": "gamma", "beta": "b
 
 
 def read_original(path: Path) -> dict[str, Any]:
-    """Every array of a checkpoint of the original.
+    """Every array of a checkpoint of the original, by the original variable's name.
 
-    Args:
-        path: as for `common.network.original_weights.read_tf_checkpoint`.
-    Returns:
-        {original variable name: array}; 306 of them in a training checkpoint: 54 weights, their
-        running means and two Adam slots each, 87 averages of losses and 3 counters.
+    A training checkpoint holds 306: 54 weights, their running means and two Adam slots each, 87
+    averages of losses and 3 counters.
+
     Raises:
         DataError: nothing there, no checkpoint, or a truncated one.
     Source: raseg_train.py (MonitoredTrainingSession's saver).

@@ -73,15 +73,9 @@ def spacing_of(shape: Sequence[int]) -> tuple[float, float, float]:
 def make_wrist(
     shape: tuple[int, int, int], rng: np.random.Generator, task: str
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Draw one wrist.
+    """Draw one wrist for a task, "synovitis" or "bme".
 
-    Args:
-        shape: rows, columns, slices.
-        rng: decides everything.
-        task: "synovitis" or "bme".
-
-    Returns:
-        Images (rows, columns, slices) int16 by channel, and label of the same shape, 0 and 1.
+    Returns images (rows, columns, slices) int16 by channel, and label of the same shape, 0 and 1.
     """
     wrist = draw_wrist(rng)
     spacing = spacing_of(shape)
@@ -185,9 +179,8 @@ def divide_tissues(
         np.minimum(tubes, away.astype(np.float32), out=tubes)
     tubes = np.maximum(tubes, 2.5 - bones)
     thickness = wrist.thickness_mm * np.clip(0.55 + 0.8 * wrist.swelling(points), 0, 1.3)
-    # Positive inside the layer: off the bone, not thicker than the swelling, beneath the skin.
-    layer = np.maximum(np.maximum(0.2 - bones, carpal - thickness), skin + 3.5)
-    disease = layer
+    # Negative inside the layer: off the bone, not thicker than the swelling, beneath the skin.
+    disease = np.maximum(np.maximum(0.2 - bones, carpal - thickness), skin + 3.5)
     if task == "bme":
         spots = [np.linalg.norm(points - place, axis=-1) - r for place, r in wrist.lesions]
         disease = np.maximum(np.minimum.reduce(spots), bones + 1.0).astype(np.float32)

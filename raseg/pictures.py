@@ -23,9 +23,6 @@ def write_slices(
 ) -> int:
     """Write a PNG per slice and mask, <prefix>d<slice>_<tag>_<name>.png; return how many.
 
-    The scan is (rows, columns, slices) intensities of channel 0; masks ("true", "pred") are 0 and
-    1.
-
     Source: raseg_predict.py (colour map bone, over it brg); ledger R15.
     """
     folder.mkdir(parents=True, exist_ok=True)
