@@ -4,7 +4,7 @@ Axis order everywhere: (Z, Y, X) = slices, rows, columns, as SimpleITK's arrays;
 holds the channels.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -51,15 +51,12 @@ class LoadedCase(NamedTuple):
 
 
 def find_cases(list_path: Path, *, labels_required: bool = True) -> list[Case]:
-    """Read the list of cases; every file it names must exist.
+    """Read the list of cases in the order of its rows; every file it names must exist.
 
     Args:
         list_path: CSV with a header row, see `common.data.tables`; columns id, image, segmentation
             by position. "NA" is an id like any other; relative paths start at the list's folder.
         labels_required: without it the third column is not looked at and `label_path` is None.
-
-    Returns:
-        The cases in the order of the rows.
 
     Raises:
         DataError: the list cannot be read, has too few columns, no rows, an id that cannot name a
@@ -192,9 +189,10 @@ def load_case(case: Case, config: Config, *, foreground_required: bool = True) -
 def check_size(shape: Sequence[int], path: Path, config: Config) -> None:
     """Refuse an image that is smaller than the patch and may not be padded [F10]."""
     if not config.pad_small_volumes and np.any(np.less(shape, config.patch_shape)):
+        found, least = (" x ".join(map(str, sizes)) for sizes in (shape, config.patch_shape))
         raise DataError(
-            f"{path}: found {words_of(shape)} slices, rows, columns; expected at least"
-            f" {words_of(config.patch_shape)}, or --pad_small_volumes true"
+            f"{path}: found {found} slices, rows, columns; expected at least {least}, or "
+            "--pad_small_volumes true"
         )
 
 
@@ -218,11 +216,6 @@ def check_foreground(label: np.ndarray, path: Path, config: Config) -> None:
     raise DataError(
         f"{path}: found the label ids {shown}; expected foreground {wanted} (--label_ids)"
     )
-
-
-def words_of(shape: Iterable[int]) -> str:
-    """Return a shape as "3 x 128 x 128"."""
-    return " x ".join(map(str, shape))
 
 
 def prepare_case(case: LoadedCase, config: Config) -> tuple[np.ndarray, np.ndarray | None]:

@@ -13,16 +13,8 @@ from common.data.labels import integer_labels
 from common.data.names import check_id, check_new, normal_id
 from common.data.tables import Row, Table, check_cells
 from common.data.volumes import check_scan, read_geometry, read_volume
+from fetal_brain import data
 from fetal_brain.config import Config
-from fetal_brain.data import (
-    COLUMNS,
-    Case,
-    check_foreground,
-    check_size,
-    find_column,
-    read_list,
-    split_cases,
-)
 
 PUBLISHED_IDS = (0, 2, 9, 10)
 """Background, brain, placenta, uterus: what the paper's label files hold."""
@@ -38,7 +30,7 @@ def inspect_list(list_path: Path, config: Config, out: Path) -> Inspection:
     """
     list_path = Path(list_path).absolute()
     inspection = Inspection(list_path)
-    table = inspection.general("list").attempt(read_list, list_path)
+    table = inspection.general("list").attempt(data.read_list, list_path)
     if table is None:
         return inspection
     places: dict[str, str] = {}
@@ -50,9 +42,9 @@ def inspect_list(list_path: Path, config: Config, out: Path) -> Inspection:
         if image is not None:
             entries[case_id], images[case_id] = entry, image
         voxels += inspect_files(entry, image, label, config)
-        cases.append(Case(case_id, image, label))
+        cases.append(data.Case(case_id, image, label))
     note_twins(entries, images)
-    inspection.general("split").attempt(split_cases, cases, config)
+    inspection.general("split").attempt(data.split_cases, cases, config)
     inspection.check_space(out, voxels * STORED_BYTES)
     return inspection
 
@@ -62,11 +54,14 @@ def inspect_row(
 ) -> tuple[Path | None, Path | None]:
     """Check a row by itself and against those before it; return the files that are there."""
     case_id, where = normal_id(row.cells[0]), table.where(row)
-    entry.attempt(check_cells, table, row, COLUMNS)
+    entry.attempt(check_cells, table, row, data.COLUMNS)
     entry.attempt(check_id, case_id, where)
     entry.attempt(check_new, case_id, places, where)
     places.setdefault(case_id, f"line {row.line}")
-    files = [entry.attempt(find_column, table, row, name) for name in COLUMNS[1 : len(row.cells)]]
+    files = [
+        entry.attempt(data.find_column, table, row, name)
+        for name in data.COLUMNS[1 : len(row.cells)]
+    ]
     return tuple([*files, None, None][:2])
 
 
@@ -75,10 +70,7 @@ def inspect_files(entry: Entry, image: Path | None, label: Path | None, config: 
     grid = inspect_image(entry, image, config) if image is not None else None
     if label is not None:
         inspect_label(entry, label, (image, grid), config)
-    if grid is None:
-        return 0
-    edges = zip(grid[0], config.patch_shape, strict=True)
-    return int(np.prod([max(size, edge) for size, edge in edges]))
+    return 0 if grid is None else int(np.maximum(grid[0], config.patch_shape).prod())
 
 
 def inspect_image(entry: Entry, path: Path, config: Config):
@@ -88,7 +80,7 @@ def inspect_image(entry: Entry, path: Path, config: Config):
         return None
     note_grid(entry, grid)
     shape, geometry = grid
-    entry.attempt(check_size, shape, path, config)
+    entry.attempt(data.check_size, shape, path, config)
     if geometry.spacing_zyx_mm[0] < max(geometry.spacing_zyx_mm) * 0.99:
         entry.note("its thickest axis is not the first one; the network takes slices along z")
     volume = entry.attempt(read_volume, path, finite=False)
@@ -112,7 +104,7 @@ def inspect_label(entry: Entry, path: Path, image: tuple, config: Config) -> Non
     found = np.unique(ids)
     entry.facts["labels"] = listed(found)
     before = len(entry.faults)
-    entry.attempt(check_foreground, ids, path, config)
+    entry.attempt(data.check_foreground, ids, path, config)
     if len(entry.faults) > before:
         return  # the fault names all ids
     groups = [group if isinstance(group, tuple | list) else (group,) for group in config.label_ids]

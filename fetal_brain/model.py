@@ -5,6 +5,7 @@ Keras forbids: `enc_unit_0/conv3d_1` is `enc_unit_0_conv3d_1`.
 """
 
 import keras
+import numpy as np
 from keras import layers
 
 from common.errors import OptionError
@@ -129,12 +130,8 @@ def upsample_linearly(x, stride, *, name: str | None = None):
 
 def linear_kernel(stride, channels: int) -> list:
     """Return the kernel [kz][ky][kx][out][in] that enlarges every channel by itself."""
-
-    def diagonal(weight):
-        return [[weight * (i == j) for i in range(channels)] for j in range(channels)]
-
-    z_taps, y_taps, x_taps = (linear_taps(factor) for factor in stride)
-    return [[[diagonal(z * y * x) for x in x_taps] for y in y_taps] for z in z_taps]
+    taps = map(linear_taps, stride)
+    return np.einsum("z,y,x,oi->zyxoi", *taps, np.eye(channels)).tolist()
 
 
 def linear_taps(factor: int) -> list[float]:

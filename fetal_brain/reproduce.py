@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.errors import DataError
 from common.suite.reproduce import Stage, begin, run_stages
-from fetal_brain.config import PRESETS, Preset
+from fetal_brain.config import Preset
 
 
 def reproduce(
@@ -29,7 +29,8 @@ def reproduce(
     if data is None:
         listing = out / "phantom" / "phantom.csv"
         if not listing.is_file():
-            size = ["--cases", cases_needed(preset), "--seed", seed, "--out", listing.parent]
+            cases = 10 if preset == "quick" else 36  # as many as the preset's split needs
+            size = ["--cases", cases, "--seed", seed, "--out", listing.parent]
             stages.append(Stage("phantom", size))
     else:
         listing = find_list(data)
@@ -43,11 +44,6 @@ def reproduce(
         Stage("export", ["--run", run, "--to", out / "models"]),
     ]  # fmt: skip
     run_stages("fetal_brain", stages, preset=preset, out=out)
-
-
-def cases_needed(preset: Preset) -> int:
-    """Return how many phantoms a preset's split needs: ten for the port made small, else 36."""
-    return 10 if preset == "quick" else max(36, PRESETS[preset].held_out_cases + 1)
 
 
 def find_list(data: Path) -> Path:

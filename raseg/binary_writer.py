@@ -12,15 +12,7 @@ from common.data.phantoms import read_marker
 from common.data.rng import rng_for
 from common.errors import DataError
 from common.files import atomic_file, write_json
-from raseg.binaries import (
-    WORD,
-    encode,
-    index_path,
-    split_into_bins,
-    training_path,
-    validation_path,
-    write_record,
-)
+from raseg import binaries
 from raseg.config import CHANNELS, Config
 from raseg.data import Volumes
 from raseg.patches import cut_patch, draw_centres
@@ -39,13 +31,15 @@ def write_binaries(
     except OSError as refusal:
         raise DataError(f"{folder} cannot be made ({refusal.strerror})") from None
     each = config.patches_per_volume if config.patch_shape else 1
-    counts = split_into_bins(len(split["training"]) * each)
-    sizes = {training_path(folder, tag, bin_ + 1): count for bin_, count in enumerate(counts)}
+    counts = binaries.split_into_bins(len(split["training"]) * each)
+    sizes = {
+        binaries.training_path(folder, tag, bin_ + 1): count for bin_, count in enumerate(counts)
+    }
     watched = len(split["validation"]) * each
     if watched:
-        sizes[validation_path(folder, tag)] = watched
+        sizes[binaries.validation_path(folder, tag)] = watched
     else:
-        validation_path(folder, tag).unlink(missing_ok=True)
+        binaries.validation_path(folder, tag).unlink(missing_ok=True)
     order = [*split["training"], *split["validation"]]
     shown = tqdm(order, desc="prepare", unit="volume", disable=None)
     records = make_records(volumes, shown, config, seed)
@@ -53,7 +47,7 @@ def write_binaries(
         files = [stack.enter_context(atomic_file(path, error=DataError)) for path in sizes]
         for file, count in zip(files, sizes.values(), strict=True):
             for _ in range(count):
-                write_record(file, *next(records))
+                binaries.write_record(file, *next(records))
         if next(records, None) is not None:
             raise ValueError("more records than were counted")
     index = {  # what the binaries themselves do not say
@@ -66,7 +60,7 @@ def write_binaries(
         "data": str(volumes.folder.absolute()),
         "phantom": read_marker(volumes.folder) is not None,
     }
-    write_json(index_path(folder, tag), index)
+    write_json(binaries.index_path(folder, tag), index)
     return counts
 
 
@@ -77,8 +71,8 @@ def make_records(
     warned = False
     for number in numbers:
         name = f"{volumes.folder}, volume {number}"
-        image = encode(volumes.image(number), wrap=config.wrap_intensities, what=name)
-        label = volumes.label(number).astype(WORD)
+        image = binaries.encode(volumes.image(number), wrap=config.wrap_intensities, what=name)
+        label = volumes.label(number).astype(binaries.WORD)
         if config.read_as_signed and not warned and image.max() > 32767:
             warned = True
             print(

@@ -9,19 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from common.data.inspection import Entry, Inspection, listed, numbers
+from raseg import data
 from raseg.binaries import Layout, encode, words_of
 from raseg.config import CHANNELS, Config
-from raseg.data import (
-    GEOMETRY,
-    PAIRS,
-    PRE,
-    Volumes,
-    check_partners,
-    open_pairs,
-    open_pre,
-    read_spacing,
-    split_volumes,
-)
 
 
 def inspect_arrays(
@@ -34,18 +24,20 @@ def inspect_arrays(
     """
     folder = Path(folder)
     inspection = Inspection(folder, unit="volume")
-    pairs = open_and_describe(inspection.general(PAIRS[config.task]), open_pairs, folder, config)
+    pairs = open_and_describe(
+        inspection.general(data.PAIRS[config.task]), data.open_pairs, folder, config
+    )
     pre = None
     if len(CHANNELS[config.task]) == 2:
-        second = inspection.general(PRE)
-        pre = open_and_describe(second, open_pre, folder, config)
-    inspect_spacing(inspection.general(GEOMETRY), folder)
+        second = inspection.general(data.PRE)
+        pre = open_and_describe(second, data.open_pre, folder, config)
+    inspect_spacing(inspection.general(data.GEOMETRY), folder)
     if pairs is None:
         return inspection
     if pre is not None:
-        second.attempt(check_partners, folder, pairs, pre, config)
+        second.attempt(data.check_partners, folder, pairs, pre, config)
         pre = None if second.faults else pre
-    volumes = Volumes(folder, pairs, pre, None)
+    volumes = data.Volumes(folder, pairs, pre, None)
     for number in inspection.track(range(len(volumes))):
         inspect_volume(inspection.entry(str(number)), volumes, number, config)
     if held_out is not None:
@@ -64,14 +56,14 @@ def open_and_describe(entry: Entry, opened_by: Callable, folder: Path, config: C
 
 def inspect_spacing(entry: Entry, folder: Path) -> None:
     """Check the spacing noted beside the arrays."""
-    spacing = entry.attempt(read_spacing, folder)
+    spacing = entry.attempt(data.read_spacing, folder)
     if spacing is not None:
         entry.facts["mm"] = numbers(spacing)
     elif not entry.faults:
         entry.note("absent: distances and volumes cannot be given in millimetres")
 
 
-def inspect_volume(entry: Entry, volumes: Volumes, number: int, config: Config) -> None:
+def inspect_volume(entry: Entry, volumes: data.Volumes, number: int, config: Config) -> None:
     """Check images and label of one volume; only this volume is in memory."""
     entry.facts["rows x columns x slices"] = words_of(volumes.shape)
     image = entry.attempt(volumes.image, number)
@@ -94,13 +86,13 @@ def inspect_volume(entry: Entry, volumes: Volumes, number: int, config: Config) 
 def inspect_split(entry: Entry, count: int, config: Config, held_out: int) -> None:
     """Check that volumes are left to train with."""
     split = entry.attempt(
-        split_volumes, count, held_out=held_out, validation=config.validation_volumes
+        data.split_volumes, count, held_out=held_out, validation=config.validation_volumes
     )
     if split is not None:
         entry.facts |= {name: str(len(members)) for name, members in split.items()}
 
 
-def bytes_of_binaries(volumes: Volumes, config: Config, held_out: int) -> int:
+def bytes_of_binaries(volumes: data.Volumes, config: Config, held_out: int) -> int:
     """Return the size of all binaries that `prepare` writes of some volumes."""
     layout = Layout(tuple(config.patch_shape or volumes.shape), len(CHANNELS[config.task]))
     each = config.patches_per_volume if config.patch_shape else 1
