@@ -86,10 +86,7 @@ def window_probabilities(network: keras.Model, windows: tf.Tensor, config: Confi
 
 
 def most_probable(probabilities: tf.Tensor) -> tf.Tensor:
-    """Return the most probable class, uint8; ties go to the lower class.
-
-    Source: deploy.py (argmax of the averaged probabilities); ledger F24.
-    """
+    """Return the most probable class, uint8; ties go to the lower class (deploy.py; ledger F24)."""
     return tf.cast(tf.argmax(probabilities, axis=-1, output_type=tf.int32), tf.uint8)
 
 
@@ -136,11 +133,8 @@ def on_volumes(function: Callable, network: keras.Model, config: Config, **optio
 
 
 def build_for_any_plane(config: Config) -> keras.Model:
-    """Build the network for any number of rows and columns that is a multiple of 8.
-
-    Raises:
-        OptionError: patch or window have other rows or columns, or differ in slices.
-    """
+    """Build the network for any number of rows and columns that is a multiple of 8; `OptionError`:
+    patch or window have other rows or columns, or differ in slices."""
     check_sizes(config)
     return build_model(config, input_shape(config, (config.patch_shape[0], None, None)))
 

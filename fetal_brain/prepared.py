@@ -59,7 +59,7 @@ def prepare_cases(cases: Sequence[Case], folder: Path, config: Config) -> list[P
                     if not is_stored(folder, case.id, index, sources):
                         store_case(case, folder, config, index=index, source=sources[case.id])
         except OSError as refusal:
-            reason = refusal.strerror or str(refusal)
+            reason = refusal.strerror or refusal
             raise DataError(f"{folder}: cannot be written ({reason})") from None
     return [PreparedCase(case.id, folder / case.id) for case in cases]
 

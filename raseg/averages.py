@@ -11,12 +11,9 @@ class WeightAverages(keras.callbacks.Callback):
     """Average the weights before every update, with a decay that grows with the step.
 
     At step t, counted from 0: d = min(decay, (1 + t) / (10 + t)), average -= (1 - d) * (average -
-    weight), and then the optimiser changes the weight. Keras' own `use_ema` averages after the
-    update and with a constant decay.
+    weight), and then the optimiser changes the weight. The averages start at the weights' values.
+    Keras' own `use_ema` averages after the update and with a constant decay.
 
-    Args:
-        weights: Keras variables to average; the averages start at their values.
-        decay: largest decay.
     Source: raseg_model.py, `train`; ledger R8.
     """
 

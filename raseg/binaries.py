@@ -23,10 +23,9 @@ WORD = np.dtype("<u2")
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of one record."""
+    """Sizes of one record: rows, columns, slices; channels."""
 
     shape: tuple[int, int, int]
-    """Rows, columns, slices."""
     channels: int
 
     @property

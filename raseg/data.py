@@ -83,9 +83,8 @@ def open_pairs(folder: Path, config: Config) -> np.ndarray:
     path = folder / PAIRS[config.task]
     pairs = open_array(path, rank=5, axes="volumes, 2, rows, columns, slices")
     if pairs.shape[1] != 2:
-        raise DataError(
-            f"{path}: found {pairs.shape[1]} entries on the second axis; expected image and label"
-        )
+        found = f"{pairs.shape[1]} entries on the second axis"
+        raise DataError(f"{path}: found {found}; expected image and label")
     if not pairs.size:
         raise DataError(f"{path}: found shape {pairs.shape}; expected at least one voxel")
     return pairs
@@ -105,9 +104,9 @@ def check_partners(folder: Path, pairs: np.ndarray, pre: np.ndarray, config: Con
         counts = f"{len(pre)} volumes, {name} {len(pairs)}"
         raise DataError(f"{folder / PRE} holds {counts}; expected as many in both")
     if pre.shape[1:] != pairs.shape[2:]:
+        sizes = f"{words_of(pre.shape[1:])}, {name} of {words_of(pairs.shape[2:])}"
         raise DataError(
-            f"{folder / PRE} holds volumes of {words_of(pre.shape[1:])}, {name} of "
-            f"{words_of(pairs.shape[2:])} rows, columns, slices; expected the same"
+            f"{folder / PRE} holds volumes of {sizes} rows, columns, slices; expected the same"
         )
 
 

@@ -26,8 +26,7 @@ class BatchStatistics(keras.layers.Layer):
     def call(self, x):
         """Return gamma * (x - mean) / sqrt(variance + 1e-5) + beta, same shape as x.
 
-        Args:
-            x: (batch, rows, columns, slices, channels); moments over all but the channels.
+        The moments of (batch, rows, columns, slices, channels) are over all but the channels.
         """
         # [R22] Also at prediction: the original keeps no moving averages.
         axes = tuple(range(len(x.shape) - 1))
@@ -44,11 +43,8 @@ class CropToSkip(keras.layers.Layer):
     """Drop what an enlarged tensor has too much at the end of every axis, sizes known or not."""
 
     def call(self, inputs):
-        """Return the enlarged tensor cut to the skip's size.
-
-        Args:
-            inputs: skip and enlarged, both (batch, rows, columns, slices, channels).
-        """
+        """Of a skip and an enlarged tensor (batch, rows, columns, slices, channels), return the
+        latter cut to the skip's size."""
         skip, enlarged = inputs
         rows, columns, slices = ops.shape(skip)[1:4]
         return enlarged[:, :rows, :columns, :slices]

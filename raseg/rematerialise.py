@@ -20,10 +20,7 @@ LEAST_VOXELS = 2**20
 class Rematerialised(keras.Model):
     """The network of `build_model`, sharing its variables, with blocks that forget.
 
-    Args:
-        network: to train.
-        config: its configuration; uses filters and batch_statistics.
-        least_voxels: smaller volumes pass through the network as it is.
+    Volumes of fewer than `least_voxels` pass through the network as it is.
     """
 
     def __init__(self, network: keras.Model, config: Config, least_voxels: int = LEAST_VOXELS):

@@ -45,13 +45,8 @@ def stream(
     def ascend(number, logits):
         low, high, start, stop = slab_of(number)
         skip = tf.ensure_shape(skips.read(number)[tf.newaxis], (1, None, None, None, top))
-        x = run_block(
-            layers,
-            ["h0_conv3", "h0_conv4", "logits"],
-            below[:, start // 2 : -(-stop // 2)],
-            skip,
-            enlarged_by=f"up{bottom}",
-        )
+        names, half = ["h0_conv3", "h0_conv4", "logits"], below[:, start // 2 : -(-stop // 2)]
+        x = run_block(layers, names, half, skip, enlarged_by=f"up{bottom}")
         return (logits.write(number, x[0, low - start : high - start]),)
 
     skips, halves = one_by_one(slabs, descend, array_of(slabs, top), array_of(slabs, top))

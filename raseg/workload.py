@@ -65,9 +65,9 @@ def make_call(network, config: Config):
 
 def scan_work(shape: tuple[int, int, int], config: Config) -> ScanWork:
     """Return what a volume (rows, columns, slices) asks for."""
-    tiles = 1
-    if config.patch_shape is not None:
-        tiles = prod(map(lambda size, edge: ceil(size / edge), shape, config.patch_shape))
+    tiles = prod(
+        ceil(size / edge) for size, edge in zip(shape, config.patch_shape or shape, strict=True)
+    )
     payload = payload_of_scan(shape, channels=len(CHANNELS[config.task]), classes=1)
     return ScanWork(shape, calls=tiles, payload=payload)
 
