@@ -1,7 +1,7 @@
 """The timed work of `bench-gpu`: a training step, a forward pass, a matrix product, under XLA."""
 
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import numpy as np
 
 from common.cost.device import BACKEND, device_name, peak_of_device
 from common.cost.operations import TRAINING_PASSES, count_operations
+from common.cost.stopwatch import time_call
 from common.cost.workloads import WorkloadModule, draw, draw_batch, load_workload
 
 if BACKEND == "jax":
@@ -103,7 +104,8 @@ def time_inference(
         found, _ = network.stateless_call(
             trained, other, list(inputs) if len(inputs) > 1 else inputs[0], training=False
         )
-        return total(found)
+        # One number that depends on all outputs.
+        return sum(keras.ops.sum(keras.ops.cast(y, "float32")) for y in keras.tree.flatten(found))
 
     run = compiled(forward)
     state = [[v.value for v in variables] for variables in
@@ -137,9 +139,7 @@ def time_repeats(run: Callable[[int], None], least: float) -> float:
     run(1)
     count = 2
     while True:
-        begin = time.perf_counter()
-        run(count)
-        seconds = time.perf_counter() - begin
+        seconds, _ = time_call(partial(run, count))
         if seconds >= least:
             return seconds / count
         count = max(2 * count, int(1.2 * count * least / seconds))
@@ -148,10 +148,3 @@ def time_repeats(run: Callable[[int], None], least: float) -> float:
 def compiled(function: Callable) -> Callable:
     """Return the function compiled with XLA by whichever backend there is."""
     return jax.jit(function) if BACKEND == "jax" else tf.function(function, jit_compile=True)
-
-
-def total(outputs: Any) -> Any:
-    """Return one float32 number that depends on all outputs."""
-    return sum(
-        keras.ops.sum(keras.ops.cast(tensor, "float32")) for tensor in keras.tree.flatten(outputs)
-    )

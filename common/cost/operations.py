@@ -21,10 +21,7 @@ def count_operations(network: keras.Model, shapes: Sequence[Shape]) -> float:
 
 
 def count_multiply_adds(network: keras.Model, shapes: Sequence[Shape]) -> dict[str, int]:
-    """Return the multiply-adds of the kernels of a functional network by layer, in their order.
-
-    The shapes are those of every input, the batch first.
-    """
+    """Return the multiply-adds of a network's kernels by layer; shapes have the batch first."""
     if len(shapes) != len(network.inputs):
         raise ValueError(f"{len(shapes)} shapes for {len(network.inputs)} inputs")
     counted: dict[str, int] = {}

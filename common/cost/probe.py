@@ -48,12 +48,9 @@ def measure(
     scan: tuple[int, ...] | None = None,
     mixed_precision: bool = False,
 ) -> Measured | None:
-    """Run some steps, or calls, on random numbers in another process.
+    """Run some steps, or calls, on random numbers in another process; None if memory ran out.
 
-    Returns:
-        What was measured; None if memory did not suffice.
-    Raises:
-        OptionError: the process failed for another reason.
+    A process that failed for another reason is an `OptionError`.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_text_atomically(Path(folder) / "config.yaml", as_yaml(plain(config)))

@@ -31,10 +31,5 @@ def run_request(request: dict) -> dict:
     while sum(times) < ENOUGH_SECONDS and len(times) < MOST_REPEATS:
         times.append(time_call(run)[0])
     peak, memory = peak_of_device()
-    return {
-        "seconds": min(times),
-        "first_seconds": first,
-        "start_bytes": start,
-        "peak_bytes": peak,
-        "memory": memory,
-    }
+    return {"seconds": min(times), "first_seconds": first, "start_bytes": start,
+            "peak_bytes": peak, "memory": memory}  # fmt: skip

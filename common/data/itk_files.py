@@ -63,12 +63,7 @@ def read_grid(
 def read_voxels(
     path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[np.ndarray, Geometry]:
-    """Read a .mha, .mhd or .nrrd file: the voxels (Z, Y, X) in its type and the geometry.
-
-    Raises:
-        DataError: the file is missing, damaged, truncated, of another length than its header says,
-            or not a scalar volume.
-    """
+    """Read the voxels (Z, Y, X) in the file's type; see `common.data.volumes.read_volume`."""
     reader = _open(path)
     shape, geometry = _grid_of(reader, path, frames, flat)
     with _library_messages_held() as messages:
@@ -84,11 +79,7 @@ def read_voxels(
 def write_voxels(
     path: Path, array: np.ndarray, geometry: Geometry, *, compress: bool
 ) -> list[Path]:
-    """Write a volume (Z, Y, X), with compressed data on request (.zraw beside a .mhd).
-
-    Returns:
-        The files: of a .mhd the data first, then the header.
-    """
+    """Write a volume (Z, Y, X); return the files, of a .mhd the data first, then the header."""
     image = SimpleITK.GetImageFromArray(array)
     image.SetSpacing(geometry.spacing_mm)
     image.SetOrigin(geometry.origin_mm)

@@ -59,20 +59,10 @@ def read_grid(
 def read_voxels(
     path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[np.ndarray, Geometry]:
-    """Read a volume, packed or not whatever the file is called.
+    """Read (Z, Y, X) in the machine's byte order, packed or not whatever the file is called.
 
-    Args:
-        path: of the file.
-        frames: see `Frames`.
-        flat: take a 2-D image as one slice.
-
-    Returns:
-        (Z, Y, X) in the machine's byte order: the stored type, or float64 where slope or intercept
-        change the values; and the geometry.
-
-    Raises:
-        DataError: the file is missing, damaged, shorter or longer than its header says, or not
-            NIfTI; or the header says what cannot be believed or used. One line names the field.
+    See `common.data.volumes.read_volume`. The `DataError` of a header that cannot be believed or
+    used names the field.
     """
     with _unreadable_named(path), _open(path) as file:
         header, count, shape, geometry = _read_head(file, path, frames, flat)

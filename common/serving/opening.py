@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from common.errors import OptionError, RunError, ServingError
 from common.export.passport import PASSPORT, check_folder, find_changes, read_passport
 from common.serving.client import Client
-from common.serving.protocol import MIB, Patience, Signature, TensorSpec, Transport
+from common.serving.protocol import MIB, Patience, Signature, Transport
 from common.serving.rest_transport import RestServer
 
 URL_FORMS = "grpc://host:8500 or http://host:8501[/v1/models/NAME[/versions/N]]"
@@ -54,9 +54,8 @@ def parse_url(url: str) -> Address:
         raise wrong from None
     is_grpc = parts.scheme in ("grpc", "grpcs")
     found = parts.scheme in PATHS and re.fullmatch(PATHS[parts.scheme], parts.path.rstrip("/"))
-    if not found or not host or parts.query or parts.fragment or parts.username:
-        raise wrong
-    if is_grpc and port is None:
+    extra = parts.query or parts.fragment or parts.username
+    if not found or not host or extra or (is_grpc and port is None):
         raise wrong
     target = parts.netloc if is_grpc else f"{parts.scheme}://{parts.netloc}{found['before']}"
     version = found["version"]
@@ -181,18 +180,13 @@ def check_model(client: Client) -> None:
                 "expected the model of the passport"
             )
         for kind in ("inputs", "outputs"):
-            what = f"{address}: {kind} of {name!r} of model {served.name!r}"
-            check_tensors(getattr(found, kind), getattr(expected, kind), what=what)
-
-
-def check_tensors(
-    found: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec], *, what: str
-) -> None:
-    """Raise `ServingError` for tensors of other names, types or shapes than the passport's."""
-    same = found.keys() == expected.keys()
-    if not (same and all(found[name].agrees(expected[name]) for name in expected)):
-        shown, wanted = (
-            ", ".join(f"{name} {spec}" for name, spec in sorted(specs.items()))
-            for specs in (found, expected)
-        )
-        raise ServingError(f"{what}: found {shown}; expected {wanted}, as in the passport")
+            ours, theirs = getattr(expected, kind), getattr(found, kind)
+            if ours.keys() != theirs.keys() or not all(theirs[k].agrees(ours[k]) for k in ours):
+                shown, wanted = (
+                    ", ".join(f"{key} {spec}" for key, spec in sorted(specs.items()))
+                    for specs in (theirs, ours)
+                )
+                raise ServingError(
+                    f"{address}: {kind} of {name!r} of model {served.name!r}: found {shown}; "
+                    f"expected {wanted}, as in the passport"
+                )

@@ -60,10 +60,9 @@ class Signature:
         """Return a signature from data: {"inputs": {name: {"dtype", "shape"}}, "outputs": ...}."""
 
         def specs(tensors: Mapping) -> dict[str, TensorSpec]:
-            shapes = {name: spec["shape"] for name, spec in tensors.items()}
             return {
-                name: TensorSpec(tensors[name]["dtype"], None if shape is None else tuple(shape))
-                for name, shape in shapes.items()
+                name: TensorSpec(t["dtype"], None if t["shape"] is None else tuple(t["shape"]))
+                for name, t in tensors.items()
             }
 
         return cls(specs(entry["inputs"]), specs(entry["outputs"]))

@@ -23,6 +23,8 @@ LIMIT_MIB = 256
 """Default of what one JSON message may have; a scan beyond it is better sent over gRPC."""
 LARGEST_WHOLE = 2**24
 """The server refuses digits without a point from here on: float32 cannot hold them all."""
+UNREACHED = (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException)
+"""What urllib raises where no server answers, or not in time."""
 REST_HINT = "; the server's own limit is --rest_api_timeout_in_ms, 30 s unless it is set"
 
 
@@ -102,14 +104,11 @@ class RestServer:
                     return self._read(response, limit)
             except urllib.error.HTTPError as refusal:
                 raise self._explain(refusal, body) from None
-            except TimeoutError:
-                raise protocol.late(self.address, self._patience, REST_HINT) from None
-            except urllib.error.URLError as failure:
-                if isinstance(failure.reason, TimeoutError):
+            except UNREACHED as failure:
+                reason = getattr(failure, "reason", failure)
+                if isinstance(reason, TimeoutError):
                     raise protocol.late(self.address, self._patience, REST_HINT) from None
-                raise protocol.UnavailableError(_words(failure.reason)) from None
-            except (ConnectionError, http.client.HTTPException) as failure:
-                raise protocol.UnavailableError(_words(failure)) from None
+                raise protocol.UnavailableError(_words(reason)) from None
 
         return protocol.ask_patiently(ask, self._patience, address=self.address)
 
@@ -127,7 +126,10 @@ class RestServer:
 
     def _explain(self, refusal: urllib.error.HTTPError, body: bytes | None) -> Exception:
         """Turn an HTTP status into an error of one line."""
-        said = _error_of(refusal)
+        try:
+            said = _words(json.loads(refusal.read(10_000))["error"])
+        except (ValueError, KeyError, TypeError, OSError):
+            said = _words(refusal.reason)
         model = f"model {self._name!r}, version {self._version}"
         if refusal.code == 503:
             return protocol.UnavailableError(said)
@@ -183,15 +185,6 @@ def _specs(entries: Mapping) -> dict[str, protocol.TensorSpec]:
         known = None if shape.get("unknown_rank") else tuple(None if n < 0 else n for n in sizes)
         specs[name] = protocol.TensorSpec(protocol.numpy_name(info["dtype"]), known)
     return specs
-
-
-def _error_of(refusal: urllib.error.HTTPError) -> str:
-    """Return what the server says, in one line: {"error": ...} or the reason."""
-    try:
-        text = json.loads(refusal.read(10_000))["error"]
-    except (ValueError, KeyError, TypeError, OSError):
-        text = refusal.reason
-    return _words(text)
 
 
 def _words(reason) -> str:

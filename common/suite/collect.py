@@ -28,10 +28,6 @@ def collect(
     """Return an entry per paper, by name, of what is known of it.
 
     The failures, a sentence by paper, outweigh what lies in a folder from before.
-
-    Raises:
-        RunError: a folder is not a run, has no report though nothing failed, holds a damaged one,
-            is of an unknown paper, or two folders are of one paper.
     """
     failures = dict(failures or {})
     entries = {paper: PaperEntry(claims[paper]) for paper in sorted(claims)}

@@ -24,12 +24,9 @@ VERSIONS = ("tensorflow", "keras", "torch", "monai")
 
 
 def torch_sides(function: str, *, name: str = "PyTorch", monai: bool = False) -> tuple[Side, ...]:
-    """Return PyTorch's sides of a contest, one for each memory layout.
+    """Return PyTorch's sides of a contest, one for each memory layout; MONAI where it is needed.
 
-    Args:
-        function: "module:function" of a twin; `sizes["layout"]` is one of `LAYOUTS`.
-        name: of both.
-        monai: whether it needs MONAI.
+    The function is a twin's "module:function", whose `sizes["layout"]` is one of `LAYOUTS`.
     """
     packages = ("torch", "monai") if monai else ("torch",)
     # Keras builds the network on PyTorch, so that TensorFlow computes nothing.
