@@ -175,20 +175,10 @@ def _parse(file: IO[bytes], path: Path) -> nibabel.Nifti1Header:
                 if len(block) < length:
                     raise unreadable(path, f"truncated: found {len(block)} bytes of a header")
                 header = kind(block, order, check=False)
-                _check_magic(header, path)
-                _check_offset(header, path)
+                _check_magic_and_offset(header, path)
                 _read_extensions(header, file, path)
                 return header
     raise unreadable(path, "it does not begin with a NIfTI header")
-
-
-def _check_offset(header: nibabel.Nifti1Header, path: Path) -> None:
-    offset, least = float(header["vox_offset"]), int(header.single_vox_offset)
-    if not (offset >= least and offset.is_integer()):
-        raise DataError(
-            f"{path}: found vox_offset {offset:g}; expected an integer of at least {least}, behind "
-            "the header"
-        )
 
 
 def _read_extensions(header: nibabel.Nifti1Header, file: IO[bytes], path: Path) -> None:
@@ -204,7 +194,7 @@ def _read_extensions(header: nibabel.Nifti1Header, file: IO[bytes], path: Path) 
         raise unreadable(path, "the extensions of its header are damaged") from None
 
 
-def _check_magic(header: nibabel.Nifti1Header, path: Path) -> None:
+def _check_magic_and_offset(header: nibabel.Nifti1Header, path: Path) -> None:
     magic = header["magic"].item()[:3]
     if magic in (b"ni1", b"ni2"):
         raise DataError(
@@ -212,6 +202,12 @@ def _check_magic(header: nibabel.Nifti1Header, path: Path) -> None:
         )
     if magic != (b"n+2" if isinstance(header, nibabel.Nifti2Header) else b"n+1"):
         raise unreadable(path, f"found the magic {magic!r}, which is not NIfTI's")
+    offset, least = float(header["vox_offset"]), int(header.single_vox_offset)
+    if not (offset >= least and offset.is_integer()):
+        raise DataError(
+            f"{path}: found vox_offset {offset:g}; expected an integer of at least {least}, behind "
+            "the header"
+        )
 
 
 def _sizes(header, path: Path, frames: Frames, flat: bool) -> tuple[int, ...]:

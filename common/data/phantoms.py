@@ -22,14 +22,9 @@ MARKER = "phantom.json"
 
 
 def grid_points(shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return where the voxels of a grid lie.
+    """Return where the voxels of a grid lie: points (*shape, ndim) float32, in mm from its centre.
 
-    Args:
-        shape: voxels along each axis.
-        spacing_mm: distance of neighbouring voxels along each axis, in the array's order.
-
-    Returns:
-        Points (*shape, ndim) float32 in mm; the grid's centre is the origin.
+    The spacing is in the order of the array's axes.
     """
     axes = [
         (np.arange(size, dtype=np.float32) - (size - 1) / 2) * np.float32(step)
@@ -39,14 +34,8 @@ def grid_points(shape: Sequence[int], spacing_mm: Sequence[float]) -> np.ndarray
 
 
 def rotation_matrix(angles_rad: Sequence[float]) -> np.ndarray:
-    """Return the rotation about axis 0, then axis 1, then axis 2.
-
-    Args:
-        angles_rad: one angle per axis; positive turns the next axis towards the one after it.
-
-    Returns:
-        Matrix (3, 3) float64, orthonormal, determinant 1; applied as `points @ matrix.T`.
-    """
+    """Return the rotation about axis 0, then axis 1, then axis 2: (3, 3) float64, for use as
+    `points @ matrix.T`. A positive angle turns the next axis towards the one after it."""
     matrix = np.eye(3)
     for axis, angle in enumerate(angles_rad):
         second, third = (axis + 1) % 3, (axis + 2) % 3
@@ -83,11 +72,7 @@ def make_smooth_field(
 ) -> SmoothField:
     """Draw a smooth field whose structures are about half a wavelength wide.
 
-    Args:
-        rng: source of the draws.
-        wavelength_mm: length of every wave, in the unit of the points.
-        terms: number of waves; few look striped, many look like clouds.
-        dimensions: of the points.
+    Few waves (`terms`) look striped, many like clouds; `dimensions` are those of the points.
     """
     directions = rng.standard_normal((terms, dimensions))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -149,13 +134,10 @@ def paint(image: np.ndarray, value: Any, fraction: np.ndarray) -> None:
 def bias_field(
     points: np.ndarray, rng: np.random.Generator, *, strength: float, wavelength_mm: float
 ) -> np.ndarray:
-    """Return a positive, slowly varying gain at points (..., ndim), as a receive coil has.
+    """Return a positive, slowly varying gain at points (..., ndim) in mm, as a receive coil has.
 
-    Args:
-        points: mm.
-        rng: source of the draws.
-        strength: standard deviation of the gain's logarithm.
-        wavelength_mm: of the variation; at least the size of the field of view.
+    The gain's logarithm has the standard deviation `strength`; the wavelength should be at least
+    the size of the field of view.
     """
     return np.exp(strength * make_smooth_field(
         rng, wavelength_mm=wavelength_mm, dimensions=np.shape(points)[-1])(points))  # fmt: skip

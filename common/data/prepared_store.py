@@ -61,10 +61,8 @@ def write_prepared_case(
 ) -> PreparedCase:
     """Write the arrays of one case as <folder>/<case_id>/<name>.npy, all or none of them.
 
-    Args:
-        folder: of all prepared cases; made if missing.
-        case_id: one path component; an older case of this id is replaced.
-        arrays: by name, of any numeric dtype and shape.
+    The arrays have any numeric dtype and shape; an older case of this id is replaced.
+
     Raises:
         DataError: `case_id` cannot be a folder's name, or the disk is full or unwritable.
     """

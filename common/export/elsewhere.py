@@ -16,12 +16,9 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def run_elsewhere(folder: Path, *examples: Mapping[str, Arrays]) -> list[dict[str, np.ndarray]]:
-    """Evaluate the signatures of a SavedModel in a process that cannot import Keras.
+    """Do as `evaluate_signatures` in a process that cannot import Keras.
 
-    Each example has inputs by name, per signature; returned are its outputs by "signature/output".
-
-    Raises:
-        ExportError: the process failed; the message ends with what it printed.
+    The `ExportError` of one that failed ends with what it printed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch) / "inputs.npz", Path(scratch) / "outputs.npz"

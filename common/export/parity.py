@@ -45,11 +45,7 @@ def write_parity(path: Path, examples: Mapping[str, Example]) -> None:
 
 
 def read_parity(path: Path) -> tuple[dict[str, dict], dict[str, np.ndarray]]:
-    """Return what `write_parity` wrote: inputs by signature, outputs by "signature/output".
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-    """
+    """Return what `write_parity` wrote: inputs by signature, outputs by "signature/output"."""
     inputs: dict[str, dict] = {}
     outputs = {}
     with np.load(path, allow_pickle=False) as arrays:

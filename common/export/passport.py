@@ -129,9 +129,9 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def _files_below(folder: Path) -> dict[str, Path]:
-    found = sorted(path for path in Path(folder).rglob("*") if not path.is_dir())
-    names = {path.relative_to(folder).as_posix(): path for path in found}
-    return {name: path for name, path in names.items() if name != PASSPORT}
+    found = (path for path in sorted(Path(folder).rglob("*")) if not path.is_dir())
+    names = ((path.relative_to(folder).as_posix(), path) for path in found)
+    return {name: path for name, path in names if name != PASSPORT}
 
 
 def find_changes(folder: Path, expected: Mapping[str, str]) -> list[str]:

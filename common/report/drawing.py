@@ -15,16 +15,9 @@ PHANTOM_COLOUR = "#8a4600"
 def draw_learning_curve(
     rows: Sequence[Mapping[str, float]], *, x: str, panels: Sequence[Sequence[str]], phantom: bool
 ) -> bytes:
-    """Draw columns of a training log.
+    """Return columns of a training log, which has a row per epoch, over column `x` as PNG bytes.
 
-    Args:
-        rows: the log, a mapping per epoch.
-        x: column on the horizontal axis.
-        panels: columns of each panel, drawn side by side; a column that the log lacks is left out.
-        phantom: True marks the picture as phantom data.
-
-    Returns:
-        PNG bytes.
+    The panels, each with its columns, lie side by side; a column that the log lacks is left out.
     """
     canvas = Canvas(figsize=(5.2 * len(panels), 3.2), layout="constrained")
     for axes, columns in zip(

@@ -47,25 +47,14 @@ class Section:
 def write_report(
     path: Path, *, title: str, lead: str, sections: Sequence[Section], phantom: bool
 ) -> None:
-    """Write the page atomically.
+    """Write the page atomically to an HTML file: the title, a sentence `lead`, the parts in order.
 
-    Args:
-        path: HTML file.
-        title: heading.
-        lead: one sentence below it.
-        sections: parts in order.
-        phantom: True where the data are synthetic; the page then says so at the top and at
-            every picture.
-
-    Raises:
-        OSError: the folder cannot be written.
+    That of a `phantom` says so at the top and at every picture.
     """
     environment = Environment(
-        loader=PackageLoader("common.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
+        loader=PackageLoader("common.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True,
-    )
+    )  # fmt: skip
     page = environment.get_template("report.html.j2").render(
         title=title, lead=lead, sections=sections, phantom=PHANTOM_NOTICE if phantom else ""
     )
@@ -73,15 +62,7 @@ def write_report(
 
 
 def write_sections(path: Path, sections: Sequence[Section]) -> None:
-    """Write parts of a page as JSON, so that another page can show them; pictures as base64 PNG.
-
-    Args:
-        path: JSON file in an existing folder.
-        sections: the parts; cells of tables become text.
-
-    Raises:
-        RunError: the file cannot be written; what was there is untouched.
-    """
+    """Write parts of a page as JSON, so that another page can show them; pictures as base64 PNG."""
     parts = [
         {
             "title": section.title,
@@ -96,11 +77,7 @@ def write_sections(path: Path, sections: Sequence[Section]) -> None:
 
 
 def read_sections(path: Path) -> list[Section]:
-    """Read what `write_sections` wrote.
-
-    Raises:
-        RunError: the file is missing, unreadable, or does not hold the parts of a page.
-    """
+    """Read what `write_sections` wrote; raise `RunError` if that cannot be done."""
     stored = read_json(path)
     try:
         return [_read_section(part) for part in stored["sections"]]
@@ -136,12 +113,8 @@ def format_number(value: float, digits: int = 3) -> str:
 
 
 def format_summary(summary: Mapping[str, float], digits: int = 3) -> str:
-    """Return 'mean ± sd (95% interval low to high, n = 7, 1 undefined)' of a summary.
-
-    Args:
-        summary: what `common.evaluation.metrics.summarise` returns.
-        digits: decimals.
-    """
+    """Return 'mean ± sd (95% interval low to high, n = 7, 1 undefined)' of what `summarise` of
+    `common.evaluation.metrics` returns."""
     text = (
         f"{format_number(summary['mean'], digits)} ± {format_number(summary['sd'], digits)} "
         f"(95% interval {format_number(summary['ci95_low'], digits)} to "

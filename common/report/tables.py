@@ -23,9 +23,7 @@ def show(value: Any) -> str:
 def format_table(rows: Sequence[Mapping], *, columns: int | None = None) -> str:
     """Return rows of equal keys as a table of aligned columns.
 
-    Args:
-        rows: cells by column.
-        columns: width of the terminal; wider tables have their widest cells broken into lines.
+    A table wider than the `columns` of a terminal has its widest cells broken into lines.
     """
     if not rows:
         return "(nothing)"
@@ -68,12 +66,9 @@ def break_cell(cell: str, width: int) -> list[str]:
 def fit_widths(
     widths: Sequence[int], columns: int | None, least: Sequence[int] | None = None
 ) -> list[int]:
-    """Return column widths that fit a terminal, taken from the widest ones first.
+    """Return column widths that fit a terminal's `columns`, taken from the widest ones first.
 
-    Args:
-        widths: that the columns would like to have.
-        columns: of the terminal; None: no limit.
-        least: widths below which a column's words break; they give way last.
+    Below its `least` width a column's words break; these give way last.
     """
     widths = [max(width, 1) for width in widths]
     least = least or [1] * len(widths)

@@ -30,13 +30,7 @@ VARIABLES = (
 
 
 def environment_facts() -> dict:
-    """Return what identifies this process: its command, code, packages and machine; plain.
-
-    Returns:
-        command, folder (working directory), pid, host, python, platform, cpu, cpu_flags (vector
-        instructions), cores (usable by this process), memory_gib, variables {name: value} of the
-        environment, packages {name: version or None}, git {commit, dirty}.
-    """
+    """Return what identifies this process: its command, code, packages and machine; plain."""
     return {
         "command": shlex.join(sys.orig_argv),
         "folder": os.getcwd(),

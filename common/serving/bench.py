@@ -31,12 +31,8 @@ def bench(
 ) -> list[str]:
     """Measure the messages of one scan for a model, and a server's answer if there is a URL.
 
-    Args:
-        model: folder of an exported version.
-        url: of a server; None: no network is evaluated.
-        shape: "Z,Y,X" of the scan; None: `SHAPE`.
-        repeats: times each step is measured; the median counts.
-        where: further options of `open_client`.
+    The options are those of the command line and of `open_client`; of the `repeats` of each step
+    the median counts.
     """
     passport = find_passport(model, None, url=url)
     name = passport["whole_scan"].get("signature")

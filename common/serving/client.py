@@ -75,12 +75,8 @@ class Client:
     def predict(
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Ask for some outputs of one signature, in one request.
-
-        Raises:
-            ServingError: the request is larger than a message may be, or the model does not answer
-                as its passport says.
-        """
+        """Ask for some outputs of one signature, in one request; raise `ServingError` if that is
+        larger than a message may be, or the model does not answer as its passport says."""
         request = self.transport.prepare(signature, inputs, outputs)
         if self.transport.limit is not None and request.size > self.transport.limit:
             raise self._too_large(f"a request of {signature!r}", request.size)

@@ -80,9 +80,6 @@ def open_client(
         patience: deadline and tries of a request.
         max_message_mib: what one message may have; None: 2047 for gRPC, 256 for JSON.
 
-    Returns:
-        Context manager giving a `Client`.
-
     Raises:
         OptionError: no model is named, the URL is not one, or a limit or deadline is not positive.
         RunError: the folder is not an exported model, or its files are not those of its passport.

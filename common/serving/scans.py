@@ -113,22 +113,16 @@ def read_mask(path: Path, scan: Scan, like: Path, *, dtype: str) -> np.ndarray:
 
 def find_turn(path: Path, geometry: Geometry, wanted: str, *, reorient: bool) -> Turn:
     """Return how a file is turned to the model's orientation, or raise `DataError`."""
-    if wanted == AS_STORED:
-        return Turn()
-    found = orientation_of(geometry)
-    if found == wanted:
+    if wanted == AS_STORED or (found := orientation_of(geometry)) == wanted:
         return Turn()
     if not reorient:
         raise DataError(
             f"{path}: found the orientation {found}; expected {wanted} (axes x, y, z), or "
             "--reorient, which turns the scan and its labels back without interpolation"
         )
-    sources, flipped = [], []
-    for letter in wanted:
-        same = letter in found
-        sources.append(found.index(letter if same else OPPOSITE[letter]))
-        flipped.append(not same)
-    return Turn(tuple(sources), tuple(flipped))
+    flipped = tuple(letter not in found for letter in wanted)
+    letters = (OPPOSITE[w] if turned else w for w, turned in zip(wanted, flipped, strict=True))
+    return Turn(tuple(map(found.index, letters)), flipped)
 
 
 def check_spacing(path: Path, found: Sequence[float], entry: Mapping) -> None:

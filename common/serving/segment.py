@@ -31,17 +31,8 @@ def segment(
 ) -> str:
     """Segment one scan and write its labels in the scan's own geometry; return a line about them.
 
-    Args:
-        scans: a file per channel, in the order of the passport.
-        output: label map to write; .nii, .nii.gz, .mha, .mhd or .nrrd.
-        mask: region of interest on the scan's grid, for models that take one.
-        probabilities: also write the probability of any label but 0, float32.
-        reorient: turn the scan's axes to the model's orientation, and the labels back.
-        where: the model, as `open_client` takes it.
-
-    Raises:
-        UserError: see `open_client`, `read_scan` and `Client.predict_scan`; or a file to write is
-            one to read, or cannot be written. Nothing is written then.
+    The scan has a file per channel, in the order of the passport; the options are those of the
+    command line and of `open_client`. Where a `UserError` is raised, nothing is written.
     """
     read = [*scans, mask] if mask is not None else scans
     check_writable(read, [path for path in (output, probabilities) if path is not None])
@@ -107,12 +98,8 @@ def print_notes(passport: Mapping) -> None:
 def check(model: Path, **where: Any) -> list[str]:
     """Ask a served model for the recorded case of its export; return a line per output.
 
-    Args:
-        model: folder of the exported version; holds passport.json and parity.npz.
-        where: further options of `open_client`.
-
-    Raises:
-        UserError: see `open_client`; or an answer differs by more than the passport allows.
+    The folder of the exported version holds the case and its passport. An answer that differs by
+    more than the passport allows is a `ServingError`.
     """
     with open_client(model=model, **where) as client:
         inputs, outputs = read_parity(Path(model) / PARITY)

@@ -45,14 +45,10 @@ def run_contests(
     mixed_precision: bool = False,
     to: Path | None = None,
 ) -> None:
-    """Run the contests of a paper, print a table of each, keep the numbers.
+    """Run the contests of a paper, print a table of each, keep the numbers in the JSON file `to`.
 
-    Args:
-        paper: package name.
-        contests: to run.
-        turns: timed calls of each side.
-        mixed_precision: let the first side also compute in bfloat16.
-        to: JSON file for the numbers.
+    Each side has so many timed turns; with `mixed_precision` the first also computes in bfloat16.
+
     Raises:
         OptionError: there are no turns.
         RunError: a side failed or came to another result; the others were timed.

@@ -89,13 +89,7 @@ class PaperView:
 
 
 def write_page(path: Path, entries: Sequence[PaperEntry], *, comparisons: Path) -> None:
-    """Write the page atomically, to an HTML file in an existing folder.
-
-    <paper>/compare/sections.json are looked for in the folder `comparisons`.
-
-    Raises:
-        RunError: a part of a report is damaged, or the file cannot be written.
-    """
+    """Write the page atomically; <paper>/compare/sections.json are looked for in `comparisons`."""
     views = [make_view(entry, comparisons) for entry in entries]
     verdicts = [view.headline.judgement.verdict for view in views]
     environment = Environment(

@@ -167,7 +167,7 @@ def origin_of(folder: Path, manifest: Mapping) -> dict:
 def write_result(path: Path, result: Result) -> None:
     """Write a result as a small JSON file."""
     outcome = result.outcome
-    content = {
+    write_json(path, {
         "schema": SCHEMA,
         "paper": result.paper,
         "preset": result.preset,
@@ -181,8 +181,7 @@ def write_result(path: Path, result: Result) -> None:
         },
         "origin": result.origin,
         "seconds": [[command, round(time, 1)] for command, time in result.seconds],
-    }
-    write_json(path, content)
+    })  # fmt: skip
 
 
 def shorten(summary: Mapping) -> dict:

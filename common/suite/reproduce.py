@@ -41,11 +41,8 @@ class Stage:
 def begin(
     paper: str, preset: str, *, out: Path | None, data: Path | None, cohort: str | None
 ) -> tuple[Path, list[str]]:
-    """Return the folder of a paper's main job, and the options of `evaluate` that name the cohort.
-
-    Raises:
-        OptionError: a cohort without data of one's own, or one that the paper's claims do not know.
-    """
+    """Return the folder of a paper's main job, and the options of `evaluate` that name the cohort;
+    refuse a cohort without data of one's own, or that the paper's claims do not know."""
     data_kind(paper, cohort, phantom=data is None)
     return out or RUNS / f"{paper}-{preset}", [] if cohort is None else ["--cohort", cohort]
 

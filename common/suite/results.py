@@ -32,12 +32,7 @@ DATA_WORDS = {
 
 
 def record(folders: Sequence[Path], to: Path = RESULTS) -> list[Path]:
-    """Keep what runs measured as small files named <paper>-<preset>.json, and return these.
-
-    Raises:
-        RunError: a folder is not a run with a report, its `reproduce` did not finish, or the files
-            cannot be written.
-    """
+    """Keep what runs measured as small files named <paper>-<preset>.json, and return these."""
     files = []
     for folder in folders:
         result, stages = read_run(folder)

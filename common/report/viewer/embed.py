@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 
 from common.data.geometry import Geometry
+from common.data.nifti import affine_of
 from common.errors import RunError
 from common.files import atomic_file, read_json, write_json
 
@@ -23,7 +24,6 @@ VOLUMES = ("scan", "reference", "prediction")
 MOST_VOXELS = 3_000_000
 """Of one volume: about 2 MB of page for a scan, so that five papers stay below 25 MB."""
 GREY_LEVELS = 255
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,8 @@ class ViewedCase:
     def from_zyx(
         cls, case_id: str, volumes: Sequence[np.ndarray], geometry: Geometry, *, oriented=True
     ) -> "ViewedCase":
-        """Build it from arrays (Z, Y, X) and a geometry as in `common.data.volumes`.
-
-        Args:
-            case_id: of the case.
-            volumes: scan, reference, prediction.
-            geometry: of all three.
-            oriented: see the class.
-        """
-        affine = np.eye(4)
-        affine[:3, :3] = np.reshape(geometry.direction, (3, 3)) * geometry.spacing_mm
-        affine[:3, 3] = geometry.origin_mm
-        return cls(case_id, *(np.transpose(v) for v in volumes), LPS_TO_RAS @ affine, oriented)
+        """Build it from scan, reference and prediction, arrays (Z, Y, X), and their geometry."""
+        return cls(case_id, *(np.transpose(v) for v in volumes), affine_of(geometry), oriented)
 
 
 @dataclass(frozen=True)
@@ -77,11 +67,6 @@ class EmbeddedCase:
 
 def write_case(folder: Path, case: ViewedCase, *, phantom: bool) -> None:
     """Write a case as scan.nii.gz, reference.nii.gz, prediction.nii.gz and case.json.
-
-    Args:
-        folder: an existing folder.
-        case: what to write.
-        phantom: True where the data are synthetic; stays with the files.
 
     Raises:
         RunError: the folder cannot be written.
@@ -102,11 +87,7 @@ def write_case(folder: Path, case: ViewedCase, *, phantom: bool) -> None:
 
 
 def read_case(folder: Path) -> EmbeddedCase:
-    """Read what `write_case` wrote, ready for embedding.
-
-    Raises:
-        RunError: a file is missing, unreadable or damaged.
-    """
+    """Read what `write_case` wrote, ready for embedding; raise `RunError` if it is damaged."""
     facts = read_json(folder / "case.json")
     try:
         volumes = {}
