@@ -112,16 +112,13 @@ def rows_of_work(work: Work, *, examples: int | None) -> Rows:
     inputs = " + ".join(" x ".join(map(str, shape)) for shape in work.shapes)
     rows = [(work.kind, inputs), (f"  {each}", show_operations(work.operations))]
     if work.too_large:
-        rows.append(("  memory, measured", f"more than the {available_memory() / GIB:.1f} GiB "
-                                           "that are available"))  # fmt: skip
+        memory = f"more than the {available_memory() / GIB:.1f} GiB that are available"
+        rows.append(("  memory, measured", memory))
     if measured is not None:
         rate = work.operations / measured.seconds / 1e9
-        rows += [
-            ("  memory, measured", show_memory(measured)),
-            (f"  {each}, measured", f"{show_time(measured.seconds)} ({rate:.0f} GFLOP/s); the "
-                                    "first, with compilation, "
-                                    f"{show_time(measured.first_seconds)}"),
-        ]  # fmt: skip
+        times = (f"{show_time(measured.seconds)} ({rate:.0f} GFLOP/s); the first, with "
+                 f"compilation, {show_time(measured.first_seconds)}")  # fmt: skip
+        rows += [("  memory, measured", show_memory(measured)), (f"  {each}, measured", times)]
     rows.append((f"  {WHOLES[work.kind]}", show_count(work, examples=examples)))
     return [*rows, ("  to take less", f"lower {work.lower}")] if work.lower else rows
 

@@ -28,13 +28,8 @@ def bench_export(
 ) -> None:
     """Time an exported signature against the Python path of `predict`, alternately, and print it.
 
-    Args:
-        network: whose variables the endpoints use.
-        endpoints: signatures of the model.
-        inputs: of the timed signature, by name.
-        in_python: computes its outputs with Keras from the same raw inputs.
-        signature: the timed one.
-        repeats: timed calls of each, the fastest counts; one of each before is not timed.
+    `in_python` computes its outputs with Keras from the same raw inputs. Of the `repeats` of each
+    the fastest counts; one of each before is not timed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "1"

@@ -145,10 +145,7 @@ def first_case(
 ) -> tuple[dict, str]:
     """Return the entry of split.json that an export is compared on, and what it is called.
 
-    The subsets are searched in order.
-
-    Raises:
-        DataError: the run has no case at all, as a converted network's has none.
+    The subsets are searched in order. A converted network's run has no case: `DataError`.
     """
     split = record.read_split()
     for subset in subsets:

@@ -106,15 +106,15 @@ class Run:
     def write_split(self, split: Mapping[str, Iterable[Mapping]]) -> None:
         """Write split.json, the cases of every subset; a run that goes on must have the same."""
         new = plain({name: list(cases) for name, cases in split.items()})
-        if self.resumed and (self.path / "split.json").exists():
-            if difference := first_difference(self.read_split(), new):
-                field, old, now = difference
-                raise RunError(
-                    f"the cases differ from {self.path / 'split.json'}, with which this run "
-                    f"began: {field} was {shown(old)}, now {shown(now)}; "
-                    "restore the data, or start over with --overwrite or another folder"
-                )
-        write_json(self.path / "split.json", new)
+        path = self.path / "split.json"
+        if self.resumed and path.exists() and (found := first_difference(self.read_split(), new)):
+            field, old, now = found
+            raise RunError(
+                f"the cases differ from {path}, with which this run began: {field} was "
+                f"{shown(old)}, now {shown(now)}; restore the data, or start over with --overwrite "
+                "or another folder"
+            )
+        write_json(path, new)
 
     def read_split(self) -> dict[str, list[dict]]:
         """Return the cases of every subset as `write_split` stored them (paths as strings)."""
