@@ -1,4 +1,4 @@
-"""The gradient of large 3-D kernels, plane by plane, for processors without AVX-512.
+"""The gradient of large 3-D kernels, plane by plane, where oneDNN has no kernel of its own for it.
 
 Tensors are (batch, z, y, x, channel).
 """
@@ -15,19 +15,20 @@ LEAST_EDGE = 5
 def speed_up_kernel_gradients(network: keras.Model) -> int:
     """Let large kernels be trained plane by plane where that is faster, and return their number.
 
-    Below AVX-512 oneDNN has no kernel of its own for the gradient of a 3-D kernel: it takes several
-    times as long as the convolution. That of a 2-D kernel is fast. The gradient is the same up to
-    the order of additions; nothing that is stored changes.
+    Below AVX-512, and with it where a kernel has more planes than its input, oneDNN takes the
+    gradient of a 3-D kernel by matrix products: several times as long as the convolution. That of a
+    2-D kernel is fast. The gradient is the same up to the order of additions; nothing that is
+    stored changes.
 
     Args:
         network: its convolutions with stride 1 and "same" padding are changed in place.
     """
-    if has_avx512() or not onednn_in_force() or tf.config.list_physical_devices("GPU"):
+    if not onednn_in_force() or tf.config.list_physical_devices("GPU"):
         return 0
-    large = [layer for layer in network.layers if _is_large(layer)]
-    for layer in large:
+    slow = [layer for layer in network.layers if _is_large(layer) and _is_slow(layer)]
+    for layer in slow:
         layer.convolution_op = conv3d
-    return len(large)
+    return len(slow)
 
 
 def _is_large(layer: keras.Layer) -> bool:
@@ -39,6 +40,11 @@ def _is_large(layer: keras.Layer) -> bool:
         and layer.groups == 1
         and layer.compute_dtype == "float32"
     )
+
+
+def _is_slow(layer: keras.layers.Conv3D) -> bool:
+    planes = layer.input.shape[1]
+    return not has_avx512() or (planes is not None and planes < layer.kernel_size[0])
 
 
 def conv3d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -70,7 +70,7 @@ def network():
 
 @pytest.mark.skipif(not ON_CPU, reason="with a GPU nothing is changed")
 class TestWhere:
-    def test_below_avx512_alone(self, network, monkeypatch):
+    def test_below_avx512(self, network, monkeypatch):
         if not onednn_in_force():
             pytest.skip("TensorFlow's own kernels are not replaced")
         if has_avx512():
@@ -80,6 +80,14 @@ class TestWhere:
         changed = [layer.name for layer in network.layers
                    if "convolution_op" in vars(layer)]  # fmt: skip
         assert changed == ["large", "larger"]
+
+    def test_kernels_of_more_planes_than_their_input(self):
+        """There oneDNN multiplies matrices with AVX-512, too."""
+        if not onednn_in_force():
+            pytest.skip("TensorFlow's own kernels are not replaced")
+        image = keras.Input((3, None, None, 2))
+        network = keras.Model(image, keras.layers.Conv3D(2, 5, padding="same")(image))
+        assert speed_up_kernel_gradients(network) == 1
 
     def test_a_step_and_what_is_stored_stay_the_same(self, network, monkeypatch, tmp_path):
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
