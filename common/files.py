@@ -3,6 +3,7 @@
 Readers and writers turn the system's refusals into one line that names the file.
 """
 
+import ctypes
 import dataclasses
 import hashlib
 import json
@@ -19,24 +20,31 @@ import yaml
 
 from common.errors import RunError, UserError
 
-_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)(\.old)?\.tmp")
+LARGEST_TEXT = 200_000_000
+"""Bytes of JSON, YAML and logs; a manifest with a million data files fits."""
+_TEMPORARY = re.compile(r"\.(?P<target>.+?)\.(?P<pid>\d+)(?P<old>\.old)?\.tmp")
+_HERE, _EXCHANGE = -100, 2
+"""Of Linux' renameat2: the current folder, and exchanging two names."""
 
 
 @contextmanager
 def atomic_file(path: Path, *, error: type[UserError] = RunError) -> Iterator[IO[bytes]]:
     """Give a temporary file, open for writing, that becomes `path` when the block ends well.
 
+    A symbolic link stays one: the file that it names is replaced.
+
     Raises:
         error: names the file and the system's reason; the former file is untouched.
     """
-    path = Path(path)
-    temporary = _temporary_name(path)
+    target = Path(os.path.realpath(path))
+    temporary = _temporary_name(target)
     try:
-        with open(temporary, "wb") as file:
+        remove(temporary)  # of a killed process of this number, or a link that somebody laid there
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException as failure:
         with suppress(OSError):
             temporary.unlink()
@@ -48,7 +56,8 @@ def atomic_file(path: Path, *, error: type[UserError] = RunError) -> Iterator[IO
 def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text atomically; see `atomic_file`."""
     with atomic_file(path) as file:
-        file.write(text.encode())
+        # What is not UTF-8 in a file's name becomes an escape, which JSON and YAML understand.
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -60,11 +69,22 @@ def write_json(path: Path, value: Any) -> None:
     write_text_atomically(path, text + "\n")
 
 
+def read_text(path: Path) -> str:
+    """Read UTF-8 text; raise `RunError` if it is missing, unreadable, too large or not UTF-8."""
+    try:
+        if (size := os.path.getsize(path)) > LARGEST_TEXT:
+            raise ValueError(f"found {size} bytes; expected {LARGEST_TEXT} at most")
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as failure:
+        raise RunError(f"{path} cannot be read: {_one_line(failure)}") from failure
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; raise `RunError` if it is missing, unreadable or not JSON."""
+    text = read_text(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
+        return json.loads(text)
+    except (ValueError, RecursionError) as failure:
         raise RunError(f"{path} cannot be read: {_one_line(failure)}") from failure
 
 
@@ -102,8 +122,12 @@ def write_folder_atomically(
 ) -> Iterator[Path]:
     """Give a temporary folder that becomes `path` when the block ends well.
 
+    Where the file system can exchange two names, there is no moment without a whole `path`. Else
+    the old folder steps aside first; after a kill in between, `remove_leftovers` puts it back.
+
     Args:
-        path: the folder to be; missing parents are made. It may exist if it is empty.
+        path: the folder to be; missing parents are made. It may exist if it is empty. A symbolic
+            link stays one: the folder that it names is written.
         replace: take the place of a folder with content, which is then deleted whole.
         error: class of the exceptions.
     Raises:
@@ -112,34 +136,53 @@ def write_folder_atomically(
     path = Path(path)
     if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise error(f"{path} exists already; expected a new or empty folder")
-    temporary = _temporary_name(path)
+    target = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-        yield temporary
-        _put_in_place(temporary, path)
-    except BaseException as failure:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(failure, OSError):
-            raise error(f"{path} cannot be written: {failure.strerror or failure}") from failure
-        raise
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target.parent, of=target.name)
+        with scratch_folder(target) as folder:
+            yield folder
+            _put_in_place(folder, target)
+    except OSError as failure:
+        raise error(f"{path} cannot be written: {failure.strerror or failure}") from failure
 
 
-def remove_leftovers(folder: Path) -> None:
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Give a new, hidden folder beside `path`, which is removed when the block ends."""
+    folder = _temporary_name(path)
+    remove(folder)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
     """Delete what killed processes left half-written in `folder` (not in its subfolders).
 
-    What a process that still runs is writing stays, and so does every file of another's making.
+    What a process that still runs is writing stays, and so does every file of another's making. An
+    old version whose successor did not come takes its name again. `of` names a single target.
     """
     for leftover in Path(folder).glob(".*.tmp"):
         name = _TEMPORARY.fullmatch(leftover.name)
-        if not name or _runs_elsewhere(int(name["pid"])):
+        if not name or of not in (None, name["target"]) or _runs_elsewhere(int(name["pid"])):
             continue
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        target = leftover.with_name(name["target"])
+        with suppress(OSError):
+            if name["old"] and any(leftover.iterdir()) and not target.exists():
+                leftover.rename(target)
+            else:
+                remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that it holds, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -214,17 +257,24 @@ def _runs_elsewhere(pid: int) -> bool:
     return True
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
-    if not path.exists():
-        os.rename(temporary, path)
-        return
-    # A folder with content cannot be replaced in one system call: the old one steps aside first.
-    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
-    shutil.rmtree(old, ignore_errors=True)
-    os.rename(path, old)
-    try:
-        os.rename(temporary, path)
-    except OSError:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _put_in_place(folder: Path, target: Path) -> None:
+    """Give a folder the name of another, which is then removed or bears the first one's name."""
+    if not target.exists():
+        os.rename(folder, target)
+    elif not _exchange(folder, target):
+        old = target.with_name(f".{target.name}.{os.getpid()}.old.tmp")
+        remove(old)
+        os.rename(target, old)
+        try:
+            os.rename(folder, target)
+        except OSError:
+            os.rename(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; return whether system and file system could."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = _HERE, os.fsencode(first), _HERE, os.fsencode(second)
+    return renameat2 is not None and renameat2(*names, _EXCHANGE) == 0

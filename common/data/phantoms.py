@@ -5,7 +5,6 @@ Solids are functions of points rather than rasters, so that a moved or bent anat
 function at moved points: nothing is resampled and a label is as sharp as its definition.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import DataError, OptionError
-from common.files import write_folder_atomically, write_json
+from common.errors import DataError, OptionError, RunError
+from common.files import read_json, write_folder_atomically, write_json
 
 MARKER = "phantom.json"
 """Lies beside the list of cases and says that they are synthetic."""
@@ -196,7 +195,7 @@ def refuse_foreign_content(out: Path) -> None:
 def read_marker(folder: Path) -> dict[str, Any] | None:
     """Return the marker of the phantom in a folder, or None where there is none."""
     try:
-        marker = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        marker = read_json(Path(folder) / MARKER)
+    except RunError:
         return None
     return marker if isinstance(marker, dict) and marker.get("synthetic") is True else None

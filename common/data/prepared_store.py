@@ -1,6 +1,5 @@
 """Prepared cases on the disk: a folder of arrays for each, read as memory maps, and an index."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import DataError
-from common.files import write_folder_atomically
+from common.data.names import check_id
+from common.errors import DataError, RunError
+from common.files import read_json, write_folder_atomically
 
 INDEX = "prepared.json"
 """Says from which files and how the cases of a folder were prepared."""
@@ -66,8 +66,7 @@ def write_prepared_case(
     Raises:
         DataError: `case_id` cannot be a folder's name, or the disk is full or unwritable.
     """
-    if not case_id or case_id.startswith(".") or "/" in case_id or "\0" in case_id:
-        raise DataError(f"case id {case_id!r} cannot name a folder; expected no / and no leading .")
+    check_id(case_id, str(folder))
     target = Path(folder) / case_id
     with write_folder_atomically(target, replace=True, error=DataError) as unfinished:
         for name, array in arrays.items():
@@ -110,9 +109,9 @@ def read_index(folder: Path, expected: Mapping[str, Any], *, cases: str) -> dict
             )
         return fresh
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = read_json(path)
         paper, found = index["paper"], index[cases]
-    except (ValueError, TypeError, KeyError):
+    except (RunError, TypeError, KeyError):
         raise DataError(f"{path} is damaged; expected a folder of prepared {cases}") from None
     if paper != expected["paper"]:
         raise DataError(f"{folder} was prepared for {paper}; expected {expected['paper']}")

@@ -5,7 +5,6 @@ written in `common.data.nifti`, the others through SimpleITK in `common.data.itk
 """
 
 import os
-import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from common.data import nifti
 from common.data.geometry import Frames, Geometry, Volume
 from common.errors import DataError
+from common.files import scratch_folder
 
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd")
 FORMATS = (*nifti.ENDINGS, *ITK_ENDINGS)
@@ -123,28 +123,25 @@ def write_volume(
         raise DataError(f"{path}: cannot be written, found no folder {path.parent}")
     if os.path.isdir(path):
         raise DataError(f"{path}: cannot be written, found a folder of this name, expected a file")
-    # The name says which process writes there; see `common.files.remove_leftovers`.
-    folder = path.with_name(f".{uuid.uuid4().hex[:12]}.{os.getpid()}.tmp")
-    temporary = folder / f"{path.name[: -len(ending)]}{ending}"
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
     try:
-        folder.mkdir()
-        if ending in nifti.ENDINGS:
-            header = header or nifti.header_for(array.shape, array.dtype, geometry)
-            nifti.write_voxels(temporary, array, header, packed=ending == ".nii.gz")
-            files = [temporary]
-        else:
-            files = _itk_files().write_voxels(temporary, array, geometry, compress=compress)
-        for file in files[:-1]:
-            path.unlink(missing_ok=True)
-            os.replace(file, path.with_name(file.name))
-        os.replace(files[-1], path)
+        with scratch_folder(target.with_name(uuid.uuid4().hex[:12])) as folder:
+            temporary = folder / f"{path.name[: -len(ending)]}{ending}"
+            if ending in nifti.ENDINGS:
+                header = header or nifti.header_for(array.shape, array.dtype, geometry)
+                nifti.write_voxels(temporary, array, header, packed=ending == ".nii.gz")
+                files = [temporary]
+            else:
+                files = _itk_files().write_voxels(temporary, array, geometry, compress=compress)
+            for file in files[:-1]:
+                target.unlink(missing_ok=True)
+                os.replace(file, target.with_name(file.name))
+            os.replace(files[-1], target)
     except (RuntimeError, OSError) as error:
         raise DataError(
             f"{path}: cannot be written ({_itk_files().reason(error)}), expected a writable folder "
             "with enough space"
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def ending_of(path: Path) -> str:

@@ -1,12 +1,12 @@
 """The trained network of a run folder: written, and read back for its configuration."""
 
 import os
-import shutil
 from pathlib import Path
 
 import keras
 
 from common.errors import RunError
+from common.files import scratch_folder
 from common.network.keras_file import read_arrays
 
 SEED_STATE = "seed_generator"
@@ -55,13 +55,11 @@ def save_network(model: keras.Model, path: Path) -> None:
         RunError: the disk is full or the folder cannot be written.
     """
     bare = keras.Model(model.input, model.output, name=model.name)
-    # A folder, since Keras wants the file's ending and `remove_leftovers` another one.
-    folder = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = Path(os.path.realpath(path))
     try:
-        folder.mkdir()
-        bare.save(folder / path.name)
-        os.replace(folder / path.name, path)
+        # A folder, since Keras wants the file's ending and `remove_leftovers` another one.
+        with scratch_folder(target) as folder:
+            bare.save(folder / path.name)
+            os.replace(folder / path.name, target)
     except OSError as refusal:
         raise RunError(f"{path} cannot be written: {refusal.strerror or refusal}") from refusal
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

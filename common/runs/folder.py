@@ -5,7 +5,6 @@ it goes on where it stopped, with another one it is refused. The lock belongs to
 the kernel frees it when the process is killed.
 """
 
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from common.files import (
     plain,
     read_json,
     read_yaml,
+    remove,
     remove_leftovers,
     sha256_of,
     write_json,
@@ -285,14 +285,10 @@ def _begin(path: Path, *, paper: str, stored: dict, config: Any, resumed: bool) 
 def _clear(path: Path) -> None:
     # The manifest goes last: a clearing that is killed half-way can be repeated.
     for name in reversed(ENTRIES):
-        entry = path / name
         try:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+            remove(path / name)
         except OSError as failure:
-            raise RunError(f"{entry} cannot be removed: {failure.strerror}") from failure
+            raise RunError(f"{path / name} cannot be removed: {failure.strerror}") from failure
 
 
 def _stored_options(options: Mapping, *, config: Any, seed: int) -> dict:

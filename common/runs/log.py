@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.errors import RunError
-from common.files import write_text_atomically
+from common.files import read_text, write_text_atomically
 
 LOG = "log.csv"
 
@@ -22,18 +22,15 @@ def read_log(run_path: Path) -> list[dict[str, float]]:
         RunError: the log is not a table of numbers.
     """
     path = Path(run_path) / LOG
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except OSError as failure:
-        raise RunError(f"{path} cannot be read: {failure.strerror}") from failure
+    kinds = {"epoch": int, "step": int}
     try:
         return [
-            {name: _number(name, cell) for name, cell in row.items() if cell != ""}
-            for row in csv.DictReader(io.StringIO(text))
+            {name: kinds.get(name, float)(cell) for name, cell in row.items() if cell != ""}
+            for row in csv.DictReader(io.StringIO(read_text(path)))
         ]
-    except (ValueError, TypeError) as failure:
+    except (ValueError, TypeError, csv.Error) as failure:
         raise RunError(f"{path} is not a training log: {failure}") from failure
 
 
@@ -46,7 +43,3 @@ def write_log(run_path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     # repr of a Python float is the shortest text that reads back as the same bits.
     writer.writerows({name: repr(value) for name, value in row.items()} for row in rows)
     write_text_atomically(Path(run_path) / LOG, table.getvalue())
-
-
-def _number(name: str, cell: str) -> float:
-    return int(cell) if name in ("epoch", "step") else float(cell)

@@ -58,7 +58,7 @@ def test_a_case_prepared_again_replaces_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("case_id", ["", ".", "..", ".a", "a/b", "../a", "a\0b"])
 def test_case_ids_stay_in_their_folder(tmp_path, case_id):
-    with pytest.raises(DataError, match="cannot name a folder"):
+    with pytest.raises(DataError, match="cannot name a file"):
         write_prepared_case(tmp_path / "cases", case_id, {"a": np.zeros(1)})
     assert list(tmp_path.iterdir()) == []
 
