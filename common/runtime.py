@@ -7,6 +7,7 @@ imported here until a function needs it.
 
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,47 +34,28 @@ INSTRUCTION_SETS = (
     ("AVX", {"avx"}, "Intel AVX"),
     ("AVX2", {"avx2", "fma"}, "Intel AVX2"),
     ("AVX2_VNNI", {"avx_vnni"}, "Intel AVX2 with Intel DL Boost"),
-    (
-        "AVX512_CORE",
-        {"avx512f", "avx512bw", "avx512vl", "avx512dq"},
-        "Intel AVX-512 with AVX512BW, AVX512VL, and AVX512DQ extensions",
-    ),
+    ("AVX512_CORE", {"avx512f", "avx512bw", "avx512vl", "avx512dq"},
+     "Intel AVX-512 with AVX512BW, AVX512VL, and AVX512DQ extensions"),
     ("AVX512_CORE_VNNI", {"avx512_vnni"}, "Intel AVX-512 with Intel DL Boost"),
-    (
-        "AVX512_CORE_BF16",
-        {"avx512_bf16"},
-        "Intel AVX-512 with Intel DL Boost and bfloat16 support",
-    ),
-    (
-        "AVX512_CORE_FP16",
-        {"avx512_fp16"},
-        "Intel AVX-512 with float16, Intel DL Boost and bfloat16 support",
-    ),
-    (
-        "AVX512_CORE_AMX",
-        {"amx_tile", "amx_int8", "amx_bf16"},
-        "Intel AVX-512 with float16, Intel DL Boost and bfloat16 support and Intel AMX with "
-        "bfloat16 and 8-bit integer support",
-    ),
-)
+    ("AVX512_CORE_BF16", {"avx512_bf16"}, "Intel AVX-512 with Intel DL Boost and bfloat16 support"),
+    ("AVX512_CORE_FP16", {"avx512_fp16"},
+     "Intel AVX-512 with float16, Intel DL Boost and bfloat16 support"),
+    ("AVX512_CORE_AMX", {"amx_tile", "amx_int8", "amx_bf16"},
+     "Intel AVX-512 with float16, Intel DL Boost and bfloat16 support and Intel AMX with bfloat16 "
+     "and 8-bit integer support"),
+)  # fmt: skip
 """oneDNN's levels, lowest first: its name of the limit, the processor's flags (with those of the
 levels below), and the words with which oneDNN reports it. AVX2_VNNI is left out by processors that
 go from AVX2 to AVX-512 directly."""
 OPTIONAL_LEVEL = "AVX2_VNNI"
+LEVELS = [name for name, _, _ in INSTRUCTION_SETS]
 
-
-def start_with_onednn() -> None:
-    """Switch oneDNN on for this process and those it starts, unless the user decided."""
-    if not os.environ.get(ONEDNN):
-        os.environ[ONEDNN] = "1"
+if not os.environ.get(ONEDNN):  # unless the user decided; for the processes started from here, too
+    os.environ[ONEDNN] = "1"
 
 
 def check_environment() -> None:
-    """Refuse settings that TensorFlow would pass over with a notice that nobody sees.
-
-    Raises:
-        OptionError: names the variable, its value and what was expected.
-    """
+    """Raise `OptionError` for settings that TensorFlow would pass over with an unseen notice."""
     value = os.environ.get(ONEDNN, "")
     if value and value.lower() not in ONEDNN_VALUES:
         raise OptionError(f"{ONEDNN} is {value!r}; expected 0 or 1")
@@ -122,14 +104,12 @@ def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Keep the garbage collector away from what is imported, which lives to the end anyway."""
-    collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        if collecting:
-            gc.enable()
+        gc.enable()
 
 
 def forbid_keras() -> None:
@@ -251,19 +231,19 @@ def instruction_set(
 
 def has_avx512(flags: set[str] | None = None, environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether oneDNN computes with AVX-512; arguments as for `instruction_set`."""
-    return _level(flags, environment) >= _position("AVX512_CORE")
+    return _level(flags, environment) >= LEVELS.index("AVX512_CORE")
 
 
 def has_native_bfloat16(
     flags: set[str] | None = None, environment: Mapping[str, str] = os.environ
 ) -> bool:
     """Return whether the processor multiplies bfloat16 itself; arguments as `instruction_set`."""
-    return _level(flags, environment) >= _position("AVX512_CORE_BF16")
+    return _level(flags, environment) >= LEVELS.index("AVX512_CORE_BF16")
 
 
 def has_amx(flags: set[str] | None = None, environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether oneDNN computes with AMX; arguments as for `instruction_set`."""
-    return _level(flags, environment) >= _position("AVX512_CORE_AMX")
+    return _level(flags, environment) >= LEVELS.index("AVX512_CORE_AMX")
 
 
 def _check_bfloat16() -> None:
@@ -293,21 +273,13 @@ def usable_cores() -> int:
 
 
 def limit_threads(count: int) -> None:
-    """Use this many threads within an operation, here and in the processes started from here.
-
-    Raises:
-        OptionError: there are fewer cores, or none is asked for.
-    """
+    """Use 1 to all usable cores within an operation, also in the processes started from here."""
     _check_threads("--threads", str(count))
     os.environ[THREADS] = str(count)
 
 
 def threads_wanted() -> int:
-    """Return the threads within an operation: `--threads`, else OMP_NUM_THREADS, else all cores.
-
-    Raises:
-        OptionError: OMP_NUM_THREADS is not a number from 1 to the number of usable cores.
-    """
+    """Return the threads within an operation: `--threads`, else OMP_NUM_THREADS, else all cores."""
     for name in (THREADS, "OMP_NUM_THREADS"):
         if value := os.environ.get(name):
             return _check_threads(name, value)
@@ -316,12 +288,9 @@ def threads_wanted() -> int:
 
 def cpu_fact(name: str) -> str | None:
     """Return what the kernel says of the first processor, such as its "model name"."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = (line.partition(":") for line in lines)
-    return next((value.strip() for key, _, value in found if key.strip() == name), None)
+    cpus = Path("/proc/cpuinfo")
+    found = re.search(rf"^{name}\s*:(.*)$", cpus.read_text(), re.M) if cpus.is_file() else None
+    return found and found[1].strip()
 
 
 def _check_threads(name: str, value: str) -> int:
@@ -343,15 +312,7 @@ def _level(flags: set[str] | None, environment: Mapping[str, str]) -> int:
             break
     limit = environment.get("ONEDNN_MAX_CPU_ISA", environment.get("DNNL_MAX_CPU_ISA", "")).upper()
     # oneDNN passes over a name that it does not know.
-    return min(reached, _position(limit)) if limit in _names() else reached
-
-
-def _names() -> list[str]:
-    return [name for name, _, _ in INSTRUCTION_SETS]
-
-
-def _position(name: str) -> int:
-    return _names().index(name)
+    return min(reached, LEVELS.index(limit)) if limit in LEVELS else reached
 
 
 def _set_threads(name: str, setter: Callable[[int], None], count: int) -> list[str]:
@@ -360,6 +321,3 @@ def _set_threads(name: str, setter: Callable[[int], None], count: int) -> list[s
     except RuntimeError:
         return [f"{name} threads could not be set to {count}: TensorFlow had started already"]
     return []
-
-
-start_with_onednn()

@@ -121,18 +121,14 @@ def orientation_of(geometry: Geometry) -> str:
 
 
 def _differences(first: Geometry, second: Geometry) -> str:
-    pairs = {
-        "spacing (x, y, z) in mm": (first.spacing_mm, second.spacing_mm),
-        "origin (x, y, z) in mm": (first.origin_mm, second.origin_mm),
-        "direction": (first.direction, second.direction),
-    }
-    shown = [
-        f"{name} {_rounded(one)} and {_rounded(other)}"
-        for name, (one, other) in pairs.items()
-        if not np.allclose(one, other, rtol=1e-4, atol=1e-4)
-    ]
+    shown = []
+    for name, kind in (
+        ("spacing_mm", "spacing (x, y, z) in mm"),
+        ("origin_mm", "origin (x, y, z) in mm"),
+        ("direction", "direction"),
+    ):
+        pair = getattr(first, name), getattr(second, name)
+        if not np.allclose(*pair, rtol=1e-4, atol=1e-4):
+            one, other = (", ".join(f"{value:.5g}" for value in values) for values in pair)
+            shown.append(f"{kind} ({one}) and ({other})")
     return "; ".join(shown) or "slightly different spacings, origins or directions"
-
-
-def _rounded(values: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{value:.5g}" for value in values) + ")"

@@ -8,7 +8,7 @@ they fitted, and all of them print to stderr. A header is therefore read here fi
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -37,18 +37,13 @@ _NRRD_FIELDS = {
     "min", "number", "oldmax", "oldmin", "sampleunits", "sizes", "space", "spacedimension",
     "spacedirections", "spaceorigin", "spaceunits", "spacings", "thicknesses", "type", "units",
 }  # fmt: skip
-_NRRD_TYPES = {
-    **dict.fromkeys(("signed char", "int8", "int8_t"), 1),
-    **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), 1),
-    **dict.fromkeys(("short", "short int", "signed short", "signed short int"), 2),
-    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int"), 2),
-    **dict.fromkeys(("int16", "int16_t", "uint16", "uint16_t"), 2),
-    **dict.fromkeys(("int", "signed int", "uint", "unsigned int", "float"), 4),
-    **dict.fromkeys(("int32", "int32_t", "uint32", "uint32_t"), 4),
-    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long"), 8),
-    **dict.fromkeys(("signed long long int", "int64", "int64_t", "uint64", "uint64_t"), 8),
-    **dict.fromkeys(("ulonglong", "unsigned long long", "unsigned long long int", "double"), 8),
-}
+_NRRD_TYPES = (
+    (re.compile(r"(signed |unsigned |u)char|u?int8(_t)?"), 1),
+    (re.compile(r"((signed |unsigned )?short( int)?)|ushort|u?int16(_t)?"), 2),
+    (re.compile(r"((signed |unsigned )?int)|uint|u?int32(_t)?|float"), 4),
+    (re.compile(r"((signed |unsigned )?long long( int)?)|u?longlong|u?int64(_t)?|double"), 8),
+)
+"""Names of types and the bytes of a voxel."""
 _STDERR = 2
 _stderr_lock = RLock()
 
@@ -169,18 +164,18 @@ def _check_meta(path: Path) -> None:
         begin = file.tell()
         rest = file.read(LARGEST_HEADER).split(b"\n") if fields["ElementDataFile"] == "LIST" else []
     sizes = _sizes(fields, path, "DimSize", "NDims")
-    channels = _integers(fields.get("ElementNumberOfChannels", "1"), path, "channels")
+    channels = _integers(fields.get("ElementNumberOfChannels", "1"), path, "channels")[0]
     kind = fields.get("ElementType", "").removeprefix("MET_")
-    if kind not in _META_TYPES or channels[0] > 100:
+    if kind not in _META_TYPES or channels > 100:
         raise unreadable(path, f"found ElementType {fields.get('ElementType', '')[:40]!r}")
-    voxel_bytes, name = channels[0] * _META_TYPES[kind], fields["ElementDataFile"]
+    sizes, name = (channels * _META_TYPES[kind], *sizes), fields["ElementDataFile"]
     if names := _slice_files(name, rest, path):
-        _check_slices(names, path, sizes, voxel_bytes)
+        _check_slices(names, path, sizes)
     elif _is_true(fields, "BinaryData", default=True):  # else text, which is left to SimpleITK
         found = _size_of_data(path, "" if name.upper() == "LOCAL" else name, begin)
         skipped = _integer(fields.get("HeaderSize", "0"), path, "HeaderSize")
-        expected, packed = math.prod(sizes) * voxel_bytes, _is_true(fields, "CompressedData")
-        _check_length(path, expected, found, skipped=skipped, packed=packed)
+        packed = _is_true(fields, "CompressedData")
+        _check_length(path, math.prod(sizes), found, skipped=skipped, packed=packed)
 
 
 def _is_true(fields: dict[str, str], name: str, *, default: bool = False) -> bool:
@@ -209,16 +204,16 @@ def _check_nrrd(path: Path) -> None:
         rest = file.read(LARGEST_HEADER).split(b"\n") if fields.get("datafile") == "LIST" else []
     sizes = _sizes(fields, path, "sizes", "dimension")
     kind = " ".join(fields.get("type", "").lower().split())
-    if kind not in _NRRD_TYPES:
+    voxel_bytes = [size for pattern, size in _NRRD_TYPES if pattern.fullmatch(kind)]
+    if not voxel_bytes:
         raise unreadable(path, f"found the type {kind[:40]!r}")
-    encoding, name = fields.get("encoding", "").lower(), fields.get("datafile", "")
-    if names := _slice_files(name, rest, path):
-        _check_slices(names, path, sizes, _NRRD_TYPES[kind])
+    sizes, encoding = (*voxel_bytes, *sizes), fields.get("encoding", "").lower()
+    if names := _slice_files(fields.get("datafile", ""), rest, path):
+        _check_slices(names, path, sizes)
     elif encoding in ("raw", "gz", "gzip") and "lineskip" not in fields:
-        found = _size_of_data(path, name, begin)
+        found = _size_of_data(path, fields.get("datafile", ""), begin)
         skipped = _integer(fields.get("byteskip", "0"), path, "byte skip")
-        expected, packed = math.prod(sizes) * _NRRD_TYPES[kind], encoding != "raw"
-        _check_length(path, expected, found, skipped=skipped, packed=packed)
+        _check_length(path, math.prod(sizes), found, skipped=skipped, packed=encoding != "raw")
 
 
 def _sizes(fields: dict[str, str], path: Path, name: str, count: str) -> list[int]:
@@ -240,8 +235,7 @@ def _integers(text: str, path: Path, name: str) -> list[int]:
 def _slice_files(name: str, rest: list[bytes], path: Path) -> list[str]:
     """Return the files that hold a slice each; none where a header names a single file.
 
-    The name is LIST, with a file in each of the remaining lines; or a pattern with first, last and
-    step, which the libraries hand to `sprintf` and is checked for that; or that of a single file.
+    They stand in the remaining lines (LIST), or are a pattern, first, last and step for `sprintf`.
     """
     if name == "LIST":
         return [line.rstrip(b"\r").decode(errors="replace") for line in rest if line.strip()]
@@ -256,9 +250,9 @@ def _slice_files(name: str, rest: list[bytes], path: Path) -> list[str]:
     return [match[1] % number for number in range(first, last + 1, step)]
 
 
-def _check_slices(names: list[str], path: Path, sizes: list[int], voxel_bytes: int) -> None:
+def _check_slices(names: list[str], path: Path, sizes: Sequence[int]) -> None:
     """Refuse data files that are not one for each slice, all of a slice's length."""
-    expected = math.prod(sizes[:-1]) * voxel_bytes
+    expected = math.prod(sizes[:-1])
     if len(names) != sizes[-1]:
         raise unreadable(path, f"found {len(names)} data files for {sizes[-1]} slices")
     for name in names:

@@ -83,11 +83,8 @@ def check_cells(table: Table, row: Row, needed: Sequence[str]) -> None:
 def rows_by_position(table: Table, columns: Sequence[str], needed: int) -> tuple[Row, ...]:
     """Return the rows of a list whose columns are known by position, the first `needed` at least.
 
-    The header's words are free, but the name of another column in its place is refused. Columns
-    beyond those named are ignored.
-
-    Raises:
-        DataError: there is no header, no row, or the header is too short or in another order.
+    The header's words are free, but a header that is too short, or has the name of another column
+    in its place, is refused. Columns beyond those named are ignored.
     """
     header = table.header.cells
     if len(header) < needed:
@@ -112,11 +109,8 @@ def rows_by_name(
 ) -> list[dict[str, str]]:
     """Return the rows of a table as dictionaries from column to cell; absent columns are absent.
 
-    The columns, in small letters, may be those named or begin with a prefix such as "channel_".
-
-    Raises:
-        DataError: a column is unknown (with the nearest known one) or there twice, or a row is
-            short.
+    The columns, in small letters, may be those named or begin with a prefix such as "channel_". An
+    unknown one is refused with the nearest known one, as are a column there twice and short rows.
     """
     header = [column_name(cell) for cell in table.header.cells]
     for name, cell in zip(header, table.header.cells, strict=True):
@@ -135,11 +129,7 @@ def column_name(cell: str) -> str:
 
 
 def find_file(table: Table, row: Row, cell: str, *, what: str) -> Path:
-    """Return the file that a cell names; relative paths start at the table's folder.
-
-    Raises:
-        DataError: the cell is empty or does not name an existing file.
-    """
+    """Return the existing file that a cell names; relative paths start at the table's folder."""
     if not cell:
         raise DataError(f"{table.where(row)}: the {what} is empty; expected a path")
     path = table.path.parent / cell

@@ -6,10 +6,7 @@ import tensorflow as tf
 
 
 def sum_in_double(array: tf.Tensor, transform: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-    """Sum a function of float64 values over all but the last axis, one slice in memory at a time.
-
-    The function takes and returns the values of one slice along the first axis.
-    """
+    """Sum a function of float64 slices over all but the last axis; one slice is held at a time."""
 
     def of_slice(plane):
         values = transform(tf.cast(plane, tf.float64))

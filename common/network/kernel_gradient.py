@@ -48,14 +48,7 @@ def _is_slow(layer: keras.layers.Conv3D) -> bool:
 
 
 def conv3d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """Convolve with stride 1 and "same" padding; its gradient is taken plane by plane.
-
-    Args:
-        x: (batch, z, y, x, channels) float32.
-        kernel: (z, y, x, channels, filters) float32, odd edges.
-    Returns:
-        (batch, z, y, x, filters) float32.
-    """
+    """Convolve float32 by a kernel (z, y, x, channels, filters) of odd edges, stride 1, "same"."""
     return _conv3d(tf.convert_to_tensor(x), tf.convert_to_tensor(kernel))
 
 

@@ -140,7 +140,7 @@ def _fit(array, variable, transform):
 
 
 def _first_of(faults, unmatched):
-    """Return the first fault and the count of the others, and the names left over."""
+    """Return the first fault and the names left over, and the counts of the others."""
     parts = []
     if faults:
         parts.append(faults[0] + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""))

@@ -49,16 +49,14 @@ def environment_facts() -> dict:
 
 
 def git_state(root: Path) -> dict:
-    """Return the commit of the checkout at `root` and whether files differ from it.
+    """Return the commit of the checkout at `root`, 40 hex digits, and whether files differ from it.
 
-    Returns:
-        {"commit": 40 hex digits or None, "dirty": bool or None}; None where there is no git, no
-        commit yet, or only a checkout further up (an environment inside another project).
+    Both are None where there is no git, no commit yet, or only a checkout further up (an
+    environment inside another project).
     """
-    unknown = {"commit": None, "dirty": None}
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
-        return unknown
+        return {"commit": None, "dirty": None}
     commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     status = _git(root, "status", "--porcelain")
     return {"commit": commit, "dirty": None if status is None else bool(status)}

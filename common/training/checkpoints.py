@@ -49,7 +49,9 @@ class Checkpoint:
                     )
         for name, variables in groups.items():
             for array, variable in zip(self.arrays[name], variables, strict=True):
-                variable.assign(_typed(array, variable.dtype))
+                # numpy files know no bfloat16 or float8: they come back as raw bytes of that width.
+                raw = array.dtype.kind == "V"
+                variable.assign(array.view(getattr(ml_dtypes, variable.dtype)) if raw else array)
 
 
 def write_checkpoint(path: Path, groups: Groups, position: Mapping) -> float:
@@ -84,8 +86,3 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
             f"checkpoint {path} is damaged ({failure}); remove it to begin the run again"
         ) from failure
     return Checkpoint(path, header["position"], arrays)
-
-
-def _typed(array: np.ndarray, dtype: str) -> np.ndarray:
-    # numpy files know no bfloat16 or float8: they come back as raw bytes of that width.
-    return array.view(getattr(ml_dtypes, dtype)) if array.dtype.kind == "V" else array

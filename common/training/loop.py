@@ -105,10 +105,9 @@ def fit(
 def build_measures(model: keras.Model, dataset: tf.data.Dataset) -> None:
     """Make the variables of a compiled model's losses and metrics, from zeros shaped like a batch.
 
-    Keras makes them in the first step otherwise; TensorFlow traces a step that makes variables
-    twice. A step of the model's own has its measures from the beginning.
+    Keras makes them in the first step otherwise; TensorFlow traces a step that makes some twice.
     """
-    if model.loss is None:
+    if model.loss is None:  # a step of the model's own has its measures from the beginning
         return
     batch = keras.tree.map_structure(
         lambda spec: keras.KerasTensor([size or 1 for size in spec.shape], spec.dtype.name),
