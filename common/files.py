@@ -22,6 +22,11 @@ from common.errors import RunError, UserError
 
 LARGEST_TEXT = 200_000_000
 """Bytes of JSON, YAML and logs; a manifest with a million data files fits."""
+DEEPEST_YAML = 20
+_YAML_STARTS = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken,
+                yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)  # fmt: skip
+_YAML_ENDS = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+_CLEARLY_TEXT = re.compile(r"[A-Za-z_/][\w ./-]*")
 _TEMPORARY = re.compile(r"\.(?P<target>.+?)\.(?P<pid>\d+)(?P<old>\.old)?\.tmp")
 _HERE, _EXCHANGE = -100, 2
 """Of Linux' renameat2: the current folder, and exchanging two names."""
@@ -88,24 +93,49 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} cannot be read: {_one_line(failure)}") from failure
 
 
+class _Writer(yaml.SafeDumper):
+    """Puts text in quotes wherever a reader of YAML might take it for a number or a date."""
+
+
+def _represent_text(writer: _Writer, text: str) -> yaml.Node:
+    style = None if _CLEARLY_TEXT.fullmatch(text) else '"'
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Writer.add_representer(str, _represent_text)
+
+
 def as_yaml(options: Mapping[str, Any]) -> str:
     """Return plain options as safe YAML, one line per option with the lists within it."""
     return "".join(
-        yaml.safe_dump({key: item}, allow_unicode=True,
-                       default_flow_style=None if isinstance(item, (list, dict)) else False)
+        yaml.dump({key: item}, Dumper=_Writer, allow_unicode=True,
+                  default_flow_style=None if isinstance(item, (list, dict)) else False)
         for key, item in options.items()
     )  # fmt: skip
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file of options; raise `RunError` if it is missing, damaged or not a mapping."""
+    text = read_text(path)
     try:
-        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as failure:
+        _check_yaml(text)
+        options = plain(yaml.safe_load(text))
+    except (ValueError, TypeError, yaml.YAMLError) as failure:
         raise RunError(f"{path} cannot be read: {_one_line(failure)}") from failure
     if not isinstance(options, dict):
         raise RunError(f"{path} holds no options; expected a mapping of names to values")
     return options
+
+
+def _check_yaml(text: str) -> None:
+    """Raise `ValueError` for what makes much of few bytes, before it is made."""
+    depth = 0
+    for token in yaml.scan(text):
+        depth += isinstance(token, _YAML_STARTS) - isinstance(token, _YAML_ENDS)
+        if depth > DEEPEST_YAML:
+            raise ValueError(f"found more than {DEEPEST_YAML} levels of lists and mappings")
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError("found an alias (*name); expected every value spelt out")
 
 
 def make_folder(path: Path, name: str = "") -> None:
@@ -185,12 +215,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, 64 hex digits; raise `OSError` if unreadable."""
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256 of what some files hold one after the other, 64 hex digits.
+
+    Raises:
+        OSError: one is unreadable.
+    """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

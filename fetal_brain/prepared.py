@@ -15,6 +15,7 @@ from common.data.prepared_store import (
     read_index,
     write_prepared_case,
 )
+from common.data.volumes import files_of
 from common.errors import DataError
 from common.files import plain, remove_leftovers, sha256_of, write_json
 from fetal_brain.config import Config
@@ -92,7 +93,7 @@ def describe_sources(case: Case) -> dict[str, str]:
     source = {}
     for name, path in (("image", case.image_path), ("segmentation", case.label_path)):
         try:
-            source |= {name: str(path), f"{name}_sha256": sha256_of(path)}
+            source |= {name: str(path), f"{name}_sha256": sha256_of(*files_of(path))}
         except OSError as refusal:
             raise DataError(f"{path}: cannot be read ({refusal.strerror})") from None
     return source

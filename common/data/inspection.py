@@ -205,20 +205,19 @@ def note_differing(
 
 def _table(entries: Sequence[Entry], unit: str) -> list[str]:
     columns = list(dict.fromkeys(name for entry in entries for name in entry.facts))
-    rows = [[unit, "verdict", *columns, "findings"]]
-    for entry in entries:
-        facts = [entry.facts.get(name, "-") for name in columns]
-        rows.append([entry.name, entry.verdict, *facts, _findings(entry)])
-    return _aligned(rows)
+    rows = [
+        [each.name, each.verdict, *(each.facts.get(name, "-") for name in columns), _findings(each)]
+        for each in entries
+    ]
+    return _aligned([[unit, "verdict", *columns, "findings"], *rows])
 
 
 def _list(entries: Sequence[Entry]) -> list[str]:
-    rows = []
-    for entry in entries:
-        facts = ", ".join(f"{value} {name}" for name, value in entry.facts.items())
-        findings = "; ".join(filter(None, [facts, _findings(entry)]))
-        rows.append([entry.name, entry.verdict.ljust(len("FAULT")), findings])
-    return _aligned(rows)
+    facts = [", ".join(f"{value} {name}" for name, value in each.facts.items()) for each in entries]
+    return _aligned([
+        [each.name, f"{each.verdict:5}", "; ".join(filter(None, [known, _findings(each)]))]
+        for each, known in zip(entries, facts, strict=True)
+    ])  # fmt: skip
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

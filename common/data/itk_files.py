@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
@@ -107,14 +108,37 @@ def reason(error: Exception, messages: bytes = b"") -> str:
     return " ".join(text.split())[:200]
 
 
-def _open(path: Path) -> SimpleITK.ImageFileReader:
-    engine = ENGINES[path.suffix.lower()]
+def data_files(path: Path) -> list[str]:
+    """Return the files that hold the voxels, as a header names them; none where it holds them.
+
+    Raises:
+        DataError: a reader cannot be trusted with the header, the data are of another length, or
+            lie outside the header's folder and those below it.
+    """
     try:
-        (_check_nrrd if engine == "NrrdImageIO" else _check_meta)(path)
+        header = (_read_nrrd if path.suffix.lower() == ".nrrd" else _read_meta)(path)
+        slices = _slice_files(header.name, header.rest, path)
+        names = slices or [header.name] * bool(header.name)
+        for name in names:
+            if name.startswith("/") or ".." in Path(name).parts:
+                raise DataError(
+                    f"{path}: found the data file {name[:80]!r}; expected one below the header's "
+                    "folder"
+                )
+        if slices:
+            _check_slices(slices, path, header.sizes)
+        elif header.measured:
+            found = _size_of_data(path, header.name, header.begin)
+            _check_length(path, header, found)
     except OSError as refusal:
         raise unreadable(path, reason(refusal)) from None
+    return names
+
+
+def _open(path: Path) -> SimpleITK.ImageFileReader:
+    data_files(path)
     reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO(engine)
+    reader.SetImageIO(ENGINES[path.suffix.lower()])
     reader.SetFileName(str(path))
     with _library_messages_held() as messages:
         try:
@@ -150,8 +174,25 @@ def _grid_of(
     return shape, Geometry(spacing, origin, tuple(direction.ravel().tolist()))
 
 
-def _check_meta(path: Path) -> None:
-    """Raise `DataError` for a MetaImage header that its reader cannot be trusted with."""
+@dataclass(frozen=True)
+class _Header:
+    """What a header says of its data."""
+
+    sizes: tuple[int, ...]
+    """Bytes of a voxel, then voxels along each axis."""
+    name: str
+    """Of the data file or files; "" where the data follow the header."""
+    rest: list[bytes]
+    """Lines behind the header that name files."""
+    begin: int
+    skipped: int
+    packed: bool
+    measured: bool
+    """Whether the length of the data is known; text is left to SimpleITK."""
+
+
+def _read_meta(path: Path) -> _Header:
+    """Read a MetaImage header; raise `DataError` for one that its reader cannot be trusted with."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         while "ElementDataFile" not in fields:
@@ -168,22 +209,24 @@ def _check_meta(path: Path) -> None:
     kind = fields.get("ElementType", "").removeprefix("MET_")
     if kind not in _META_TYPES or channels > 100:
         raise unreadable(path, f"found ElementType {fields.get('ElementType', '')[:40]!r}")
-    sizes, name = (channels * _META_TYPES[kind], *sizes), fields["ElementDataFile"]
-    if names := _slice_files(name, rest, path):
-        _check_slices(names, path, sizes)
-    elif _is_true(fields, "BinaryData", default=True):  # else text, which is left to SimpleITK
-        found = _size_of_data(path, "" if name.upper() == "LOCAL" else name, begin)
-        skipped = _integer(fields.get("HeaderSize", "0"), path, "HeaderSize")
-        packed = _is_true(fields, "CompressedData")
-        _check_length(path, math.prod(sizes), found, skipped=skipped, packed=packed)
+    name = fields["ElementDataFile"]
+    return _Header(
+        sizes=(channels * _META_TYPES[kind], *sizes),
+        name="" if name.upper() == "LOCAL" else name,
+        rest=rest,
+        begin=begin,
+        skipped=_integer(fields.get("HeaderSize", "0"), path, "HeaderSize"),
+        packed=_is_true(fields, "CompressedData"),
+        measured=_is_true(fields, "BinaryData", default=True),
+    )
 
 
 def _is_true(fields: dict[str, str], name: str, *, default: bool = False) -> bool:
     return fields.get(name, str(default)).strip()[:1] in ("T", "t", "1")
 
 
-def _check_nrrd(path: Path) -> None:
-    """Raise `DataError` for an NRRD header that its reader cannot be trusted with."""
+def _read_nrrd(path: Path) -> _Header:
+    """Read an NRRD header; raise `DataError` for one that its reader cannot be trusted with."""
     fields: dict[str, str] = {}
     with path.open("rb") as file:
         if not re.fullmatch(rb"NRRD000[1-5]\r?\n", file.readline(20)):
@@ -207,13 +250,16 @@ def _check_nrrd(path: Path) -> None:
     voxel_bytes = [size for pattern, size in _NRRD_TYPES if pattern.fullmatch(kind)]
     if not voxel_bytes:
         raise unreadable(path, f"found the type {kind[:40]!r}")
-    sizes, encoding = (*voxel_bytes, *sizes), fields.get("encoding", "").lower()
-    if names := _slice_files(fields.get("datafile", ""), rest, path):
-        _check_slices(names, path, sizes)
-    elif encoding in ("raw", "gz", "gzip") and "lineskip" not in fields:
-        found = _size_of_data(path, fields.get("datafile", ""), begin)
-        skipped = _integer(fields.get("byteskip", "0"), path, "byte skip")
-        _check_length(path, math.prod(sizes), found, skipped=skipped, packed=encoding != "raw")
+    encoding = fields.get("encoding", "").lower()
+    return _Header(
+        sizes=(*voxel_bytes, *sizes),
+        name=fields.get("datafile", ""),
+        rest=rest,
+        begin=begin,
+        skipped=_integer(fields.get("byteskip", "0"), path, "byte skip"),
+        packed=encoding != "raw",
+        measured=encoding in ("raw", "gz", "gzip") and "lineskip" not in fields,
+    )
 
 
 def _sizes(fields: dict[str, str], path: Path, name: str, count: str) -> list[int]:
@@ -277,16 +323,17 @@ def _integer(text: str, path: Path, name: str) -> int:
     return int(text)
 
 
-def _check_length(path: Path, expected: int, found: int, *, skipped: int, packed: bool) -> None:
+def _check_length(path: Path, header: _Header, found: int) -> None:
     """Refuse data shorter than the header says, or longer unless it skips all but the end (-1)."""
-    if packed:
+    expected = math.prod(header.sizes)
+    if header.packed:
         if expected > found * _DEFLATE_MOST:
             raise unreadable(path, f"truncated: found {found} packed bytes for {expected}")
         return
-    expected += max(skipped, 0)
+    expected += max(header.skipped, 0)
     if found < expected:
         raise unreadable(path, f"truncated: found {found} of {expected} bytes of data")
-    if skipped >= 0 and found > expected:
+    if header.skipped >= 0 and found > expected:
         raise DataError(
             f"{path}: found {found} bytes of data, its header says {expected}; expected sizes and "
             "type to fit the data"

@@ -73,6 +73,17 @@ def read_geometry(
     return _reader_of(path).read_grid(path, frames=frames, flat=flat)
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the files that are read with a file: itself, then those that hold its voxels.
+
+    Raises:
+        DataError: it is a MetaImage or NRRD file whose header cannot be believed.
+    """
+    if path.suffix.lower() not in ITK_ENDINGS:
+        return [path]
+    return [path, *(path.parent / name for name in _itk_files().data_files(path))]
+
+
 def check_finite(array: np.ndarray, path: str | Path) -> None:
     """Refuse NaN and infinite voxels; the `DataError` names the file and how many there are."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():

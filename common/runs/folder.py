@@ -17,6 +17,7 @@ import filelock
 import yaml
 from jsonargparse import ArgumentParser
 
+from common.data.volumes import files_of
 from common.errors import RunError
 from common.files import (
     as_yaml,
@@ -36,6 +37,9 @@ ENTRIES = ("manifest.json", "config.yaml", "split.json", "log.csv", "tensorboard
            "checkpoints", "model.keras", "predictions", "report")  # fmt: skip
 """All that a run makes; overwriting removes these and nothing else."""
 
+_KINDS = {"paper": str, "status": str, "attempts": list, "data_files": dict, "packages": dict,
+          "variables": dict, "runtime": dict, "git": dict}  # fmt: skip
+"""Of the manifest's entries that are taken apart; the first two are always there."""
 _LOCK = ".lock"
 _NOT_COMPARED = ("run", "overwrite", "preset")
 """Options that may change when a run goes on: the preset acts through the configuration alone."""
@@ -86,11 +90,14 @@ class Run:
         write_json(self.path / "manifest.json", self.manifest)
 
     def record_files(self, paths: Iterable[Path]) -> None:
-        """Add size and SHA-256 of data files to the manifest, which none may change later."""
+        """Add size and SHA-256 of data files to the manifest, which none may change later.
+
+        Of a volume whose voxels lie in other files than its header, those are data files, too.
+        """
         known = dict(self.manifest.get("data_files", {}))
-        for path in paths:
+        for path in (file for each in paths for file in files_of(Path(each))):
             try:
-                entry = {"bytes": Path(path).stat().st_size, "sha256": sha256_of(path)}
+                entry = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             except OSError as failure:
                 raise RunError(f"{path} cannot be read: {failure.strerror}") from failure
             before = known.setdefault(str(path), entry)
@@ -118,7 +125,13 @@ class Run:
 
     def read_split(self) -> dict[str, list[dict]]:
         """Return the cases of every subset as `write_split` stored them (paths as strings)."""
-        return read_json(self.path / "split.json")
+        split = read_json(self.path / "split.json")
+        parts = list(split.values()) if isinstance(split, dict) else [None]
+        if not all(
+            isinstance(p, list) and all(isinstance(case, dict) for case in p) for p in parts
+        ):
+            raise RunError(f"{self.path / 'split.json'} is damaged; expected the cases by subset")
+        return split
 
     def _end(self, status: str, **facts: Any) -> None:
         now = _now()
@@ -184,7 +197,7 @@ def load_run(path: Path) -> Run:
     path = Path(path)
     if not (path / "manifest.json").is_file():
         raise RunError(f"{path} is not a run folder: expected manifest.json in it")
-    return Run(path, read_yaml(path / "config.yaml"), read_json(path / "manifest.json"))
+    return Run(path, read_yaml(path / "config.yaml"), _read_manifest(path))
 
 
 def load_config(path: Path, config_class: type[ConfigT]) -> ConfigT:
@@ -214,7 +227,7 @@ def _locked(path: Path) -> Iterator[None]:
     except filelock.Timeout:
         owner = "another process"
         with suppress(RunError, KeyError):
-            manifest = read_json(path / "manifest.json")
+            manifest = _read_manifest(path)
             if manifest["status"] == "running":
                 owner = f"process {manifest['pid']} on {manifest['host']}"
         raise RunError(
@@ -240,7 +253,7 @@ def _prepare_folder(path: Path, *, paper: str, stored: dict, overwrite: bool) ->
     if overwrite:
         _clear(path)
         return False
-    manifest = read_json(path / "manifest.json")
+    manifest = _read_manifest(path)
     if manifest["status"] == "finished":
         raise RunError(
             f"the run in {path} is finished; give another folder, or --overwrite to start it anew"
@@ -262,7 +275,7 @@ def _prepare_folder(path: Path, *, paper: str, stored: dict, overwrite: bool) ->
 
 def _begin(path: Path, *, paper: str, stored: dict, config: Any, resumed: bool) -> Run:
     facts = environment_facts()
-    old = read_json(path / "manifest.json") if resumed else {}
+    old = _read_manifest(path) if resumed else {}
     manifest = {"paper": paper, "status": "running", "seed": stored["seed"], "started": _now()}
     manifest |= facts | old | {"status": "running", "finished": None}
     # The manifest's top level says how the run began; its pid, who writes now.
@@ -280,6 +293,23 @@ def _begin(path: Path, *, paper: str, stored: dict, config: Any, resumed: bool) 
     make_folder(run.checkpoints)
     remove_leftovers(run.checkpoints)
     return run
+
+
+def _read_manifest(path: Path) -> dict:
+    """Read the manifest of a run folder; its entries are of the kinds that a run writes."""
+    manifest = read_json(path / "manifest.json")
+    entries = manifest if isinstance(manifest, dict) else {}
+    wrong = [
+        name for name, kind in _KINDS.items()
+        if not isinstance(entries.get(name, None if kind is str else kind()), kind)
+    ]  # fmt: skip
+    files = [] if wrong else entries.get("data_files", {}).values()
+    if wrong or not all(isinstance(e, dict) and isinstance(e.get("sha256"), str) for e in files):
+        raise RunError(
+            f"{path / 'manifest.json'} is damaged at {', '.join(wrong) or 'data_files'}; expected "
+            "the manifest of a run"
+        )
+    return manifest
 
 
 def _clear(path: Path) -> None:

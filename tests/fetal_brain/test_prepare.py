@@ -107,6 +107,17 @@ def test_another_label_file_prepares_anew(csv, tmp_path):
     assert prepare_cases(find_cases(csv), folder, SMALL)[2].arrays["label"].all()
 
 
+def test_corrected_voxels_beside_an_old_header_prepare_anew(csv, tmp_path):
+    """Of a .mhd the label lies in the .raw: the header, which alone was looked at, stays."""
+    folder = tmp_path / "prepared"
+    write_volume(csv.parent / "s2.mhd", np.eye(9, dtype=np.uint8)[None].repeat(4, 0) * 2, GRID)
+    csv.write_text(csv.read_text().replace("s2.nii.gz", "s2.mhd"))
+    prepare_cases(find_cases(csv), folder, SMALL)
+    corrected = np.full((4, 9, 9), 2, np.uint8)
+    corrected.tofile(csv.parent / "s2.raw")
+    assert prepare_cases(find_cases(csv), folder, SMALL)[2].arrays["label"].all()
+
+
 def test_another_configuration_prepares_anew(csv, tmp_path):
     folder = tmp_path / "prepared"
     prepare_cases(find_cases(csv), folder, SMALL)

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import os
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import pytest
 import SimpleITK
 
 from common.data.geometry import Geometry, Volume, check_same_grid
-from common.data.volumes import read_geometry, read_volume, write_volume
+from common.data.volumes import files_of, read_geometry, read_volume, write_volume
 from common.errors import DataError
+from common.files import sha256_of
 
 ROOT = Path(__file__).resolve().parents[3]
 ENDINGS = [".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"]
@@ -267,6 +269,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from common.errors import DataError
+from common.files import sha256_of
 from common.data.geometry import Geometry
 from common.data.volumes import write_volume
 
@@ -543,6 +546,31 @@ def test_nrrd_headers_that_are_not_believed(tmp_path, changes, more, found):
     path = write_nrrd(tmp_path / "scan.nrrd", more=more, **changes)
     with refused(path, found):
         read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["../secret.raw", "/etc/hostname", "a/../../secret.raw"])
+def test_data_files_outside_the_headers_folder_are_not_read(tmp_path, name):
+    """Another's file came back as voxels."""
+    (tmp_path / "secret.raw").write_bytes(VOXELS)
+    (tmp_path / "scans" / "a").mkdir(parents=True)
+    for path in (
+        write_meta(tmp_path / "scans" / "scan.mhd", b"", ElementDataFile=name),
+        write_meta(tmp_path / "scans" / "list.mhd", b"", ElementDataFile=f"LIST\n{name}\n{name}"),
+        write_nrrd(tmp_path / "scans" / "scan.nrrd", b"", **{"data file": name}),
+    ):
+        with refused(path, f"found the data file '{name}'; expected one below the header's folder"):
+            read_volume(path)
+
+
+def test_files_that_are_read(tmp_path):
+    for name in ("a.raw", "b.raw"):
+        (tmp_path / name).write_bytes(VOXELS[:24])
+    pair = write_meta(tmp_path / "scan.mhd", b"", ElementDataFile="LIST\na.raw\nb.raw")
+    one = write_meta(tmp_path / "scan.mha")
+    assert files_of(pair) == [pair, tmp_path / "a.raw", tmp_path / "b.raw"]
+    assert files_of(one) == [one]
+    assert files_of(tmp_path / "list.csv") == [tmp_path / "list.csv"]
+    assert sha256_of(*files_of(one)) == hashlib.sha256(one.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,15 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from common.data.geometry import Geometry
+from common.data.volumes import write_volume
 from common.errors import RunError
 from common.files import write_text_atomically
 from common.runs.folder import load_config, load_run, open_run
+from common.runs.log import read_log
 from common.runs.provenance import git_state
 
+SHA256_OF_48_ZEROS = "17b0761f87b081d5cf10757ccc89f12be355c70e2e29df288b65b30710dcbcd1"
 SHA256_OF_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2
 
 
@@ -246,6 +250,97 @@ def test_changed_data_are_refused_when_a_run_goes_on(tmp_path):
     assert load_run(path).read_split() == {"training": [{"id": "a"}]}
     with pytest.raises(RunError, match=r"absent\.nii cannot be read"):
         break_off(path, lambda run: run.record_files([tmp_path / "absent.nii"]))
+
+
+def test_data_files_are_all_that_are_read(tmp_path):
+    """The voxels of a .mhd lie in another file, which may change alone."""
+    path, scan = tmp_path / "run", tmp_path / "scan.mhd"
+    write_volume(scan, np.zeros((2, 3, 4), np.int16), Geometry((1, 1, 1)))
+    leave_unfinished(path, lambda run: run.record_files([scan]))
+    files = manifest_of(path)["data_files"]
+    assert list(files) == [str(scan), str(tmp_path / "scan.raw")]
+    assert files[str(tmp_path / "scan.raw")] == {"bytes": 48, "sha256": SHA256_OF_48_ZEROS}
+    (tmp_path / "scan.raw").write_bytes(b"abcd" * 12)
+    with pytest.raises(RunError, match=r"scan\.raw has changed since the run"):
+        break_off(path, lambda run: run.record_files([scan]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("manifest.json", b"[]", "manifest.json is damaged at paper, status; expected the mani"),
+        ("manifest.json", b'{"paper": "p"}', "manifest.json is damaged at status; expected"),
+        ("manifest.json", b'{"paper": "p", "status": "running", "attempts": 7}', "at attempts;"),
+        (
+            "manifest.json",
+            b'{"paper": "p", "status": "running", "data_files": {"/a": 3}}',
+            "manifest.json is damaged at data_files; expected the manifest of a run",
+        ),
+        ("split.json", b"[1]", "split.json is damaged; expected the cases by subset"),
+        ("split.json", b'{"training": ["a"]}', "split.json is damaged; expected the cases by"),
+        (
+            "config.yaml",
+            b"\xff",
+            "config.yaml cannot be read: 'utf-8' codec can't decode byte 0xff",
+        ),
+        ("config.yaml", b"seed: 2001-01-01", "date cannot be stored in a configuration or report"),
+        ("config.yaml", b"a: &a [1]\nb: *a", "found an alias (*name); expected every value spelt"),
+        ("config.yaml", b"[" * 10**6, "config.yaml cannot be read: found more than 20 levels"),
+        ("config.yaml", b"a: {b: " * 3000, "config.yaml cannot be read: found more than 20 levels"),
+        ("config.yaml", b"seed: [1", "config.yaml cannot be read: while parsing a flow sequence"),
+        ("log.csv", b"\xff", "log.csv cannot be read: 'utf-8' codec can't decode byte 0xff"),
+        ("log.csv", b"epoch,step\n1,x", "log.csv is not a training log: invalid literal for int"),
+        ("log.csv", b"epoch,step\n1,2,3", "log.csv is not a training log: "),
+    ],
+)
+def test_damaged_records_are_one_line(tmp_path, name, content, found):
+    path = tmp_path / "run"
+    leave_unfinished(path, lambda run: run.write_split({"training": [{"id": "a"}]}))
+    (path / name).write_bytes(content)
+
+    def read_all():
+        load_run(path).read_split()
+        read_log(path)
+
+    with pytest.raises(RunError) as refusal:
+        read_all()
+    assert found in str(refusal.value)
+    assert str(refusal.value).startswith(str(path / name))
+    assert "\n" not in str(refusal.value)
+
+
+HOSTILE = (
+    "001", "1e5", "1E5", "0x1F", "0o17", "1_000", "12:30", "2001-01-01", "null", "~", "yes", "on",
+    ".inf", ".nan", "1.", "- a", "a: b", "a #b", "#x", "&a", "*a", "!t", "%d", "@x", "`x`", "{a}",
+    "[a]", "'", '"', "a\nb", " a ", "", "=", "<<", "?", "-", "---", "...", "a\tb", "\x7f", "é",
+    "a\x85b", "\u2028", "\ufeff", "\U0001f600", "x" * 300 + " y" * 100,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Fields that hold text."""
+
+    ids: tuple[str, ...] = ()
+    name: str = ""
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_stays_text(tmp_path, text):
+    """An id 1e5 came back from a run's own configuration as a number."""
+    path, config = tmp_path / "run", TextConfig(ids=(text, "b"), name=text)
+    with open_example(path, config=config, tag=text) as run:
+        run.write_split({"training": [{"id": text}]})
+    read = load_run(path)
+    assert load_config(path, TextConfig) == config
+    assert (read.config["tag"], read.read_split()) == (text, {"training": [{"id": text}]})
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    for name in ("data", "preset", "tag", "seed"):
+        parser.add_argument(f"--{name}", type=str | int)
+    parser.add_class_arguments(TextConfig, as_group=True)
+    values = parser.parse_args(["--config", str(path / "config.yaml")])
+    assert (values.ids, values.name) == (config.ids, config.name)
 
 
 HOLDER = """
