@@ -50,8 +50,11 @@ go from AVX2 to AVX-512 directly."""
 OPTIONAL_LEVEL = "AVX2_VNNI"
 LEVELS = [name for name, _, _ in INSTRUCTION_SETS]
 
-if not os.environ.get(ONEDNN):  # unless the user decided; for the processes started from here, too
+# For this process and those it starts.
+if not os.environ.get(ONEDNN):  # unless the user decided
     os.environ[ONEDNN] = "1"
+# Where Keras finds no keras.json, which may say float16 or channels first, and writes none.
+os.environ["KERAS_HOME"] = os.devnull
 
 
 def check_environment() -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from common.data.arrays import create_array
 from common.data.phantoms import phantom_folder
 from common.data.rng import rng_for
 from common.errors import OptionError
@@ -45,11 +46,10 @@ def phantom(
     spacing = spacing_of(shape)
     facts = {"cases": cases, "shape": list(shape), "spacing_mm": list(spacing), "task": task}
     with phantom_folder(out, generator="raseg.phantom", seed=seed, facts=facts) as folder:
-        make = np.lib.format.open_memmap
-        pairs = make(folder / PAIRS[task], "w+", np.int16, (cases, 2, *shape))
+        pairs = create_array(folder / PAIRS[task], (cases, 2, *shape), np.int16)
         pre = []
         if task == "synovitis":
-            pre.append(make(folder / PRE, "w+", np.int16, (cases, *shape)))
+            pre.append(create_array(folder / PRE, (cases, *shape), np.int16))
         for index in tqdm(range(cases), desc="phantom", unit="volume", disable=None):
             images, pairs[index, 1] = make_wrist(tuple(shape), rng_for(seed, index), task)
             for array, image in zip((pairs[:, 0], *pre), images, strict=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data.arrays import create_array
 from common.data.prepared_store import PreparedCase
 from common.errors import DataError
 from common.files import atomic_file, write_folder_atomically
@@ -44,11 +45,7 @@ def fill_arrays(stack, pool: np.ndarray, classes: np.ndarray, folder: Path, subs
     files = {f"{m}_{subset}.npy": ((count, sizes.input, sizes.input, 1), np.float32)
              for m in stack.config.modalities}  # fmt: skip
     files[f"y_patches_{subset}.npy"] = ((count, sizes.output, sizes.output, 1), np.int32)
-    open_memmap = np.lib.format.open_memmap
-    arrays = [
-        open_memmap(folder / name, mode="w+", dtype=dtype, shape=shape)
-        for name, (shape, dtype) in files.items()
-    ]
+    arrays = [create_array(folder / name, *kind) for name, kind in files.items()]
     for row, patch in enumerate(pool):
         image, label = stack.draw(patch)
         for channel in range(image.shape[-1]):

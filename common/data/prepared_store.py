@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.arrays import open_array
 from common.data.names import check_id
 from common.errors import DataError, RunError
 from common.files import read_json, write_folder_atomically
@@ -30,11 +31,9 @@ class CaseArrays(Mapping):
         if not path.exists():
             raise KeyError(name)
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as failure:
-            raise DataError(
-                f"{path} is not a readable array: {failure}; prepare again"
-            ) from failure
+            return open_array(path)
+        except DataError as failure:
+            raise DataError(f"{failure}; prepare again") from failure
 
     def __iter__(self) -> Iterator[str]:
         return (path.stem for path in sorted(self._folder.glob("*.npy")))

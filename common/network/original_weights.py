@@ -113,7 +113,10 @@ def _prefix_in_folder(folder):
 
 
 def _latest_prefix(folder):
-    state = tf.train.get_checkpoint_state(str(folder))
+    try:
+        state = tf.train.get_checkpoint_state(str(folder))
+    except ValueError:  # not UTF-8; TensorFlow itself passes over what is not its format
+        state = None
     if state is None or not state.model_checkpoint_path:
         raise DataError(f"{folder / 'checkpoint'}: expected a line `model_checkpoint_path: ...`")
     named = Path(state.model_checkpoint_path)

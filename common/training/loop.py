@@ -17,7 +17,7 @@ import tensorflow as tf
 from common.cost.device import uses_gpu
 from common.cost.memory import bytes_of, warn_of_memory
 from common.data.batches import surface_user_errors
-from common.errors import TrainingDivergedError
+from common.errors import RunError, TrainingDivergedError
 from common.runs.folder import Run
 from common.runs.log import read_log, write_log
 from common.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
@@ -25,6 +25,8 @@ from common.training.first_steps import FirstSteps
 from common.training.journal import EventWriter, ProgressReport
 
 CHECKPOINT = "last.npz"
+POSITION = {"step": int, "epoch_done": bool, "stopped": bool}
+"""What a checkpoint says beside the variables."""
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
@@ -148,9 +150,11 @@ class _Training:
         if checkpoint is None:
             self.step = int(model.optimizer.iterations)
             return
-        self.step = checkpoint.position["step"]
-        self.stopped = checkpoint.position["stopped"]
-        if not checkpoint.position["epoch_done"]:
+        position = checkpoint.position
+        if {name: type(fact) for name, fact in position.items()} != POSITION:
+            raise RunError(f"{checkpoint.path} is of no training: found {position} in its header")
+        self.step, self.stopped = position["step"], position["stopped"]
+        if not position["epoch_done"]:
             self.broken_epoch = checkpoint
         groups = self.variables_of(model)
         # Keras resets the metrics when it begins an epoch; theirs are assigned after that.

@@ -78,6 +78,22 @@ class TestOnednn:
             check_environment()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("content", ['{"floatx": "float16", "image_data_format": "channels_first"}',
+                                     '{"floatx": "float8", "backend": "nonsense"}'])  # fmt: skip
+def test_the_users_settings_of_keras_do_not_matter(tmp_path, content):
+    """Labels changed with the one, and importing Keras failed with the other."""
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(content)
+    ask = "import common, keras; print(keras.config.floatx(), keras.config.image_data_format())"
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_HOME"}
+    done = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True, check=True,
+        env=environment | {"HOME": str(tmp_path), "KERAS_BACKEND": "tensorflow"},
+    )  # fmt: skip
+    assert done.stdout.split() == ["float32", "channels_last"]
+
+
 class TestInstructionSet:
     @pytest.mark.parametrize(
         ("flags", "limit", "name", "avx512", "bfloat16"),

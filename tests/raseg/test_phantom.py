@@ -1,13 +1,15 @@
 """Synthetic wrists: thin, enhancing, rare, repeatable, and marked as what they are."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
 from common.data.phantoms import read_marker
-from common.errors import OptionError
+from common.errors import DataError, OptionError
 from raseg.config import PORT
 from raseg.data import open_volumes
 from raseg.phantom import phantom
@@ -81,3 +83,16 @@ def test_foreign_files_are_kept(tmp_path):
 def test_bad_options(tmp_path, options, message):
     with pytest.raises(OptionError, match=message):
         phantom(tmp_path / "p", **options)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    """Without its space reserved, the process ended at the first write through a memory map."""
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(DataError) as refusal:
+        phantom(tmp_path / "p", cases=1, shape=(32, 32, 6))
+    assert str(refusal.value) == f"{tmp_path / 'p'} cannot be written: No space left on device"
+    assert list(tmp_path.iterdir()) == []

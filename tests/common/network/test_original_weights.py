@@ -87,8 +87,9 @@ class TestRead:
         with pytest.raises(DataError, match=r"names model\.ckpt-8, which is not there"):
             read_tf_checkpoint(checkpoint.parent)
 
-    def test_checkpoint_file_of_another_kind(self, checkpoint):
-        (checkpoint.parent / "checkpoint").write_text("step seven {")
+    @pytest.mark.parametrize("text", [b"step seven {", b"\xff\xfe", b"\0" * 99])
+    def test_checkpoint_file_of_another_kind(self, checkpoint, text):
+        (checkpoint.parent / "checkpoint").write_bytes(text)
         with pytest.raises(DataError, match="expected a line"):
             read_tf_checkpoint(checkpoint.parent)
 

@@ -17,7 +17,7 @@ from common.errors import DataError, OptionError, RunError, TrainingDivergedErro
 from common.runs.folder import open_run
 from common.runs.log import read_log
 from common.runtime import configure_runtime
-from common.training.checkpoints import read_checkpoint
+from common.training.checkpoints import read_checkpoint, write_checkpoint
 from common.training.loop import CHECKPOINT, fit
 
 
@@ -256,6 +256,18 @@ def test_a_loss_that_is_no_number_names_the_step(tmp_path):
     kept = read_checkpoint(tmp_path / "run" / "checkpoints" / CHECKPOINT)
     assert kept.position["step"] == 6
     assert all(np.isfinite(array).all() for array in kept.arrays["model"])
+
+
+def test_a_checkpoint_that_says_nothing_of_training_is_one_line(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", callbacks=[StopAt(6, KeyboardInterrupt())])
+    path = tmp_path / "run" / "checkpoints" / CHECKPOINT
+    write_checkpoint(path, {}, {"step": "six", "stopped": False})
+    with pytest.raises(RunError) as refusal:
+        train(tmp_path / "run")
+    assert str(refusal.value) == (
+        f"{path} is of no training: found {{'step': 'six', 'stopped': False}} in its header"
+    )
 
 
 def test_a_users_mistake_in_the_data_comes_out_as_itself(tmp_path):
