@@ -23,3 +23,9 @@ class TrainingDivergedError(UserError):
 
 class ServingError(UserError):
     """A model server does not answer, or not as the model's passport says."""
+
+
+def one_line(failure: Exception) -> str:
+    """Return what an exception says as one line: the system's reason, its text, or its kind."""
+    text = getattr(failure, "strerror", None) or str(failure)
+    return " ".join(text.split()) or type(failure).__name__

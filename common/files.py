@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import yaml
 
-from common.errors import RunError, UserError
+from common.errors import RunError, UserError, one_line
 
 LARGEST_TEXT = 200_000_000
 """Bytes of JSON, YAML and logs; a manifest with a million data files fits."""
@@ -54,7 +54,7 @@ def atomic_file(path: Path, *, error: type[UserError] = RunError) -> Iterator[IO
         with suppress(OSError):
             temporary.unlink()
         if isinstance(failure, OSError):
-            raise error(f"{path} cannot be written: {failure.strerror or failure}") from failure
+            raise error(f"{path} cannot be written: {one_line(failure)}") from failure
         raise
 
 
@@ -81,7 +81,7 @@ def read_text(path: Path) -> str:
             raise ValueError(f"found {size} bytes; expected {LARGEST_TEXT} at most")
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as failure:
-        raise RunError(f"{path} cannot be read: {_one_line(failure)}") from failure
+        raise RunError(f"{path} cannot be read: {one_line(failure)}") from failure
 
 
 def read_json(path: Path) -> Any:
@@ -90,7 +90,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as failure:
-        raise RunError(f"{path} cannot be read: {_one_line(failure)}") from failure
+        raise RunError(f"{path} cannot be read: {one_line(failure)}") from failure
 
 
 class _Writer(yaml.SafeDumper):
@@ -121,7 +121,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         _check_yaml(text)
         options = plain(yaml.safe_load(text))
     except (ValueError, TypeError, yaml.YAMLError) as failure:
-        raise RunError(f"{path} cannot be read: {_one_line(failure)}") from failure
+        raise RunError(f"{path} cannot be read: {one_line(failure)}") from failure
     if not isinstance(options, dict):
         raise RunError(f"{path} holds no options; expected a mapping of names to values")
     return options
@@ -174,7 +174,7 @@ def write_folder_atomically(
             yield folder
             _put_in_place(folder, target)
     except OSError as failure:
-        raise error(f"{path} cannot be written: {failure.strerror or failure}") from failure
+        raise error(f"{path} cannot be written: {one_line(failure)}") from failure
 
 
 @contextmanager
@@ -268,10 +268,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return value
-
-
-def _one_line(failure: Exception) -> str:
-    return " ".join((getattr(failure, "strerror", None) or str(failure)).split())
 
 
 def _temporary_name(path: Path) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import DataError
+from common.errors import DataError, one_line
 
 
 def open_array(path: Path) -> np.ndarray:
@@ -17,8 +17,7 @@ def open_array(path: Path) -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as failure:  # numpy parses the header as Python, which has errors of its own
-        reason = " ".join(str(failure).split()) or type(failure).__name__
-        raise DataError(f"{path} is not a readable array: {reason}") from failure
+        raise DataError(f"{path} is not a readable array: {one_line(failure)}") from failure
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.memmap:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from common.errors import DataError, UserError
+from common.errors import DataError, UserError, one_line
 
 Found = TypeVar("Found")
 BYTES_PER_UNIT = 1000
@@ -40,7 +40,7 @@ class Entry:
             self.fault(str(mistake))
         except OSError as refusal:
             where = f"{refusal.filename}: " if refusal.filename else ""
-            self.fault(f"{where}{refusal.strerror or refusal}")
+            self.fault(f"{where}{one_line(refusal)}")
         return None
 
     def fault(self, message: str) -> None:

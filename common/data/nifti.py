@@ -24,7 +24,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling, endian_codes
 
 from common.data.geometry import GRID_TOLERANCE, Frames, Geometry, largest_distance_mm
-from common.errors import DataError
+from common.errors import DataError, one_line
 
 ENDINGS = (".nii", ".nii.gz")
 UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
@@ -144,8 +144,7 @@ def _unreadable_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error) as failure:
-        found = getattr(failure, "strerror", None) or " ".join(str(failure).split())
-        raise unreadable(path, found or "damaged") from None
+        raise unreadable(path, one_line(failure)) from None
     except MemoryError:
         raise DataError(f"{path}: found more voxels than fit in memory; expected fewer") from None
 

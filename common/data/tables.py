@@ -133,12 +133,12 @@ def find_file(table: Table, row: Row, cell: str, *, what: str) -> Path:
     if not cell:
         raise DataError(f"{table.where(row)}: the {what} is empty; expected a path")
     path = table.path.parent / cell
-    if "\0" not in cell and path.is_dir():
+    if path.is_dir():
         raise DataError(
             f"{table.where(row)}: the {what} is a folder: {path}; expected a file (DICOM: convert "
             "it to .nii.gz first, as dcm2niix does)"
         )
-    if "\0" in cell or not path.is_file():
+    if not path.is_file():
         raise DataError(f"{table.where(row)}: the {what} does not exist: {path}")
     return path
 

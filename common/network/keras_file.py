@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.errors import RunError
+from common.errors import RunError, one_line
 
 MOST_PACKED = 20
 """Times a file's size that its arrays may take; Keras does not pack them."""
@@ -37,5 +37,4 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError("found arrays that lie in other files")
             return {name: array[()] for name, array in stored.items()}
     except Exception as failure:  # the archive and HDF5 have errors of many kinds
-        reason = " ".join(str(failure).split()) or type(failure).__name__
-        raise RunError(f"{path} cannot be read as a Keras model: {reason}") from failure
+        raise RunError(f"{path} cannot be read as a Keras model: {one_line(failure)}") from failure

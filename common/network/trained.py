@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from common.errors import RunError
+from common.errors import RunError, one_line
 from common.files import scratch_folder
 from common.network.keras_file import read_arrays
 
@@ -62,4 +62,4 @@ def save_network(model: keras.Model, path: Path) -> None:
             bare.save(folder / path.name)
             os.replace(folder / path.name, target)
     except OSError as refusal:
-        raise RunError(f"{path} cannot be written: {refusal.strerror or refusal}") from refusal
+        raise RunError(f"{path} cannot be written: {one_line(refusal)}") from refusal

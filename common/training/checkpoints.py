@@ -14,7 +14,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from common.errors import RunError
+from common.errors import RunError, one_line
 from common.files import atomic_file
 
 Groups = Mapping[str, Sequence[Any]]
@@ -84,7 +84,6 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     except Exception as failure:  # numpy, the archive and JSON have errors of many kinds
-        reason = " ".join(str(failure).split()) or type(failure).__name__
         raise RunError(
-            f"checkpoint {path} is damaged ({reason}); remove it to begin the run again"
+            f"checkpoint {path} is damaged ({one_line(failure)}); remove it to begin the run again"
         ) from failure
