@@ -44,7 +44,7 @@ def atomic_file(path: Path, *, error: type[UserError] = RunError) -> Iterator[IO
     target = Path(os.path.realpath(path))
     temporary = _temporary_name(target)
     try:
-        remove(temporary)  # of a killed process of this number, or a link that somebody laid there
+        remove_leftovers(target.parent, of=target.name)
         with open(temporary, "xb") as file:
             yield file
             file.flush()
@@ -169,7 +169,6 @@ def write_folder_atomically(
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target.parent, of=target.name)
         with scratch_folder(target) as folder:
             yield folder
             _put_in_place(folder, target)
@@ -181,7 +180,7 @@ def write_folder_atomically(
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Give a new, hidden folder beside `path`, which is removed when the block ends."""
     folder = _temporary_name(path)
-    remove(folder)
+    remove_leftovers(path.parent, of=path.name)
     folder.mkdir()
     try:
         yield folder
@@ -192,8 +191,9 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
     """Delete what killed processes left half-written in `folder` (not in its subfolders).
 
-    What a process that still runs is writing stays, and so does every file of another's making. An
-    old version whose successor did not come takes its name again. `of` names a single target.
+    What another process, which still runs, is writing stays, and so does every file of another's
+    making. An old version whose successor did not come takes its name again. `of` names a single
+    target, as every writer here does before it begins: a link laid for its temporary file goes.
     """
     for leftover in Path(folder).glob(".*.tmp"):
         name = _TEMPORARY.fullmatch(leftover.name)

@@ -5,7 +5,6 @@ written in `common.data.nifti`, the others through SimpleITK in `common.data.itk
 """
 
 import os
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -136,7 +135,7 @@ def write_volume(
         raise DataError(f"{path}: cannot be written, found a folder of this name, expected a file")
     target = Path(os.path.realpath(path))  # a symbolic link stays one
     try:
-        with scratch_folder(target.with_name(uuid.uuid4().hex[:12])) as folder:
+        with scratch_folder(target) as folder:
             temporary = folder / f"{path.name[: -len(ending)]}{ending}"
             if ending in nifti.ENDINGS:
                 header = header or nifti.header_for(array.shape, array.dtype, geometry)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from common import files
+from common.data.geometry import Geometry
+from common.data.volumes import write_volume
 from common.errors import DataError, RunError
 from common.files import (
     read_json,
@@ -136,6 +138,9 @@ def test_links_laid_under_a_temporary_name_are_not_followed(tmp_path):
     (tmp_path / f".report.{os.getpid()}.tmp").symlink_to(folder)
     write_json(tmp_path / "log.json", 1)
     replace_folder(tmp_path / "report", "new")
+    (tmp_path / f".scan.nii.{os.getpid()}.tmp").symlink_to(folder)
+    write_volume(tmp_path / "scan.nii", np.ones((2, 3, 4), np.int16), Geometry((1, 1, 1)))
+    assert os.listdir(folder) == ["a.txt"]
     assert victim.read_text() == (folder / "a.txt").read_text() == "mine"
     assert (tmp_path / "log.json").read_text() == "1\n"
 
@@ -173,3 +178,13 @@ def test_names_that_are_no_text_are_written_and_read(tmp_path):
     path = os.fsdecode(b"/data/M\xfcller.csv")
     write_json(tmp_path / "split.json", {"image": path})
     assert read_json(tmp_path / "split.json") == {"image": path}
+
+
+def test_a_writer_removes_what_was_left_of_its_own_file(tmp_path, ended):
+    """Killed in the midst of a large file: its half stayed for ever."""
+    for name in ("a.json", "scan.nii.gz", "other.json"):
+        (tmp_path / f".{name}.{ended}.tmp").write_text("half")
+    write_json(tmp_path / "a.json", 1)
+    write_volume(tmp_path / "scan.nii.gz", np.ones((2, 3, 4), np.int16), Geometry((1, 1, 1)))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"a.json", "scan.nii.gz", f".other.json.{ended}.tmp"}
