@@ -26,10 +26,13 @@ def read_log(run_path: Path) -> list[dict[str, float]]:
         return []
     kinds = {"epoch": int, "step": int}
     try:
-        return [
+        rows = [
             {name: kinds.get(name, float)(cell) for name, cell in row.items() if cell != ""}
             for row in csv.DictReader(io.StringIO(read_text(path)))
         ]
+        if not all(kinds.keys() <= row.keys() for row in rows):
+            raise ValueError("found a row without epoch or step")
+        return rows
     except (ValueError, TypeError, csv.Error) as failure:
         raise RunError(f"{path} is not a training log: {failure}") from failure
 

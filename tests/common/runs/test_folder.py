@@ -291,6 +291,7 @@ def test_data_files_are_all_that_are_read(tmp_path):
         ("log.csv", b"\xff", "log.csv cannot be read: 'utf-8' codec can't decode byte 0xff"),
         ("log.csv", b"epoch,step\n1,x", "log.csv is not a training log: invalid literal for int"),
         ("log.csv", b"epoch,step\n1,2,3", "log.csv is not a training log: "),
+        ("log.csv", b"epoch,loss\n1,2", "log.csv is not a training log: found a row without epoch"),
     ],
 )
 def test_damaged_records_are_one_line(tmp_path, name, content, found):
