@@ -2,13 +2,15 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 from tqdm import tqdm
 
+from common.cost.first_step import line_of_steps
 from common.errors import RunError
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -83,3 +85,24 @@ class ProgressReport:
     def close(self) -> None:
         """Leave the bar as it is and go to the next line."""
         self._bar.close()
+
+
+class FirstSteps(keras.callbacks.Callback):
+    """Says once what the steps to be taken will take: after the second, as the first compiles."""
+
+    def __init__(self, steps: int, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._steps = steps
+        self._say = say
+        self._began = 0.0
+        self._seconds: list[float] = []
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping | None = None) -> None:
+        self._began = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
+        enough = min(2, self._steps)
+        if len(self._seconds) < enough:
+            self._seconds.append(time.monotonic() - self._began)
+            if len(self._seconds) == enough:
+                self._say(line_of_steps(self._seconds, self._steps))

@@ -21,8 +21,7 @@ from common.errors import RunError, TrainingDivergedError
 from common.runs.folder import Run
 from common.runs.log import read_log, write_log
 from common.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from common.training.first_steps import FirstSteps
-from common.training.journal import EventWriter, ProgressReport
+from common.training.journal import EventWriter, FirstSteps, ProgressReport
 
 CHECKPOINT = "last.npz"
 POSITION = {"step": int, "epoch_done": bool, "stopped": bool}

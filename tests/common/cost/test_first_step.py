@@ -8,7 +8,7 @@ import pytest
 
 from common.cost.first_step import after_first, line_of_steps
 from common.cost.memory import GIB, available_memory, bytes_of, warn_of_memory
-from common.training.first_steps import FirstSteps
+from common.training.journal import FirstSteps
 
 
 def train(steps, batches):
