@@ -1,10 +1,10 @@
-# make setup | test | test-quick | census | lint | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
+# make setup | test | test-quick | census | lint | torture [PAPER=] [KILLS=] | fuzz [MINUTES=] | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
 PYTHON ?= python3
 PRESET ?= quick
 GPU_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
 
-.PHONY: setup census test test-quick lint reproduce report bench bench-gpu
+.PHONY: setup census test test-quick lint torture fuzz reproduce report bench bench-gpu
 setup: .venv/installed
 
 .venv/installed: setup.cfg pyproject.toml
@@ -27,6 +27,13 @@ census:
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Commands killed at random moments, and damaged files: what must hold whatever happens.
+torture: setup
+	$(BIN)/python tests/torture.py $(if $(PAPER),--paper $(PAPER)) $(if $(KILLS),--kills $(KILLS))
+
+fuzz: setup
+	$(BIN)/python tests/fuzz.py $(if $(MINUTES),--minutes $(MINUTES))
 
 reproduce: setup
 	$(BIN)/python -m common reproduce --preset $(PRESET) $(if $(PAPER),--paper $(PAPER)) $(if $(DATA),--data $(DATA)) $(if $(COHORT),--cohort $(COHORT)) $(if $(OPEN),--open)
