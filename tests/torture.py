@@ -151,7 +151,7 @@ def is_finished(words: tuple[str, ...], folder: Path) -> bool:
     if words[0] == "train":
         manifest = folder / words[words.index("--run") + 1] / "manifest.json"
         return manifest.is_file() and json.loads(manifest.read_text())["status"] == "finished"
-    return words[0] == "export" and any(folder.glob("models/*/*/saved_model.pb"))
+    return words[0] == "export" and any(folder.glob("models/*/[0-9]*/saved_model.pb"))
 
 
 def half_written(folder: Path, before: dict[str, str], after: dict[str, str], volatile) -> list:
