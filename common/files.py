@@ -185,7 +185,8 @@ def scratch_folder(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove(folder)
 
 
 def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
@@ -301,7 +302,8 @@ def _put_in_place(folder: Path, target: Path) -> None:
         except OSError:
             os.rename(old, target)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):
+            remove(old)
 
 
 def _exchange(first: Path, second: Path) -> bool:

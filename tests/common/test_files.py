@@ -89,6 +89,13 @@ def test_a_folder_is_exchanged_in_one_step(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["report"]
 
 
+def test_a_folder_takes_the_place_of_a_file(tmp_path):
+    (tmp_path / "report").write_text("old")
+    replace_folder(tmp_path / "report", "new")
+    assert (tmp_path / "report" / "a.txt").read_text() == "new"
+    assert os.listdir(tmp_path) == ["report"]
+
+
 def test_where_names_cannot_be_exchanged_the_old_folder_steps_aside(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_exchange", lambda *names: False)
     replace_folder(tmp_path / "report", "old")
