@@ -8,7 +8,7 @@ they fitted, and all of them print to stderr. A header is therefore read here fi
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,23 +45,47 @@ _NRRD_TYPES = (
     (re.compile(r"((signed |unsigned )?long long( int)?)|u?longlong|u?int64(_t)?|double"), 8),
 )
 """Names of types and the bytes of a voxel."""
+_QUOTED = re.compile(r'"([^"]*)"')
+_ANATOMICAL = re.compile(
+    r"((left|right)-(anterior|posterior)-(inferior|superior)|[lr][ap][is])(.*)"
+)
+_PLAIN_SCALE = re.compile(r"(1(\.0*)?)?"), re.compile(r"(-?0(\.0*)?)?")
+"""Slope and offset of values that are what they are stored as."""
 _STDERR = 2
 _stderr_lock = RLock()
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a header says of its data."""
+
+    sizes: tuple[int, ...]
+    """Bytes of a voxel, then voxels along each axis."""
+    name: str
+    """Of the data file or files; "" where the data follow the header."""
+    rest: list[bytes]
+    """Lines behind the header that name files."""
+    begin: int
+    skipped: int
+    packed: bool
+    measured: bool
+    """Whether the length of the data is known; text is left to SimpleITK."""
+    remarks: list[str]
 
 
 def read_grid(
     path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[tuple[int, int, int], Geometry]:
     """Return the shape (Z, Y, X) and geometry that the header says; see `read_voxels`."""
-    return _grid_of(_open(path), path, frames, flat)
+    return _grid_of(*_open(path), path, frames, flat)
 
 
 def read_voxels(
     path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[np.ndarray, Geometry]:
     """Read the voxels (Z, Y, X) in the file's type; see `common.data.volumes.read_volume`."""
-    reader = _open(path)
-    shape, geometry = _grid_of(reader, path, frames, flat)
+    reader, remarks = _open(path)
+    shape, geometry = _grid_of(reader, remarks, path, frames, flat)
     with _library_messages_held() as messages:
         try:
             array = SimpleITK.GetArrayFromImage(reader.Execute())
@@ -115,6 +139,11 @@ def data_files(path: Path) -> list[str]:
         DataError: a reader cannot be trusted with the header, the data are of another length, or
             lie outside the header's folder and those below it.
     """
+    return _check(path)[0]
+
+
+def _check(path: Path) -> tuple[list[str], _Header]:
+    """Return the data files of a header, see `data_files`, and what else it says."""
     try:
         header = (_read_nrrd if path.suffix.lower() == ".nrrd" else _read_meta)(path)
         slices = _slice_files(header.name, header.rest, path)
@@ -132,11 +161,12 @@ def data_files(path: Path) -> list[str]:
             _check_length(path, header, found)
     except OSError as refusal:
         raise unreadable(path, reason(refusal)) from None
-    return names
+    return names, header
 
 
-def _open(path: Path) -> SimpleITK.ImageFileReader:
-    data_files(path)
+def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, list[str]]:
+    """Return a reader that has read the header, and what in that is worth a look."""
+    _, header = _check(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO(ENGINES[path.suffix.lower()])
     reader.SetFileName(str(path))
@@ -145,11 +175,11 @@ def _open(path: Path) -> SimpleITK.ImageFileReader:
             reader.ReadImageInformation()
         except RuntimeError as error:
             raise unreadable(path, reason(error, messages())) from error
-    return reader
+    return reader, header.remarks
 
 
 def _grid_of(
-    reader: SimpleITK.ImageFileReader, path: Path, frames: Frames, flat: bool
+    reader: SimpleITK.ImageFileReader, remarks: list[str], path: Path, frames: Frames, flat: bool
 ) -> tuple[tuple[int, int, int], Geometry]:
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     axes = len(size)
@@ -171,24 +201,8 @@ def _grid_of(
             "above 0"
         )
     shape = (*size[:3], 1)[2::-1]
-    return shape, Geometry(spacing, origin, tuple(direction.ravel().tolist()))
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What a header says of its data."""
-
-    sizes: tuple[int, ...]
-    """Bytes of a voxel, then voxels along each axis."""
-    name: str
-    """Of the data file or files; "" where the data follow the header."""
-    rest: list[bytes]
-    """Lines behind the header that name files."""
-    begin: int
-    skipped: int
-    packed: bool
-    measured: bool
-    """Whether the length of the data is known; text is left to SimpleITK."""
+    direction = tuple(direction.ravel().tolist())
+    return shape, Geometry(spacing, origin, direction, remarks=tuple(remarks))
 
 
 def _read_meta(path: Path) -> _Header:
@@ -209,8 +223,17 @@ def _read_meta(path: Path) -> _Header:
     kind = fields.get("ElementType", "").removeprefix("MET_")
     if kind not in _META_TYPES or channels > 100:
         raise unreadable(path, f"found ElementType {fields.get('ElementType', '')[:40]!r}")
+    scale = [fields.get(f"ElementToIntensityFunction{name}", "") for name in ("Slope", "Offset")]
+    if not all(_PLAIN_SCALE[place].fullmatch(text) for place, text in enumerate(scale)):
+        raise DataError(
+            f"{path}: found values to be scaled (slope {scale[0][:20]!r}, offset {scale[1][:20]!r})"
+            "; expected the values themselves, as SimpleITK stores them"
+        )
+    _check_units([fields.get("DistanceUnits", "")], path)
     name = fields["ElementDataFile"]
+    spaced = {"ElementSpacing", "ElementSize"} & fields.keys()
     return _Header(
+        remarks=[] if spaced else ["it states no spacing: voxels of 1 mm"],
         sizes=(channels * _META_TYPES[kind], *sizes),
         name="" if name.upper() == "LOCAL" else name,
         rest=rest,
@@ -251,7 +274,15 @@ def _read_nrrd(path: Path) -> _Header:
     if not voxel_bytes:
         raise unreadable(path, f"found the type {kind[:40]!r}")
     encoding = fields.get("encoding", "").lower()
+    for name in ("units", "spaceunits"):
+        _check_units(_QUOTED.findall(fields.get(name, ""))[:3], path)
+    remarks = []
+    if not _ANATOMICAL.fullmatch(fields.get("space", "").lower()):
+        remarks.append("it names no anatomical directions: axes as stored")
+    if not {"spacings", "spacedirections"} & fields.keys():
+        remarks.append("it states no spacing: voxels of 1 mm")
     return _Header(
+        remarks=remarks,
         sizes=(*voxel_bytes, *sizes),
         name=fields.get("datafile", ""),
         rest=rest,
@@ -260,6 +291,13 @@ def _read_nrrd(path: Path) -> _Header:
         packed=encoding != "raw",
         measured=encoding in ("raw", "gz", "gzip") and "lineskip" not in fields,
     )
+
+
+def _check_units(units: Iterable[str], path: Path) -> None:
+    """Refuse sizes that are not in mm; where nothing is said they are."""
+    for unit in units:
+        if unit.strip().lower() not in ("", "?", "???", "mm", "millimeter", "millimetre"):
+            raise DataError(f"{path}: found sizes in {unit[:20]!r}; expected mm")
 
 
 def _sizes(fields: dict[str, str], path: Path, name: str, count: str) -> list[int]:

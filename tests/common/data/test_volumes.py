@@ -548,6 +548,46 @@ def test_nrrd_headers_that_are_not_believed(tmp_path, changes, more, found):
         read_volume(path)
 
 
+@pytest.mark.parametrize(
+    ("write", "changes", "found"),
+    [
+        ("mha", {"DistanceUnits": "um"}, "found sizes in 'um'; expected mm"),
+        ("nrrd", {"space units": '"mm" "mm" "cm"'}, "found sizes in 'cm'; expected mm"),
+        ("nrrd", {"units": '"m" "m" "m"', "space units": None}, "found sizes in 'm'; expected mm"),
+        (
+            "mha",
+            {"ElementToIntensityFunctionSlope": "2", "ElementToIntensityFunctionOffset": "-1024"},
+            "found values to be scaled (slope '2', offset '-1024'); expected the values themselves",
+        ),
+    ],
+)
+def test_what_simpleitk_passes_over_is_refused(tmp_path, write, changes, found):
+    """Micrometres were read as millimetres, and values that are to be scaled as they are stored."""
+    path = (write_meta if write == "mha" else write_nrrd)(tmp_path / f"scan.{write}", **changes)
+    with refused(path, found):
+        read_volume(path)
+
+
+def test_what_a_header_leaves_open_is_said(tmp_path):
+    plain = {"ElementToIntensityFunctionSlope": "1.0", "DistanceUnits": "mm"}
+    remarks = [
+        read_geometry(path)[1].remarks
+        for path in (
+            write_meta(tmp_path / "a.mha", **plain),
+            write_meta(tmp_path / "b.mha", ElementSpacing=None),
+            write_nrrd(tmp_path / "c.nrrd", **{"space units": '"mm" "mm" "mm"'}),
+            write_nrrd(tmp_path / "d.nrrd", space="scanner-xyz"),
+            write_nrrd(
+                tmp_path / "e.nrrd",
+                **{"space": None, "space directions": None, "space origin": None},
+            ),
+        )
+    ]
+    directions = "it names no anatomical directions: axes as stored"
+    size = "it states no spacing: voxels of 1 mm"
+    assert remarks == [(), (size,), (), (directions,), (directions, size)]
+
+
 @pytest.mark.parametrize("name", ["../secret.raw", "/etc/hostname", "a/../../secret.raw"])
 def test_data_files_outside_the_headers_folder_are_not_read(tmp_path, name):
     """Another's file came back as voxels."""
