@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,26 @@ if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
         os.environ.setdefault(name, SHARE)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Run a test marked `alone` in a process of its own.
+
+    TensorFlow's allocator for oneDNN never gives memory back: what one large network took, all
+    later tests of the process would hold.
+    """
+    if pyfuncitem.get_closest_marker("alone") is None or "TEST_ALONE" in os.environ:
+        return None
+    environment = {**os.environ, "TEST_ALONE": "1"}
+    environment.pop("PYTEST_XDIST_WORKER", None)  # its folder is another session's
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid],
+        cwd=ROOT, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return True
 
 
 @pytest.fixture(scope="module", autouse=True)

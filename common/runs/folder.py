@@ -17,7 +17,6 @@ import filelock
 import yaml
 from jsonargparse import ArgumentParser
 
-from common.data.volumes import files_of
 from common.errors import RunError
 from common.files import (
     as_yaml,
@@ -94,6 +93,8 @@ class Run:
 
         Of a volume whose voxels lie in other files than its header, those are data files, too.
         """
+        from common.data.volumes import files_of  # numpy and nibabel, which no help needs
+
         known = dict(self.manifest.get("data_files", {}))
         for path in (file for each in paths for file in files_of(Path(each))):
             try:

@@ -10,6 +10,7 @@ from dhcp_fetal.config import PORT
 from dhcp_fetal.train import train
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.shared
 def test_the_tiny_example_learns_from_its_own_files(shared, example_files, tmp_path):

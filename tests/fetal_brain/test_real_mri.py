@@ -30,6 +30,7 @@ def brain_list(shared, tmp_path_factory):
     return path
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.shared
 def test_brain_of_a_held_out_subject(brain_list, tmp_path):

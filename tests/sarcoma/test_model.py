@@ -303,6 +303,7 @@ class TestDilated:
         count = assert_activations(model, x, part, f"{case}/act/", atol=1e-5, channels=64)
         assert count > 25
 
+    @pytest.mark.alone
     @pytest.mark.slow
     @pytest.mark.shared
     def test_full_width(self, shared, recipe):

@@ -56,6 +56,7 @@ def test_small_network(golden, recipe, case, shape, seed, statistics):
     check(found, recorded, f"{case}_{prefix}", blocks=names, tolerance=tolerance)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.shared
 def test_released_weights(shared, recipe):
