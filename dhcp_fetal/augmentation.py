@@ -20,11 +20,7 @@ PLANES = ((0, 1), (1, 2), (0, 2))
 def draw_affine(rng, config: Config) -> np.ndarray | None:
     """Draw a rotation with scaling, or None where the case stays as it is.
 
-    Args:
-        rng: `random_sample` is not needed; `uniform(low, high)` is.
-        config: uses the affine fields.
-    Returns:
-        (3, 3) float64 M; the image at x becomes the image at M^T (x - c) + c.
+    Returns (3, 3) float64 M: the image at x becomes the image at M^T (x - c) + c.
     Source: augment_imgs.py of DeepMedic; specification 3.6.
     """
     if not rng.uniform(0.0, 1.0) <= config.affine_probability:
@@ -41,16 +37,9 @@ def draw_affine(rng, config: Config) -> np.ndarray | None:
 def apply_affine(
     volume: np.ndarray, matrix: np.ndarray, *, order: int, boundary: str, fill: float = 0.0
 ) -> np.ndarray:
-    """Resample one volume about its centre, which is rounded down to a voxel.
+    """Resample one volume (x, y, z) about its centre, which is rounded down to a voxel.
 
-    Args:
-        volume: (x, y, z).
-        matrix: from `draw_affine`.
-        order: of the spline.
-        boundary: a mode of scipy, or "min" for the image's minimum.
-        fill: outside, where the boundary is constant.
-    Returns:
-        Array of the same shape and dtype.
+    The boundary is a mode of scipy, or "min" for the image's minimum; shape and dtype stay.
     """
     centre = np.floor(np.array(volume.shape) / 2.0)
     if boundary == "min":
@@ -61,15 +50,10 @@ def apply_affine(
 
 
 def augment_case(case: Case, config: Config, rng) -> Case:
-    """Turn, scale or flip a prepared case whole, as the engine does once per subepoch.
+    """Turn, scale or flip a padded case whole, as the engine does once per subepoch.
 
     [G19] With `affine_seed` the transform is the same each time. [D11] v0.7.0 flips here and not
     each segment.
-
-    Args:
-        case: image, labels, mask and weight maps of one padded grid.
-        config: uses the affine fields, `compat`, `flip_probabilities`.
-        rng: source of the draws.
     """
     source = rng if config.affine_seed is None else np.random.RandomState(config.affine_seed)
     matrix = draw_affine(source, config)
@@ -112,11 +96,7 @@ def augment_segment(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Change one segment, its contexts and its labels: intensity, flips, quarter turns.
 
-    Args:
-        parts: [segment, context, ...] (x, y, z, channels).
-        labels: (x, y, z).
-        config: uses the fields of segments; [D11] no flips under v0.7.0.
-        rng: source of the draws.
+    Parts are [segment, context, ...] (x, y, z, channels), labels (x, y, z). [D11] v0.7.0: no flips.
     """
     parts = _change_intensity(parts, config, rng)
     if config.flip_probabilities is not None and config.compat != "v0.7.0":

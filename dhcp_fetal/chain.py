@@ -50,14 +50,9 @@ def segment_case(
 ) -> str:
     """Segment one scan, write its files and return a line about it.
 
-    The brain's map is <name>_brain where another stage follows, else <name>, as that of the last
-    stage is.
+    The brain's map is <name>_brain where another stage follows. Where two stages are run, the mask
+    of the files is not looked at. `saved` are the original's names, or None for ours.
 
-    Args:
-        files: of the scan; where two stages are run, its mask is not looked at.
-        stages: one network, or the brain's and the cortex's.
-        out: folder, which exists.
-        saved: the original's names, or None for ours.
     Raises:
         DataError: the scan cannot be read, or no brain was found, in which case empty maps have
             been written.
@@ -128,11 +123,7 @@ def describe(case: Case, found: Prediction, config: Config, *, seconds: float) -
 
 
 def segment_all(scans: Sequence[CaseFiles], stages: list[Stage], folder: Path, *, saved):
-    """Segment scans one after the other; go on where one fails, and name those at the end.
-
-    Raises:
-        DataError: some scans have no usable result.
-    """
+    """Segment scans one after the other; go on where one fails, and raise `DataError` at the end."""
     failures = []
     for files in after_first(scans, "scan"):
         try:
@@ -149,11 +140,7 @@ def segment_all(scans: Sequence[CaseFiles], stages: list[Stage], folder: Path, *
 def load_stages(
     *, run, brain, cortex, model_cfg, test_cfg, load, preset, normalisation
 ) -> list[Stage]:
-    """Return the networks to run, in order.
-
-    Raises:
-        OptionError: no network is named, or a single one beside the two of the chain.
-    """
+    """Return the networks to run, in order, or refuse options that name none or too many."""
     folders = [("brain", brain), ("cortex", cortex), ("labels", run)]
     named = [(what, folder) for what, folder in folders if folder is not None]
     if model_cfg is not None:
@@ -181,8 +168,7 @@ def make_stage(what: str, network: keras.Model, config: Config) -> Stage:
 def load_original(model_cfg: Path, test_cfg: Path | None, load: Path | None, preset: Preset | None):
     """Build the network of the original's files and give it a checkpoint.
 
-    Raises:
-        OptionError: no checkpoint is named. The original asks whether to go on with random weights.
+    The original asks whether to go on with random weights where none is named; this refuses.
     """
     preset = preset or "code"
     if load is None:

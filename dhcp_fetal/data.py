@@ -57,11 +57,7 @@ def find_cases(source: Path) -> tuple[CaseFiles, ...]:
 
 
 def list_cases(source: Path) -> tuple[CaseFiles, ...]:
-    """Return the cases of `find_cases`, whatever their names.
-
-    Raises:
-        DataError: the source is missing or names nothing.
-    """
+    """Return the cases of `find_cases`, whatever their names."""
     source = Path(source)
     if source.is_dir():
         paths = sorted(path for path in source.iterdir() if is_volume(path))
@@ -95,15 +91,9 @@ def check_names(cases: Sequence[CaseFiles], source: Path | str) -> tuple[CaseFil
 
 
 def check_name(files: CaseFiles, places: dict[str, str], source: Path | str, number: int) -> None:
-    """Refuse a case whose results cannot be called after it, and note where its name stood.
+    """Refuse a name that an earlier case has or that can name no file; add it to `places`.
 
-    Args:
-        files: of the case.
-        places: names so far; the case's own is added.
-        source: of the cases.
-        number: of the case in it, from 1.
-    Raises:
-        DataError: an earlier case has the name (prediction_filename), or it names no file.
+    The case is `number` of its source, from 1; `places` tells where each name so far stood.
     """
     name, where = name_of(files), f"{source}, case {number}"
     check_id(name, where)
@@ -146,17 +136,10 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
 
 
 def read_file(path: Path, config: Config, *, finite: bool = True) -> Volume:
-    """Read one file as the engine takes it: 2-D as one slice, of 4-D as `compat` says.
+    """Read one file (Z, Y, X) as the engine takes it: 2-D as one slice, of 4-D as `compat` says.
 
-    Args:
-        path: of a volume.
-        config: uses `compat`. [D8] v0.7.0 takes the first volume of a 4-D file; v0.8.4 asks for a
-            single one.
-        finite: refuse NaN and infinite voxels.
-    Returns:
-        `Volume` (Z, Y, X): transposed it has the axis order of the file.
-    Raises:
-        DataError: see `common.data.volumes.read_volume`.
+    [D8] v0.7.0 takes the first volume of a 4-D file; v0.8.4 asks for a single one. `finite` refuses
+    NaN and infinite voxels.
     """
     frames = "first" if config.compat == "v0.7.0" else "one"
     return read_volume(path, frames=frames, flat=True, finite=finite)
@@ -202,15 +185,10 @@ def as_mask(array: np.ndarray, path: Path, config: Config) -> np.ndarray:
 
 
 def prepare_case(case: Case, config: Config) -> np.ndarray:
-    """Return a case's image as `Config.normalisation` says.
+    """Return a case's image (x, y, z, channels) float32 as `Config.normalisation` says.
 
-    Args:
-        case: loaded.
-        config: uses `normalisation`: "none" leaves the files' numbers, "volume" takes mean and
-            deviation of every channel over all voxels (normalise_t2w_images.py), "brain" over the
-            mask where the case has one.
-    Returns:
-        (x, y, z, channels) float32.
+    "none" leaves the files' numbers, "volume" takes mean and deviation of every channel over all
+    voxels (normalise_t2w_images.py), "brain" over the mask where the case has one.
     """
     inside = case.mask > 0 if config.normalisation == "brain" and case.mask is not None else None
     return normalise(case.image, config.normalisation, inside, name=case.name)
@@ -219,15 +197,10 @@ def prepare_case(case: Case, config: Config) -> np.ndarray:
 def normalise(
     image: np.ndarray, kind: str, inside: np.ndarray | None = None, *, name: str = "scan"
 ) -> np.ndarray:
-    """Give every channel mean 0 and deviation 1 over all voxels or those in a mask.
+    """Give every channel mean 0 and deviation 1 over all voxels or, of kind "brain", those inside.
 
-    Args:
-        image: (x, y, z, channels).
-        kind: "none", "volume" or "brain".
-        inside: (x, y, z) bool, for "brain"; None or empty: all voxels.
-        name: of the scan, for the warning.
-    Returns:
-        (x, y, z, channels) float32; a constant channel becomes 0.
+    Image (x, y, z, channels), `inside` (x, y, z) bool; None or empty: all voxels. Returns float32,
+    a constant channel as 0; of kind "none" the image itself.
     """
     if kind == "none":
         _warn_of_raw_numbers(image, name)
@@ -257,11 +230,7 @@ def _warn_of_raw_numbers(image: np.ndarray, name: str) -> None:
 
 
 def split_cases(cases: Sequence[CaseFiles], config: Config) -> dict[str, tuple[CaseFiles, ...]]:
-    """Divide a list: the last rows are held out, those before them validate, the rest train.
-
-    Raises:
-        DataError: no case is left to train with.
-    """
+    """Divide a list: the last rows are held out, those before them validate, the rest train."""
     held_out = len(cases) - config.held_out_cases
     watched = held_out - config.validation_cases
     if watched < 1:
@@ -339,12 +308,7 @@ def check_weights(array: np.ndarray, path: Path) -> None:
 
 
 def choose_cases(*, image, cases, mask, session, home) -> tuple[CaseFiles, ...]:
-    """Return the scans that the options name.
-
-    Raises:
-        OptionError: several kinds of them are given, or none and the run has no held-out cases.
-        DataError: see `data.find_cases`.
-    """
+    """Return the scans that the options name; refuse several kinds of them, or none."""
     given = [name for name, value in (("--image", image), ("--cases", cases), ("-test", session))
              if value is not None]  # fmt: skip
     if len(given) > 1:

@@ -25,12 +25,7 @@ Ranges = tuple[tuple[Range | None, ...], ...]
 
 
 def choose_maps(config: Config, ranges: Ranges) -> list[tuple[str, int, int, Range]]:
-    """Return layer name, pathway and layer number from 0, and range of every layer asked for.
-
-    Args:
-        config: uses the pathways.
-        ranges: of the normal, the low-resolution and the fully connected layers.
-    """
+    """Return layer name, pathway and layer number from 0, and range of every layer asked for."""
     contexts = len(config.context_factors)
     pathways = [("normal", 0, ranges[0])]
     pathways += [(f"context_{p}", p, ranges[1]) for p in range(1, contexts + 1)]
@@ -46,14 +41,8 @@ def choose_maps(config: Config, ranges: Ranges) -> list[tuple[str, int, int, Ran
 def write_features(
     model: keras.Model, case: Case, config: Config, ranges: Ranges, out: Path
 ) -> list[Path]:
-    """Write <name>_pathway<p>_layer<l>_fm<k>.nii.gz for every map asked for.
+    """Write <name>_pathway<p>_layer<l>_fm<k>.nii.gz for every map asked for; see `choose_maps`.
 
-    Args:
-        model: the network.
-        case: loaded.
-        config: its configuration.
-        ranges: see `choose_maps`.
-        out: folder, made if missing.
     Source: testing.py and featureMaps of DeepMedic; specification 7.4.
     """
     maps = choose_maps(config, ranges)
@@ -93,12 +82,9 @@ def write_features(
 
 
 def centre_part(features: tf.Tensor, size: Sequence[int], factor: Sequence[int]) -> tf.Tensor:
-    """Return the middle of a layer's output at full resolution.
+    """Return the middle of a layer's output (batch, x, y, z, maps) at full resolution.
 
-    Args:
-        features: (batch, x, y, z, maps).
-        size: of the network's output.
-        factor: repetitions of each voxel.
+    `size` is that of the network's output, `factor` the repetitions of each voxel.
     """
     for axis, (length, times) in enumerate(zip(size, factor, strict=True), start=1):
         needed = -(-length // times)

@@ -166,11 +166,7 @@ class SegmentSource:
         return result
 
     def draw(self, number: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Cut the segments of one subepoch.
-
-        Returns:
-            One array (segments, x, y, z, channels) float32 per input, labels (segments, ...) int32.
-        """
+        """Cut the segments of one subepoch; see `sampling.make_arrays` for what is returned."""
         way, config = self.way, self.config
         plan = self._rng(number, PLAN)
         count = min(config.cases_per_subepoch, len(self.cache.cases))
@@ -225,13 +221,7 @@ def steps_per_epoch(config: Config) -> int:
 
 
 def make_dataset(source: SegmentSource, config: Config, *, first_step: int = 0):
-    """Return the training batches from a step on to the last as a `tf.data.Dataset`.
-
-    Args:
-        source: of training segments.
-        config: uses network, `batch_size`, `epochs`, `subepochs`.
-        first_step: where to begin; the batches of a resumed run are those of an unbroken one.
-    """
+    """Return the training batches from a step on to the last; those of a resumed run are the same."""
     sizes = [config.train_segment, *geometry.context_sizes(config, config.train_segment)]
     inputs = tuple(tf.TensorSpec((*s, config.input_channels), tf.float32) for s in sizes)
     labels = tf.TensorSpec(geometry.output_size(config, config.train_segment), tf.int32)

@@ -43,10 +43,8 @@ def shrink(size: Triple, kernels: Sequence[Triple], padding: Sequence[str]) -> T
 def context_size(segment: Triple, field: Triple, factor: Triple) -> Triple:
     """Return the voxels per axis of the low-resolution segment that goes with a full one.
 
-    Args:
-        segment: size at full resolution.
-        field: receptive field of the normal pathway, which all pathways share.
-        factor: voxels of the image per voxel of the context.
+    `field` is the receptive field of the normal pathway, which all pathways share; `factor` the
+    voxels of the image per voxel of the context.
     Source: `calc_inp_dims_given_outp` and its forerunners; specification 3.4.
     """
     return tuple(
@@ -77,11 +75,7 @@ def margins(config: Architecture, segment: Triple) -> tuple[tuple[int, int], ...
 
 
 def check_architecture(config: Architecture) -> None:
-    """Refuse fields that cannot belong to one network.
-
-    Raises:
-        OptionError: names the field, what was found and what was expected.
-    """
+    """Raise `OptionError`, naming the field, for fields that cannot belong to one network."""
     normal = len(config.filters)
     context = len(config.context_kernels)
     fc = len(config.fc_filters) + 1

@@ -216,15 +216,10 @@ def predict_lattices(
 def lattice_tiles(
     size: tf.Tensor, axis: int, shift: int, padded: Padded, config: Config, longest_tile: int
 ) -> Tiles:
-    """Cover one axis of the image by few tiles that begin on a lattice.
+    """Cover one axis of the image, of `size` voxels, by few tiles that begin on a lattice.
 
-    Args:
-        size: voxels of the image along it.
-        axis: 0, 1 or 2.
-        shift: how far the lattice is moved towards low indices.
-        padded: the image.
-        config: uses the network's fields.
-        longest_tile: voxels that a tile gives at most, where a step of the lattice is no longer.
+    The lattice is moved by `shift` towards low indices; a tile gives at most `longest_tile` voxels
+    where a step of the lattice is no longer.
     """
     spoilt, step = spoilt_voxels(config, axis), lattice_step(config)[axis]
     margins = geometry.margins(config, config.inference_segment)[axis]
@@ -244,11 +239,7 @@ def lattice_step(config: Config) -> Triple:
 
 
 def check_lattice(config: Config) -> None:
-    """Refuse more lattices than there are places for.
-
-    Raises:
-        OptionError: names the option.
-    """
+    """Raise `OptionError` for more lattices than there are places for."""
     most = min(lattice_step(config))
     if config.tiling == "lattice" and not 1 <= config.lattice_shifts <= most:
         raise OptionError(f"--lattice_shifts: found {config.lattice_shifts}, expected 1 to {most}")

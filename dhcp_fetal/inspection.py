@@ -39,14 +39,9 @@ STORED_BYTES = 4
 
 
 def inspect_cases(source: Path, config: Config, out: Path) -> Inspection:
-    """Find everything that is wrong with a table, list or folder and the files it names.
+    """Find everything that is wrong with the cases of `data.find_cases` and the files they name.
 
-    Args:
-        source: of `data.find_cases`.
-        config: uses `compat`, `classes`, `input_channels`.
-        out: where `prepare` would write; looked at for room.
-    Returns:
-        A line per case, one each for the list and the disk.
+    Returns a line per case, one each for the list and the disk of `out`.
     """
     inspection = Inspection(Path(source).absolute())
     cases = inspection.general("list").attempt(list_cases, source)
@@ -76,12 +71,7 @@ def inspect_cases(source: Path, config: Config, out: Path) -> Inspection:
 def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Volume | None:
     """Check every file of a case by itself and against the first scan.
 
-    Args:
-        entry: of the case.
-        files: of the case.
-        config: see `inspect_cases`.
-    Returns:
-        The first channel that can be read, its voxels left out of account.
+    Returns the first channel that can be read, its voxels left out of account.
     """
     scan: tuple[Volume, Path] | None = None
     for path in filter(None, files.channels):

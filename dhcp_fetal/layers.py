@@ -96,16 +96,10 @@ def batch_moments(x):
 
 @ops.custom_gradient
 def standardise(x):
-    """Give every channel mean 0 and variance 1, by the statistics of this batch.
+    """Give every channel of x (..., channels) float32 mean 0 and variance 1, by this batch.
 
     The gradient is written out: derived step by step through mean and variance it takes twice as
     many passes over the data.
-
-    Args:
-        x: (..., channels) float32.
-
-    Returns:
-        As x.
     """
     mean, variance = batch_moments(x)
     # [G20] In effect no epsilon: a constant channel stays finite because x - mean is 0 first.

@@ -14,11 +14,7 @@ from dhcp_fetal.original_weights import assign_original, read_original
 
 
 def choose_device(name: str | None) -> None:
-    """Do as the original's `-dev`: cpu, cuda, or cuda and a number; None: what there is.
-
-    Raises:
-        OptionError: another word, or no such GPU.
-    """
+    """Do as the original's `-dev`: cpu, cuda, or cuda and a number; None: what there is."""
     if name is None:
         return
     gpus = tf.config.list_physical_devices("GPU")
@@ -39,23 +35,15 @@ def choose_device(name: str | None) -> None:
 
 
 def load_run_network(run: Path) -> tuple[keras.Model, Config]:
-    """Load the trained network of a run and its configuration.
-
-    Raises:
-        RunError: there is no trained network, it cannot be read, or it is another architecture.
-    """
+    """Load the trained network of a run and its configuration; see `load_trained` for errors."""
     config = load_config(Path(run), Config)
     return load_trained(build_model(config), run), config
 
 
 def load_weights(model: keras.Model, source: Path) -> dict | None:
-    """Give a model the weights of a run folder, a .keras file or a checkpoint of the original.
+    """Give a model the weights of a run folder or a checkpoint of the original.
 
-    Returns:
-        The checkpoint's tensors, with the state of its optimiser; None where it was one of ours.
-    Raises:
-        DataError: the checkpoint cannot be read or is of another architecture.
-        RunError: the run has no network, or another one.
+    Returns the checkpoint's tensors, its optimiser's state among them; None for a run folder.
     """
     source = Path(source)
     if (source / "manifest.json").is_file():

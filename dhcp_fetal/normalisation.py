@@ -8,12 +8,8 @@ from dhcp_fetal.config import Config
 def zscore(image: np.ndarray, config: Config, *, mask: np.ndarray | None = None) -> np.ndarray:
     """Shift and scale the chosen channels by the mean and deviation of their plausible voxels.
 
-    Args:
-        image: (x, y, z, channels), any real dtype.
-        config: uses the zscore fields.
-        mask: (x, y, z); only voxels above 0 count. None: all.
-    Returns:
-        The image itself where no channel is chosen, else a float64 copy.
+    Of the image (x, y, z, channels) only voxels with a mask (x, y, z) above 0 count. Returns the
+    image itself where no channel is chosen, else a float64 copy.
     Source: preprocessing.py, `normalize_zscore_img`; specification 3.3.
     """
     channels = image.shape[-1]

@@ -21,13 +21,9 @@ def nifti_name(scan: Path) -> str:
 def normalise_file(source: Path, target: Path, config: Config, *, mask: Path | None = None) -> None:
     """Normalise one scan; of a 4-D file the first volume.
 
-    Args:
-        source: NIfTI.
-        target: NIfTI.
-        config: uses `normalise_to_float` [G25] and `copy_header`.
-        mask: over whose voxels other than 0 mean and deviation are taken; None: all.
-    Raises:
-        DataError: a file cannot be read or written, or they lie on different grids.
+    Mean and deviation are taken over the mask's voxels other than 0, or over all. Of `Config`
+    `normalise_to_float` [G25] counts.
+
     Source: normalise_t2w_images.py; specification 3.1.
     """
     scan = read_volume(source, frames="first", flat=True)

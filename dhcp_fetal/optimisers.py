@@ -148,10 +148,6 @@ def freeze_layers(model: keras.Model, config: Config) -> None:
     """Take whole blocks out of training: kernel, normalisation, activation, the softmax bias.
 
     Rolling statistics go on moving, as in the engine. Call before the optimiser is built.
-
-    Args:
-        model: from `build_model`.
-        config: uses the frozen layers, numbered from 1.
     """
     frozen = {f"normal_{n}_" for n in config.frozen_layers}
     pathways = range(1, len(config.context_factors) + 1)

@@ -61,13 +61,10 @@ def read_original(path: Path) -> dict[str, np.ndarray]:
 
 
 def assign_original(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:
-    """Lay the original's variables on a model, by number.
+    """Lay the variables of `read_original` on a model, by number.
 
     Batch norm begins again at row 0, as the engine does in every process [G10].
 
-    Args:
-        model: from `build_model`; its architecture must be the checkpoint's.
-        tensors: from `read_original`.
     Raises:
         DataError: a variable of either side has no partner, or another shape.
     """
@@ -94,11 +91,7 @@ def list_trainable(model: keras.Model, *, compat: str) -> list[keras.Variable]:
     """Return the trainable variables in the order of the engine's optimiser slots. [D14]
 
     Slot j of the engine (`trainer/velocities_for_mom_j`) belongs to entry j where nothing is
-    frozen.
-
-    Args:
-        model: from `build_model`.
-        compat: "v0.7.0" puts a block's kernel first, "v0.8.4" last.
+    frozen. v0.7.0 puts a block's kernel first, v0.8.4 last.
     """
     ordered = []
     for block in list_blocks(model):
@@ -118,16 +111,12 @@ def list_trainable(model: keras.Model, *, compat: str) -> list[keras.Variable]:
 
 
 def assign_slots(model: keras.Model, tensors: dict[str, np.ndarray], *, compat: str) -> None:
-    """Give the compiled model's optimiser the state of a checkpoint's.
+    """Give the compiled model's optimiser, already built, the state of a checkpoint's.
 
     The slots of the engine are numbered over the variables it trains [D14]; where layers are frozen
     the numbers close up. The epoch counter and rate of the checkpoint are not taken: here they are
     those of the run.
 
-    Args:
-        model: compiled, its optimiser built.
-        tensors: from `read_original`.
-        compat: order of the slots.
     Raises:
         DataError: the checkpoint is of another optimiser, or froze other layers.
     """

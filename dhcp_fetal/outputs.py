@@ -20,12 +20,7 @@ def result_paths(
 ) -> tuple[Path | None, dict[int, Path]]:
     """Return where label map and probability maps of a case go.
 
-    Args:
-        out: folder.
-        name: of the case.
-        config: uses `classes`.
-        saved: the original's names: <name>_Segm, <name>_ProbMapClass<c>; None: <name> alone and no
-            probabilities.
+    With `saved` <name>_Segm and <name>_ProbMapClass<c>; without, <name> alone and no probabilities.
     """
     if saved is None:
         return out / f"{name}.nii.gz", {}
@@ -48,11 +43,7 @@ def paths_written(out: Path, name: str, config: Config, *, saved: Saved | None) 
 def write_results(
     out: Path, name: str, found: Prediction, scan: Geometry, config: Config, *, saved: Saved | None
 ) -> list[Path]:
-    """Write the results of a case in the scan's own geometry; return the files.
-
-    Raises:
-        DataError: the folder cannot be written.
-    """
+    """Write the results of a case in the scan's own geometry; return the files."""
     label_path, maps = result_paths(out, name, config, saved=saved)
     out.mkdir(parents=True, exist_ok=True)
     if label_path is not None:
@@ -70,15 +61,10 @@ def write_result(
     *,
     stored: np.dtype | None = None,
 ) -> None:
-    """Write voxels in the geometry of a scan.
+    """Write voxels (x, y, z) in the geometry of a scan; of `Config` `copy_header` [G24] counts.
 
-    Args:
-        path: .nii or .nii.gz in an existing folder.
-        array: (x, y, z) in a type that NIfTI has.
-        scan: where the voxels lie, with the header of the scan where it is a NIfTI.
-        config: uses `copy_header` [G24]: keep the scan's units, codes and description; else those
-            of the engine.
-        stored: type in the file; integers get a slope and an intercept. None: that of the array.
+    `stored` is the type in the file, None that of the array; integers get a slope and an intercept.
+
     Raises:
         DataError: the folder cannot be written or the disk is full.
     """
@@ -100,12 +86,7 @@ def scan_header(scan: Geometry, shape: tuple[int, int, int]) -> nibabel.Nifti1He
 
 
 def engine_header(scan: Geometry, shape: tuple[int, int, int]) -> nibabel.Nifti1Header:
-    """Return a header as the engine writes it: sform code 2, qform code 0, all others empty [G24].
-
-    Args:
-        scan: geometry of the scan.
-        shape: (x, y, z).
-    """
+    """Return a header as the engine writes it: sform code 2, qform code 0, all others empty [G24]."""
     affine, spacing = affine_of(scan), scan.spacing_mm
     if scan.nifti is not None:  # as it is in the file, whatever its unit
         found = scan.nifti["pixdim"][1:4]

@@ -21,10 +21,7 @@ PATHWAYS = ("normal", "context_1", "context_2", "fc")
 
 
 def rebuild() -> Rebuilt:
-    """Return the port's full network with the recorded weights, and two tiles with contexts.
-
-    Source: DeepMedic v0.7.0 with the published cgm cfg.
-    """
+    """Return the published network (v0.7.0, cgm cfg) with the recorded weights, and two tiles."""
     model = build_model(CODE)
     shapes = {name: original_shape(variable) for name, variable in name_variables(model)}
     assign_original(model, draw_weights(shapes, WEIGHTS_SEED, draw))

@@ -16,13 +16,9 @@ from dhcp_fetal.tiles import PaddedCase, border_means, cut_segment, plan_padding
 
 
 def pad_training_case(case: Case, image: np.ndarray, config: Config, segment: Triple) -> Case:
-    """Return a case padded, and normalised by the engine's own rule where that is switched on.
+    """Return a case padded for segments of a size; its image is that of `prepare_case`.
 
-    Args:
-        case: loaded; gives labels, mask and weight maps.
-        image: (x, y, z, channels) from `prepare_case`.
-        config: uses preparation and network.
-        segment: size of the segments to be cut.
+    The engine's own normalisation is applied where it is switched on.
     """
     pads = plan_padding(image.shape[:3], config, segment)
     mask = None if case.mask is None else reflect(case.mask, pads)
@@ -46,15 +42,10 @@ def count_categories(kind: Sampling, config: Config, weight_maps: int = 0) -> in
 
 
 def category_maps(case: Case, kind: Sampling, config: Config) -> list[np.ndarray]:
-    """Return where the samples of each category may be centred.
+    """Return where the samples of each category may be centred: (x, y, z), bool or float32 weights.
 
-    Args:
-        case: labels and mask are used, or its weight maps, which replace all others.
-        kind: "foreground_background" gives label > 0, then the rest; "per_class" one per class;
-            "uniform" and "whole_image" the mask. All within the mask where there is one.
-        config: uses `classes`.
-    Returns:
-        (x, y, z) arrays, bool or float32 weights.
+    A case's weight maps replace all others. "foreground_background" gives label > 0, then the rest;
+    "per_class" one map per class; else the mask. All within the mask where there is one.
     Source: sampling.py and samplingType.py of DeepMedic; specification 3.5.
     """
     if case.weight_maps is not None:
@@ -83,10 +74,7 @@ def keep_inside(weights: np.ndarray, segment: Triple) -> np.ndarray:
 
 
 def share_among_cases(samples: int, cases: int, rng) -> np.ndarray:
-    """Return each case's samples: equal shares, the rest to random cases.
-
-    Source: sampling.py, `get_n_samples_per_subj`.
-    """
+    """Return each case's samples: equal ones, the rest to random cases (`get_n_samples_per_subj`)."""
     counts = np.full(cases, samples // cases)
     np.add.at(counts, rng.choice(cases, samples % cases), 1)
     return counts
@@ -95,10 +83,7 @@ def share_among_cases(samples: int, cases: int, rng) -> np.ndarray:
 def share_among_categories(samples: int, proportions: np.ndarray, rng) -> np.ndarray:
     """Return each category's samples: proportional, the rest drawn with the proportions.
 
-    Args:
-        samples: to share.
-        proportions: (categories,) weights of any sum; 0 for a category that is absent.
-        rng: source of the draws.
+    Proportions are weights of any sum, 0 for a category that is absent.
     """
     shares = np.asarray(proportions, np.float32)
     shares = shares / shares.sum(dtype=np.float32)
@@ -110,15 +95,9 @@ def share_among_categories(samples: int, proportions: np.ndarray, rng) -> np.nda
 
 
 def draw_centres(weights: np.ndarray, samples: int, segment: Triple, rng) -> np.ndarray:
-    """Draw centres with replacement, proportionally to a map.
+    """Draw centres (samples, 3) int with replacement, proportionally to a map.
 
-    Args:
-        weights: (x, y, z), bool or at least 0; zero where no centre may lie.
-        samples: to draw.
-        segment: size of the segments, which stay in the image.
-        rng: source of the draws.
-    Returns:
-        (samples, 3) int.
+    The map (x, y, z) is 0 where no centre may lie, bool or weights; segments stay in the image.
     """
     allowed = keep_inside(weights, segment)
     flat = allowed.reshape(-1)
@@ -136,7 +115,7 @@ def draw_case_centres(
     case: Case, counts: np.ndarray | int, kind: Sampling, config: Config, *, segment: Triple,
     proportions: tuple[float, ...] | None, rng,
 ) -> np.ndarray:  # fmt: skip
-    """Draw the centres of one case's samples.
+    """Draw the centres (samples, 3) int of one case's samples.
 
     Categories that are absent from the case give their samples to the others; where all are, any
     place will do whose segment stays in the image.
@@ -144,13 +123,11 @@ def draw_case_centres(
     Args:
         case: prepared and augmented.
         counts: samples of the case, or [D10] samples of each category settled beforehand.
-        kind: how categories are made.
-        config: see `category_maps`.
+        kind: see `category_maps`.
+        config: uses `classes`.
         segment: size of the segments.
         proportions: of the categories; None: equal.
         rng: source of the draws.
-    Returns:
-        (samples, 3) int.
     """
     maps = category_maps(case, kind, config)
     present = np.array([keep_inside(weights, segment).any() for weights in maps])
@@ -177,13 +154,10 @@ def draw_case_centres(
 def share_subepoch(
     samples: int, cases: int, categories: int, config: Config, *, proportions, rng
 ) -> list[np.ndarray | int]:
-    """Return what each case of a subepoch gives.
+    """Return what each case of a subepoch gives: a number, or numbers per category.
 
     [D10] v0.8.4 shares among cases first, and each case shares among its categories later; v0.7.0
     shares among categories first and each category's samples among cases.
-
-    Returns:
-        Per case a number, or numbers per category.
     """
     if config.compat == "v0.8.4":
         return [int(count) for count in share_among_cases(samples, cases, rng)]
@@ -193,16 +167,9 @@ def share_subepoch(
 
 
 def cut_sample(case: Case, border: np.ndarray, centre, segment: Triple, config: Config):
-    """Cut one segment with its contexts, and the labels of what the network predicts of it.
+    """Cut one segment around a voxel, with its contexts, and the labels of what is predicted of it.
 
-    Args:
-        case: padded.
-        border: (channels,) intensity outside the image.
-        centre: voxel of the padded image.
-        segment: size.
-        config: uses the network's fields.
-    Returns:
-        [segment, context, ...] (x, y, z, channels) float32 and labels (x', y', z') uint8.
+    Returns [segment, context, ...] (x, y, z, channels) float32 and labels (x', y', z') uint8.
     """
     corner = [int(c) - (edge - 1) // 2 for c, edge in zip(centre, segment, strict=True)]
     padded = PaddedCase(case.image, None, border, ((0, 0),) * 3)

@@ -23,12 +23,7 @@ class AutoState:
 
 
 def learning_rate_at(config: Config, epochs: int) -> float:
-    """Return the learning rate after some epochs; for `auto` see `advance_auto`.
-
-    Args:
-        config: uses the schedule's fields and `epochs`.
-        epochs: epochs trained so far.
-    """
+    """Return the learning rate after some epochs; for `auto` see `advance_auto`."""
     rate = config.learning_rate
     if config.schedule == "predefined":
         # [G14] The listed epoch itself still has the old rate.

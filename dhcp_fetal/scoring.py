@@ -20,16 +20,7 @@ def score(
 ) -> ScoredCase:
     """Read and measure one case: a row for the foreground and, of several classes, one per class.
 
-    [G23] The engine calls the foreground "Class-0".
-
-    Args:
-        files: of the case.
-        folder: of the label maps.
-        config: uses `classes`.
-        structure: name of the foreground.
-        suffix: see `evaluate`.
-    Raises:
-        DataError: a file is missing, unreadable or on another grid.
+    [G23] The engine calls the foreground "Class-0". `structure` names it; `suffix`: see `evaluate`.
     """
     found, truth, mask, geometry = read_case(files, folder, config, suffix=suffix)
     name = structure or "foreground"
@@ -53,13 +44,7 @@ def score(
 
 
 def read_case(files: CaseFiles, folder: Path, config: Config, *, suffix: str = ""):
-    """Read label map, reference and region of interest of a case on one grid.
-
-    Returns:
-        label map and reference (x, y, z) uint8, region (x, y, z) or None, and their geometry.
-    Raises:
-        DataError: see `score`.
-    """
+    """Return label map, reference (x, y, z) uint8, region or None, of one grid, and its geometry."""
     path = folder / f"{name_of(files)}{suffix}.nii.gz"
     if files.labels is None:
         raise DataError(f"case {name_of(files)} has no reference segmentation; expected one")

@@ -80,11 +80,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
 
 
 def check_servable(config: Config) -> None:
-    """Refuse what a graph would do differently from `predict`.
-
-    Raises:
-        OptionError: names the field.
-    """
+    """Raise `OptionError` for what a graph would do differently from `predict`."""
     if config.zscore_channels != "none":
         raise OptionError(
             f"zscore_channels: found {config.zscore_channels}; a model is exported without the"
@@ -114,11 +110,7 @@ def normalise_in_graph(image: tf.Tensor, mask: tf.Tensor | None, config: Config)
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
-    """Return the first held-out scan of a run, with its region of interest where it has one.
-
-    Raises:
-        DataError: the run holds no scans, or a file cannot be read.
-    """
+    """Return the first held-out scan of a run, with its region of interest where it has one."""
     entry, name = first_case(record)
     case = load_case(files_from(entry), config)
     found = [] if case.labels is None else np.argwhere(case.labels)
@@ -154,10 +146,7 @@ def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
 
 
 def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
-    """Return what every signature is compared on.
-
-    Expected are the results of the Python path that `predict` takes, and of Keras on segments.
-    """
+    """Return what signatures are compared on: results of `predict`, and of Keras on segments."""
     scan, mask = case.arrays["image"], case.arrays["mask"]
     run = on_arrays(compile_once(network, config), *input_specs(config))
     whole = run(prepare_scan(scan, None, config), np.ones(mask.shape))
@@ -240,12 +229,7 @@ def passport_entry(config: Config, case: HeldOutCase) -> Description:
 
 
 def bench_served(config: Config, shape: tuple[int, int, int] = (92, 90, 70)) -> None:
-    """Time the exported graph on a made-up volume beside the Python path of `predict`.
-
-    Args:
-        config: of a network with fresh weights.
-        shape: x, y, z.
-    """
+    """Time the exported graph on a made-up volume beside the Python path of `predict`."""
     rng = np.random.default_rng(0)
     scan = rng.normal(300, 60, (*shape, config.input_channels)).astype(np.float32)
     network = build_model(config)

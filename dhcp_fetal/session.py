@@ -83,12 +83,7 @@ def read_test_session(path: Path) -> Session:
 
 
 def read_train_session(path: Path) -> Session:
-    """Read the files that a training cfg names.
-
-    Raises:
-        DataError: a list is missing, or lists differ in length; names both.
-        OptionError: see `cfg.read_cfg`; a required key is missing.
-    """
+    """Read the files that a training cfg names; errors as of `read_test_session`."""
     file = read_cfg(path, "train")
     cases = _read_cases(
         file,
@@ -207,11 +202,8 @@ def _read_column(path: Path | None, reference: Path, *, paths: bool = True) -> S
 def read_dataframe(path: Path) -> tuple[CaseFiles, ...]:
     """Read a csv table of cases; its paths are relative to its folder.
 
-    Args:
-        path: of a table as `common.data.tables` reads it, with columns `CHANNEL`..., which become
-            the channels in the order of their names, and `COLUMNS`. An empty cell or `-`: no file.
-    Raises:
-        DataError: it cannot be read, has no channel or no row, or a column that is unknown.
+    Columns `CHANNEL`... become the channels in the order of their names; an empty cell or `-`: no
+    file. See `common.data.tables` for what is refused.
     Source: specification 2.
     """
     table = read_table(Path(path).absolute())

@@ -48,13 +48,7 @@ def pad_case(
 ) -> PaddedCase:
     """Pad, normalise and find the border's intensity, as the engine does before it cuts.
 
-    Args:
-        image: (x, y, z, channels), any real dtype.
-        config: uses `pad_inputs`, the zscore fields and `multiply_by_mask`.
-        segment: size of the segments to be cut.
-        mask: (x, y, z) region of interest; or None.
-    Returns:
-        `PaddedCase`.
+    Image (x, y, z, channels) of any real dtype; mask (x, y, z) region of interest, or None.
     Source: preprocessing.py of DeepMedic; specification 3.3.
     """
     pads = plan_padding(image.shape[:3], config, segment)
@@ -116,17 +110,11 @@ def border_means(image: np.ndarray) -> np.ndarray:
 def cut_segment(
     case: PaddedCase, corner: Sequence[int], segment: Triple, config: Config, *, sampled: bool
 ) -> list[np.ndarray]:
-    """Cut a segment and its low-resolution contexts.
+    """Cut a segment, given by its low corner in the padded image, and its low-resolution contexts.
 
-    Args:
-        case: from `pad_case`.
-        corner: low corner of the segment in the padded image.
-        segment: its size.
-        config: uses the context's fields.
-        sampled: whether it is one for training or validation; [D5] [G27] v0.7.0 leaves the far end
-            of their contexts at the border's intensity.
-    Returns:
-        [segment (x, y, z, channels), one context per factor] float32.
+    `sampled` is one for training or validation; [D5] [G27] v0.7.0 leaves the far end of their
+    contexts at the border's intensity.
+    Returns [segment (x, y, z, channels), one context per factor] float32.
     """
     field = geometry.receptive_field(config.kernels)
     contexts = [

@@ -154,12 +154,8 @@ def where_wanted(
 ) -> tf.Tensor:
     """Compute of a box of the image the smaller box around what is wanted; around it are zeros.
 
-    Args:
-        compute: first voxel (3,) and the voxel after the last (3,) -> what lies between.
-        corner: (3,) first voxel of the box.
-        end: (3,) the voxel after its last.
-        wanted: see `predict_tiles`.
-        channels: of the result.
+    `compute`, first voxel and voxel after the last, (3,) each as the box's own `corner` and `end`,
+    gives what lies between.
     """
     size = end - corner
     looked_at = tf.slice(wanted, corner, size)
@@ -190,10 +186,7 @@ def without_empty(tiles: Tiles) -> Tiles:
 def whole_pass(apply: Callable, padded: Padded, config: Config) -> Pass:
     """Return the pass through whole tiles, padding within the network included; a tile at a time.
 
-    Args:
-        apply: list of a segment and its contexts, in batches of one -> (1, x, y, z, channels).
-        padded: where they are cut from.
-        config: uses the contexts' fields.
+    `apply` takes a segment and its contexts, in batches of one, to (1, x, y, z, channels).
     """
 
     def compute(block):
@@ -289,12 +282,8 @@ def find_needs(tiles: Tiles, config: Config) -> Needs:
 def cut(padded: Padded, start, size, factor: Triple = (1, 1, 1), restart: bool = False):
     """Cut every n-th voxel of a box that may leave the padded image.
 
-    Args:
-        padded: the image.
-        start: first voxel per axis, scalar tensors.
-        size: voxels of the result per axis.
-        factor: voxels of the image per voxel of the result.
-        restart: let the grid start anew at voxel 0 where it begins before [G4].
+    `factor` are the voxels of the image per voxel of the result; `restart` lets the grid start anew
+    at voxel 0 where it begins before [G4].
     """
     piece, known = padded.image, tf.ones((1, 1, 1, 1), tf.bool)
     for axis in range(3):

@@ -80,11 +80,7 @@ def train(
 
 
 def choose_run(run: Path | None, session: Session | None) -> Path:
-    """Return the run folder that the options mean.
-
-    Raises:
-        OptionError: neither a folder nor a training cfg is given.
-    """
+    """Return the run folder that the options mean."""
     if run is not None:
         return run
     if session is None:
@@ -93,12 +89,7 @@ def choose_run(run: Path | None, session: Session | None) -> Path:
 
 
 def find_split(cases: Path | None, session: Session | None, config: Config) -> dict:
-    """Return the cases by subset: from the training cfg, or from a table.
-
-    Raises:
-        OptionError: none or both are given.
-        DataError: see `data.find_cases`; the table leaves no case to train with.
-    """
+    """Return the cases by subset: from the training cfg, or from a table."""
     if (cases is None) == (session is None):
         raise OptionError("expected either --cases, a table, or -model and -train, cfg files")
     if session is None:

@@ -21,12 +21,7 @@ NOTHING_SEEN = -1.0
 
 
 class FollowSchedule(keras.callbacks.Callback):
-    """Sets learning rate, momentum and the cost's epoch at the end of every epoch.
-
-    Args:
-        config: uses the schedule.
-        cost: whose class weights follow the epochs.
-    """
+    """Sets learning rate, momentum and the cost's epoch, which class weights follow, every epoch."""
 
     def __init__(self, config: Config, cost: EngineCost):
         super().__init__()
@@ -64,12 +59,7 @@ class FollowSchedule(keras.callbacks.Callback):
 
 
 class ValidateSamples(keras.callbacks.Callback):
-    """Measures the network on samples before every subepoch, with the weights of that moment.
-
-    Args:
-        source: of validation segments.
-        config: uses `validation_batch_size`, `subepochs`, `classes`.
-    """
+    """Measures the network on samples before every subepoch, with the weights of that moment."""
 
     def __init__(self, source: SegmentSource, config: Config):
         super().__init__()
@@ -109,11 +99,7 @@ class ValidateSamples(keras.callbacks.Callback):
 
 
 class KeepBest(keras.callbacks.Callback):
-    """[G30] Keeps the network of the epoch with the best whole-volume Dice of the foreground.
-
-    Args:
-        path: .keras file.
-    """
+    """[G30] Keeps the network of the epoch with the best whole-volume Dice of the foreground."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -139,15 +125,8 @@ def make_volume_validation(
 ) -> Callable[[], Mapping[str, float]]:
     """Return the function that segments validation cases whole and gives the mean DICE1 per class.
 
-    Every `epochs_between_volumes` epochs it does, else it returns nothing.
-
-    Args:
-        model: in training.
-        segment: of `inference.on_volumes`.
-        cases: with labels, else only segmented.
-        config: uses inference and `epochs_between_volumes`.
-        out: folder of results; None: none are written.
-        saved: which results.
+    Every `epochs_between_volumes` epochs it does, else it returns nothing. Cases without labels are
+    only segmented; results are written where `out` is a folder.
     """
 
     def measure() -> dict[str, float]:

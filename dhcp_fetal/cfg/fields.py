@@ -97,17 +97,8 @@ def resolve_config(
     """Return the configuration that a command line means.
 
     Without a model file: `config`. With one, the files settle what they speak of, the preset the
-    rest, and options given by hand win over both. The engine does not normalise scans by itself, so
-    neither does a configuration of its files.
-
-    Args:
-        config: the preset with the options that were given by hand.
-        preset: its name.
-        model: the original's model cfg.
-        train: its training cfg.
-        test: its test cfg.
-    Raises:
-        OptionError: a training or test cfg without a model cfg; see `from_cfg`.
+    rest, and options given by hand, in `config`, win over both. The engine does not normalise
+    scans by itself, so neither does a configuration of its files.
     """
     if model is None:
         if train or test:

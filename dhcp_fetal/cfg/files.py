@@ -56,11 +56,7 @@ class CfgFile:
         return self.values.get(name, default)
 
     def require(self, name: str):
-        """Return the value of a key.
-
-        Raises:
-            OptionError: the file does not give it.
-        """
+        """Return the value of a key; raise `OptionError` where the file does not give it."""
         if name not in self.values:
             raise OptionError(f"{self.path}: the required key {name} is missing")
         return self.values[name]
@@ -75,13 +71,8 @@ class CfgFile:
 
 
 def read_cfg(path: Path, kind: Kind) -> CfgFile:
-    """Read one configuration file.
+    """Read one configuration file, every value checked for its type.
 
-    Args:
-        path: the file.
-        kind: which keys it may hold.
-    Returns:
-        `CfgFile` with every value checked for its type.
     Raises:
         DataError: the file is missing, too large or not UTF-8.
         OptionError: names file, line and key: not a literal, unknown or withdrawn key, wrong type.
@@ -107,9 +98,6 @@ def parse_assignments(text: str, path: Path) -> dict[str, tuple[object, int]]:
 
     Bare strings are comments. [G1] Curly quotes are read as straight ones where the text cannot be
     parsed otherwise, with one warning.
-
-    Raises:
-        OptionError: names the line that is not an assignment of a literal.
     """
     assignments = {}
     for statement in _parse(text, path).body:
@@ -131,11 +119,7 @@ def parse_assignments(text: str, path: Path) -> dict[str, tuple[object, int]]:
 
 
 def read_list(path: Path) -> tuple[str | None, ...]:
-    """Read a list file: one entry per line, `-` for none, `#` and blank lines skipped.
-
-    Raises:
-        DataError: the file is missing or not UTF-8.
-    """
+    """Read a list file: one entry per line, `-` for none, `#` and blank lines skipped."""
     entries = [line.strip() for line in _read_text(Path(path)).splitlines()]
     return tuple(None if e == "-" else e for e in entries if e and not e.startswith("#"))
 

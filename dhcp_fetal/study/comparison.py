@@ -89,11 +89,8 @@ def read_prediction(run: Path):
 def compare_inference(run: Path) -> list[dict]:
     """Segment the held-out cases of a run in several ways.
 
-    Args:
-        run: run folder with a trained network.
-    Returns:
-        A row per case and way: seconds, DICE1 of the foreground as `dice`, voxels unlike the
-        port's, and their share.
+    Returns a row per case and way: seconds, DICE1 of the foreground as `dice`, voxels unlike the
+    port's, and their share.
     """
     configure_runtime(seed=0)
     network, config = load_run_network(run)

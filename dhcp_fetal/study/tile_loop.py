@@ -26,11 +26,7 @@ def make_apply(model: keras.Model) -> Apply:
 
 
 def window_starts(size: int, window: int, stride: int) -> tuple[int, ...]:
-    """Return the starts of windows along an axis: 0, stride, 2 stride, ..., then size - window.
-
-    Raises:
-        ValueError: the window is longer than the axis, or one of the numbers is below 1.
-    """
+    """Return the starts of windows along an axis: 0, stride, 2 stride, ..., then size - window."""
     if window < 1 or stride < 1:
         raise ValueError(f"window {window} and stride {stride} must be at least 1")
     if window > size:
@@ -41,18 +37,10 @@ def window_starts(size: int, window: int, stride: int) -> tuple[int, ...]:
 def tile_corners(
     shape: Sequence[int], segment: Triple, stride: Triple, *, mask: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return where the engine puts its tiles, x fastest and z slowest.
+    """Return where the engine puts its tiles, (tiles, 3) low corners, x fastest and z slowest.
 
     Tiles lie a stride apart; the last of an axis is pushed back to end with the image. [G5] The
-    outcome depends on this grid.
-
-    Args:
-        shape: (x, y, z) of the padded image.
-        segment: size of a tile at the network's input.
-        stride: size of what the network predicts of a tile.
-        mask: (x, y, z); tiles whose whole input has no voxel other than 0 are left out.
-    Returns:
-        Integer array (tiles, 3) of low corners.
+    outcome depends on this grid. Tiles whose whole input has no voxel of the mask are left out.
     Source: sampling.py, `get_slice_coords_of_all_img_tiles`; specification 7.
     """
     starts = [window_starts(*axis) for axis in zip(shape, segment, stride, strict=True)]
@@ -79,20 +67,10 @@ def predict_volume(
     segment: Triple | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
-    """Segment a whole volume tile by tile.
+    """Segment a whole normalised volume (x, y, z, channels) tile by tile.
 
     Beside the padded image and the result, one batch is held. Later tiles overwrite earlier ones.
-
-    Args:
-        apply: from `make_apply`: list of batches as `cut_segment` orders them -> probabilities
-            (batch, x', y', z', classes).
-        image: (x, y, z, channels), any real dtype, normalised as the network was trained.
-        config: uses preparation, network and `inference_batch_size`.
-        mask: (x, y, z) region of interest; outside it all outputs are 0. None: the whole volume.
-        segment: size of a tile; None: `config.inference_segment`.
-        progress: called after every batch with the tiles done and the tiles in all.
-    Returns:
-        `Prediction` in the grid of the image.
+    `apply` is from `make_apply`; the mask (x, y, z) is the region of interest, None the whole.
     Source: testing.py, `inference_on_whole_volumes`; specification 7.
     """
     segment = segment or config.inference_segment
@@ -132,13 +110,7 @@ def predicted_shift(case: PaddedCase, config: Config, segment: Triple) -> list[i
 def mask_outputs(
     probabilities: np.ndarray, weight: np.ndarray | None, config: Config
 ) -> Prediction:
-    """Return labels and probabilities, those outside a region of interest set to 0.
-
-    Args:
-        probabilities: (x, y, z, classes) float32; changed in place.
-        weight: (x, y, z) region of interest, or None.
-        config: uses `multiply_by_mask`.
-    """
+    """Return labels and probabilities (changed in place), 0 outside a region of interest (x, y, z)."""
     labels = np.argmax(probabilities, axis=-1).astype(np.int16)
     if weight is not None:
         weight = as_weights(weight, config)
