@@ -23,7 +23,7 @@ from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.measures import engine_dice
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network, load_weights
-from dhcp_fetal.outputs import paths_written, write_results
+from dhcp_fetal.outputs import result_paths, write_results
 from dhcp_fetal.session import CaseFiles, Saved
 from dhcp_fetal.tiles import Prediction
 
@@ -42,11 +42,7 @@ class Stage:
 
 
 def segment_case(
-    files: CaseFiles,
-    stages: Sequence[Stage],
-    out: Path,
-    *,
-    saved: Saved | None,
+    files: CaseFiles, stages: Sequence[Stage], out: Path, *, saved: Saved | None
 ) -> str:
     """Segment one scan, write its files and return a line about it.
 
@@ -91,7 +87,7 @@ def paths_of_results(
     return [
         path
         for number, stage in enumerate(stages)
-        for path in paths_written(out, stage_name(name, stages, number), stage.config, saved=saved)
+        for path in result_paths(out, stage_name(name, stages, number), stage.config, saved=saved)
     ]
 
 
@@ -123,7 +119,7 @@ def describe(case: Case, found: Prediction, config: Config, *, seconds: float) -
 
 
 def segment_all(scans: Sequence[CaseFiles], stages: list[Stage], folder: Path, *, saved):
-    """Segment scans one after the other; go on where one fails, and raise `DataError` at the end."""
+    """Segment scans one after the other; go on where one fails, and raise `DataError` then."""
     failures = []
     for files in after_first(scans, "scan"):
         try:

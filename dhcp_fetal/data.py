@@ -190,25 +190,25 @@ def prepare_case(case: Case, config: Config) -> np.ndarray:
     "none" leaves the files' numbers, "volume" takes mean and deviation of every channel over all
     voxels (normalise_t2w_images.py), "brain" over the mask where the case has one.
     """
-    inside = case.mask > 0 if config.normalisation == "brain" and case.mask is not None else None
-    return normalise(case.image, config.normalisation, inside, name=case.name)
+    return normalise(case.image, config.normalisation, case.mask, name=case.name)
 
 
 def normalise(
-    image: np.ndarray, kind: str, inside: np.ndarray | None = None, *, name: str = "scan"
+    image: np.ndarray, kind: str, mask: np.ndarray | None = None, *, name: str = "scan"
 ) -> np.ndarray:
-    """Give every channel mean 0 and deviation 1 over all voxels or, of kind "brain", those inside.
+    """Give every channel mean 0 and deviation 1 over all voxels or, of kind "brain", the mask's.
 
-    Image (x, y, z, channels), `inside` (x, y, z) bool; None or empty: all voxels. Returns float32,
-    a constant channel as 0; of kind "none" the image itself.
+    Image (x, y, z, channels), mask (x, y, z) above 0 inside; None or empty: all voxels. Returns
+    float32, a constant channel as 0; of kind "none" the image itself.
     """
     if kind == "none":
         _warn_of_raw_numbers(image, name)
         return image
+    inside = mask > 0 if kind == "brain" and mask is not None else np.zeros(0, bool)
     result = np.empty(image.shape, np.float32)
     for channel in range(image.shape[-1]):
         values = image[..., channel]
-        counted = values if inside is None or not inside.any() else values[inside]
+        counted = values[inside] if inside.any() else values
         mean, deviation = counted.mean(dtype=np.float64), counted.std(dtype=np.float64)
         constant = counted.min() == counted.max()
         result[..., channel] = 0.0 if constant else (values - mean) / deviation

@@ -60,8 +60,7 @@ class EffectBench(TrainedBench):
                           spacing_mm=SPACING_MM) for number in range(3)]  # fmt: skip
 
     def _image(self, head: Head, config: Config) -> np.ndarray:
-        inside = head.brain > 0 if config.normalisation == "brain" else None
-        return normalise(head.image[..., None], config.normalisation, inside)
+        return normalise(head.image[..., None], config.normalisation, head.brain)
 
     def train_model(self) -> keras.Model:
         """Return a network after training to find the cortex of two phantoms."""

@@ -8,9 +8,10 @@ begins at any step and is repeatable [G18]; the next subepoch is cut while this 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -98,15 +99,10 @@ class CaseCache:
                 self._held[key] = pad_training_case(
                     case, prepare_case(case, self.config), self.config, segment
                 )
-                while (
-                    sum(map(_bytes_of, self._held.values())) > CACHE_BYTES and len(self._held) > 1
-                ):
+                while len(self._held) > 1 and _bytes_of(self._held.values()) > CACHE_BYTES:
                     self._held.popitem(last=False)
             self._held.move_to_end(key)
             return self._held[key]
-
-    def _bytes(self) -> int:
-        return sum(_bytes_of(case) for case in self._held.values())
 
 
 class SegmentSource:
@@ -121,14 +117,9 @@ class SegmentSource:
         batch_size: int,
         subepochs: int | None = None,
     ):
-        """Prepare to draw; nothing is read yet.
+        """Prepare to draw; nothing is read yet, nor cut ahead beyond the run's last subepoch.
 
-        Args:
-            cache: the cases.
-            way: how samples are drawn.
-            seed: of every draw.
-            batch_size: [D2] segments beyond the last whole batch of a subepoch are dropped.
-            subepochs: of the whole run, beyond which nothing is cut ahead.
+        [D2] Segments beyond the last whole batch of a subepoch are dropped.
         """
         self.cache = cache
         self.config = cache.config
@@ -188,25 +179,15 @@ class SegmentSource:
         return arrays
 
     def _cut_case(self, number: int, slot: int, index: int, share, arrays, places) -> None:
-        way, config = self.way, self.config
+        way, config, make_rng = self.way, self.config, None
         case = self.cache.get(index, way.segment)
         if way.augment:
             case = augment_case(case, config, self._rng(number, IMAGE, slot))
+            make_rng = partial(self._rng, number, SEGMENT, slot)
         centres = draw_case_centres(
-            case,
-            share,
-            way.kind,
-            config,
-            segment=way.segment,
-            proportions=way.proportions,
+            case, share, way.kind, config, segment=way.segment, proportions=way.proportions,
             rng=self._rng(number, CENTRES, slot),
-        )
-        make_rng = None
-        if way.augment:
-
-            def make_rng(sample: int):
-                return self._rng(number, SEGMENT, slot, sample)
-
+        )  # fmt: skip
         cut_samples(
             case, centres, way.segment, config, arrays=arrays, places=places, make_rng=make_rng
         )
@@ -221,7 +202,7 @@ def steps_per_epoch(config: Config) -> int:
 
 
 def make_dataset(source: SegmentSource, config: Config, *, first_step: int = 0):
-    """Return the training batches from a step on to the last; those of a resumed run are the same."""
+    """Return the training batches from a step on to the last; they do not depend on that step."""
     sizes = [config.train_segment, *geometry.context_sizes(config, config.train_segment)]
     inputs = tuple(tf.TensorSpec((*s, config.input_channels), tf.float32) for s in sizes)
     labels = tf.TensorSpec(geometry.output_size(config, config.train_segment), tf.int32)
@@ -239,6 +220,6 @@ def make_dataset(source: SegmentSource, config: Config, *, first_step: int = 0):
     )
 
 
-def _bytes_of(case: Case) -> int:
-    arrays = (case.image, case.labels, case.mask, case.weight_maps)
+def _bytes_of(cases: Iterable[Case]) -> int:
+    arrays = [a for case in cases for a in (case.image, case.labels, case.mask, case.weight_maps)]
     return sum(array.nbytes for array in arrays if array is not None)

@@ -1,30 +1,15 @@
 """Sizes: what a segment becomes on its way through the pathways. Pure integer arithmetic.
 
-Every triple is (x, y, z), the axis order of the files.
+Every triple is (x, y, z), the axis order of the files. `config` is a `Config`, which checks itself
+here and so cannot be imported.
 """
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Any, Protocol
 
 from common.errors import OptionError
 
 Triple = tuple[int, int, int]
-
-
-class Architecture(Protocol):
-    """What is read here of a `Config`, which checks itself by this module."""
-
-    filters: tuple[int, ...]
-    kernels: tuple[Triple, ...]
-    padding: tuple[str, ...]
-    context_factors: tuple[Triple, ...]
-    context_kernels: tuple[Triple, ...]
-    context_padding: tuple[str, ...]
-    fc_kernels: tuple[Triple, ...]
-    fc_padding: tuple[str, ...]
-
-    def __getattr__(self, name: str) -> Any: ...
 
 
 def receptive_field(kernels: Sequence[Triple]) -> Triple:
@@ -53,19 +38,19 @@ def context_size(segment: Triple, field: Triple, factor: Triple) -> Triple:
     )
 
 
-def context_sizes(config: Architecture, segment: Triple) -> tuple[Triple, ...]:
+def context_sizes(config, segment: Triple) -> tuple[Triple, ...]:
     """Return `context_size` for each low-resolution pathway."""
     field = receptive_field(config.kernels)
     return tuple(context_size(segment, field, factor) for factor in config.context_factors)
 
 
-def output_size(config: Architecture, segment: Triple) -> Triple:
+def output_size(config, segment: Triple) -> Triple:
     """Return the voxels per axis that the network predicts from a segment."""
     normal = shrink(segment, config.kernels, config.padding)
     return shrink(normal, config.fc_kernels, config.fc_padding)
 
 
-def margins(config: Architecture, segment: Triple) -> tuple[tuple[int, int], ...]:
+def margins(config, segment: Triple) -> tuple[tuple[int, int], ...]:
     """Return the unpredicted voxels (before, after) on each axis of a segment."""
     lost = [
         whole - predicted
@@ -74,7 +59,7 @@ def margins(config: Architecture, segment: Triple) -> tuple[tuple[int, int], ...
     return tuple((voxels // 2, voxels - voxels // 2) for voxels in lost)
 
 
-def check_architecture(config: Architecture) -> None:
+def check_architecture(config) -> None:
     """Raise `OptionError`, naming the field, for fields that cannot belong to one network."""
     normal = len(config.filters)
     context = len(config.context_kernels)
@@ -109,7 +94,7 @@ def _check_layers(name: str, layers: Sequence[int], lowest: int, highest: int) -
             raise OptionError(f"{name}: expected layers {lowest} to {highest}, found {layer}")
 
 
-def _check_sizes(config: Architecture) -> None:
+def _check_sizes(config) -> None:
     field = receptive_field(config.kernels)
     if config.context_factors and receptive_field(config.context_kernels) != field:
         raise OptionError(

@@ -9,14 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.geometry import Volume, check_same_grid, orientation_of
-from common.data.inspection import (
-    Entry,
-    Inspection,
-    listed,
-    note_differing,
-    note_twins,
-    numbers,
-)
+from common.data.inspection import Entry, Inspection, listed, note_differing, note_twins, numbers
 from common.data.labels import check_classes
 from common.data.volumes import check_finite
 from dhcp_fetal.config import Config

@@ -108,7 +108,7 @@ class EngineCost(keras.losses.Loss):
         self.epochs_trained = keras.Variable(0.0, trainable=False, name="epochs_trained")
 
     def call(self, labels, probabilities):
-        """Return the cost of labels (batch, x, y, z) and probabilities (batch, x, y, z, classes)."""
+        """Return the scalar cost of labels and probabilities."""
         config = self.config
         one_hot = ops.one_hot(ops.cast(labels, "int32"), config.classes, dtype="float32")
         probabilities = ops.cast(probabilities, "float32")

@@ -95,18 +95,13 @@ def list_trainable(model: keras.Model, *, compat: str) -> list[keras.Variable]:
     """
     ordered = []
     for block in list_blocks(model):
-        kernel = [block["conv"].kernel] if "conv" in block else []
-        others = [
+        own = [
             getattr(block[ending], attribute)
-            for ending, attribute in (
-                ("norm", "gamma"),
-                ("norm", "beta"),
-                ("bias", "bias"),
-                ("prelu", "alpha"),
-            )
-            if ending in block
+            for ending, attribute in KINDS.values()
+            if ending in block and not attribute.startswith("rolling")
         ]
-        ordered += kernel + others if compat == "v0.7.0" else others + kernel
+        kernel_first = compat == "v0.7.0" and "conv" in block
+        ordered += own[-1:] + own[:-1] if kernel_first else own
     return ordered
 
 

@@ -17,49 +17,36 @@ from dhcp_fetal.tiles import Prediction
 
 def result_paths(
     out: Path, name: str, config: Config, *, saved: Saved | None
-) -> tuple[Path | None, dict[int, Path]]:
-    """Return where label map and probability maps of a case go.
+) -> dict[Path, int | None]:
+    """Return the files of a case in the order of writing, and the class whose probabilities it is.
 
-    With `saved` <name>_Segm and <name>_ProbMapClass<c>; without, <name> alone and no probabilities.
+    The label map, of class None, is <name>; with `saved` <name>_Segm, and then there are
+    <name>_ProbMapClass<c>, too.
     """
     if saved is None:
-        return out / f"{name}.nii.gz", {}
+        return {out / f"{name}.nii.gz": None}
     ending = f"_{saved.label_suffix}" if saved.label_suffix else ""
     wanted = saved.probabilities or (True,) * config.classes
-    maps = {
-        c: out / f"{name}_{saved.probability_suffix}{c}.nii.gz"
-        for c in range(config.classes)
-        if c < len(wanted) and wanted[c]
+    paths = {out / f"{name}{ending}.nii.gz": None} if saved.labels else {}
+    return paths | {
+        out / f"{name}_{saved.probability_suffix}{c}.nii.gz": c
+        for c, chosen in enumerate(wanted[: config.classes])
+        if chosen
     }
-    return (out / f"{name}{ending}.nii.gz" if saved.labels else None), maps
-
-
-def paths_written(out: Path, name: str, config: Config, *, saved: Saved | None) -> list[Path]:
-    """Return the files of a case in the order in which they are written; see `result_paths`."""
-    labels, maps = result_paths(out, name, config, saved=saved)
-    return [*([labels] if labels else []), *maps.values()]
 
 
 def write_results(
     out: Path, name: str, found: Prediction, scan: Geometry, config: Config, *, saved: Saved | None
-) -> list[Path]:
-    """Write the results of a case in the scan's own geometry; return the files."""
-    label_path, maps = result_paths(out, name, config, saved=saved)
+) -> None:
+    """Write the results of a case in the scan's own geometry; see `result_paths`."""
     out.mkdir(parents=True, exist_ok=True)
-    if label_path is not None:
-        write_result(label_path, found.labels.astype(np.int16), scan, config)
-    for class_, path in maps.items():
-        write_result(path, found.probabilities[..., class_], scan, config)
-    return paths_written(out, name, config, saved=saved)
+    for path, class_ in result_paths(out, name, config, saved=saved).items():
+        array = found.labels if class_ is None else found.probabilities[..., class_]
+        write_result(path, array, scan, config)
 
 
 def write_result(
-    path: Path,
-    array: np.ndarray,
-    scan: Geometry,
-    config: Config,
-    *,
-    stored: np.dtype | None = None,
+    path: Path, array: np.ndarray, scan: Geometry, config: Config, *, stored: np.dtype | None = None
 ) -> None:
     """Write voxels (x, y, z) in the geometry of a scan; of `Config` `copy_header` [G24] counts.
 
@@ -68,10 +55,7 @@ def write_result(
     Raises:
         DataError: the folder cannot be written or the disk is full.
     """
-    if config.copy_header:
-        header = scan_header(scan, array.shape)
-    else:
-        header = engine_header(scan, array.shape)
+    header = (scan_header if config.copy_header else engine_header)(scan, array.shape)
     header.set_data_dtype(array.dtype if stored is None else stored)
     write_volume(path, array.T, scan, header=header)
 
@@ -86,7 +70,7 @@ def scan_header(scan: Geometry, shape: tuple[int, int, int]) -> nibabel.Nifti1He
 
 
 def engine_header(scan: Geometry, shape: tuple[int, int, int]) -> nibabel.Nifti1Header:
-    """Return a header as the engine writes it: sform code 2, qform code 0, all others empty [G24]."""
+    """Return a header as the engine's [G24]: sform code 2, qform code 0, all others empty."""
     affine, spacing = affine_of(scan), scan.spacing_mm
     if scan.nifti is not None:  # as it is in the file, whatever its unit
         found = scan.nifti["pixdim"][1:4]

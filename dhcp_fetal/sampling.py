@@ -4,6 +4,8 @@ Volumes are (x, y, z) of the padded image. Functions that draw take the generato
 both kinds of numpy generators will do.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from dhcp_fetal import geometry
@@ -23,14 +25,12 @@ def pad_training_case(case: Case, image: np.ndarray, config: Config, segment: Tr
     pads = plan_padding(image.shape[:3], config, segment)
     mask = None if case.mask is None else reflect(case.mask, pads)
     maps = case.weight_maps
-    padded = zscore(reflect(image, pads), config, mask=mask).astype(np.float32, copy=False)
-    return Case(
-        name=case.name,
-        image=padded,
+    return replace(
+        case,
+        image=zscore(reflect(image, pads), config, mask=mask).astype(np.float32, copy=False),
         labels=reflect(case.labels, pads),
         mask=mask,
         weight_maps=None if maps is None else np.stack([reflect(m, pads) for m in maps]),
-        scan=case.scan,
     )
 
 
@@ -74,7 +74,7 @@ def keep_inside(weights: np.ndarray, segment: Triple) -> np.ndarray:
 
 
 def share_among_cases(samples: int, cases: int, rng) -> np.ndarray:
-    """Return each case's samples: equal ones, the rest to random cases (`get_n_samples_per_subj`)."""
+    """Return each case's samples: equal ones, the rest at random (`get_n_samples_per_subj`)."""
     counts = np.full(cases, samples // cases)
     np.add.at(counts, rng.choice(cases, samples % cases), 1)
     return counts

@@ -44,7 +44,7 @@ def score(
 
 
 def read_case(files: CaseFiles, folder: Path, config: Config, *, suffix: str = ""):
-    """Return label map, reference (x, y, z) uint8, region or None, of one grid, and its geometry."""
+    """Return label map, reference (x, y, z) uint8 and region or None, and the grid they share."""
     path = folder / f"{name_of(files)}{suffix}.nii.gz"
     if files.labels is None:
         raise DataError(f"case {name_of(files)} has no reference segmentation; expected one")

@@ -149,8 +149,8 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
     """Return what signatures are compared on: results of `predict`, and of Keras on segments."""
     scan, mask = case.arrays["image"], case.arrays["mask"]
     run = on_arrays(compile_once(network, config), *input_specs(config))
-    whole = run(prepare_scan(scan, None, config), np.ones(mask.shape))
-    masked = run(prepare_scan(scan, mask, config), as_weights(mask, config))
+    whole = run(normalise(scan, config.normalisation), np.ones(mask.shape))
+    masked = run(normalise(scan, config.normalisation, mask), as_weights(mask, config))
     for found in (whole, masked):
         found["labels"] = found["labels"].astype(np.uint8)
     segments = cut_segments(scan, config)
@@ -169,16 +169,10 @@ compile_once = lru_cache(maxsize=1)(graph_of)
 """What is exported and what it is compared with share one graph, which takes seconds to trace."""
 
 
-def prepare_scan(scan: np.ndarray, mask: np.ndarray | None, config: Config) -> np.ndarray:
-    """Return a raw scan normalised as `data.prepare_case` does."""
-    inside = mask > 0 if mask is not None and config.normalisation == "brain" else None
-    return normalise(scan, config.normalisation, inside)
-
-
 def cut_segments(scan: np.ndarray, config: Config) -> list[np.ndarray]:
     """Return one segment out of the middle of a scan and its contexts, each in a batch of one."""
     segment = config.validation_segment
-    padded = pad_case(prepare_scan(scan, None, config), config, segment=segment)
+    padded = pad_case(normalise(scan, config.normalisation), config, segment=segment)
     corner = [(n - edge) // 2 for n, edge in zip(padded.image.shape, segment, strict=False)]
     parts = cut_segment(padded, corner, segment, config, sampled=False)
     return [np.ascontiguousarray(part[np.newaxis], np.float32) for part in parts]
@@ -236,7 +230,7 @@ def bench_served(config: Config, shape: tuple[int, int, int] = (92, 90, 70)) -> 
     run = on_volumes(network, config)
 
     def in_python():
-        found = run(prepare_scan(scan, None, config))
+        found = run(normalise(scan, config.normalisation))
         return {
             "labels": found.labels.astype(np.uint8), "probabilities": found.probabilities
         }  # fmt: skip

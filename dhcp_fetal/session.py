@@ -71,42 +71,17 @@ def read_test_session(path: Path) -> Session:
         OptionError: see `cfg.read_cfg`; a required key is missing.
     """
     file = read_cfg(path, "test")
-    cases = _read_cases(
-        file,
-        dataframe="dataframe",
-        channels="channels",
-        labels="gtLabels",
-        mask="roiMasks",
-        names="namesForPredictionsPerCase",
-    )
+    cases = _read_cases(file, "")
     return Session(cases=cases, saved=_read_saved(file, ""), **_common(file, "testSession"))
 
 
 def read_train_session(path: Path) -> Session:
     """Read the files that a training cfg names; errors as of `read_test_session`."""
     file = read_cfg(path, "train")
-    cases = _read_cases(
-        file,
-        dataframe="dataframe_train",
-        channels="channelsTraining",
-        labels="gtLabelsTraining",
-        mask="roiMasksTraining",
-        weight_maps="weightedMapsForSamplingEachCategoryTrain",
-        needs_labels=True,
-    )
-    validation = ()
+    cases, validation = _read_cases(file, "Training", needs_labels=True), ()
     on_samples = file.get("performValidationOnSamplesThroughoutTraining", False)
     if on_samples or file.get("performFullInferenceOnValidationImagesEveryFewEpochs", False):
-        validation = _read_cases(
-            file,
-            dataframe="dataframe_val",
-            channels="channelsValidation",
-            labels="gtLabelsValidation",
-            mask="roiMasksValidation",
-            weight_maps="weightedMapsForSamplingEachCategoryVal",
-            names="namesForPredictionsPerCaseVal",
-            needs_labels=on_samples,
-        )
+        validation = _read_cases(file, "Validation", needs_labels=on_samples)
     return Session(
         cases=cases,
         validation_cases=validation,
@@ -148,32 +123,25 @@ def _read_saved(file: CfgFile, ending: str) -> Saved:
     )
 
 
-def _read_cases(
-    file: CfgFile,
-    *,
-    dataframe: str,
-    channels: str,
-    labels: str,
-    mask: str,
-    names: str | None = None,
-    weight_maps: str | None = None,
-    needs_labels: bool = False,
-) -> tuple[CaseFiles, ...]:
-    """Read one subset's cases from a data frame or from the lists of a file."""
+def _read_cases(file: CfgFile, subset: str, *, needs_labels: bool = False) -> tuple[CaseFiles, ...]:
+    """Read one subset's cases from a data frame or from lists; a test cfg's subset has no name."""
+    short = {"Training": "Train", "Validation": "Val"}.get(subset, "")
+    dataframe, channels = f"dataframe_{short}".lower().rstrip("_"), f"channels{subset}"
     if dataframe in file.values:
         return read_dataframe(file.resolve(dataframe))
     if channels not in file.values:
         raise OptionError(f"{file.path}: expected the key {channels} or {dataframe}")
     if needs_labels:
-        file.require(labels)
+        file.require(f"gtLabels{subset}")
     channel_lists = [file.locate(name) for name in file.get(channels)]
-    columns = [_read_column(path, channel_lists[0]) for path in channel_lists]
     reference = channel_lists[0]
-    label_files = _read_column(file.resolve(labels), reference)
-    mask_files = _read_column(file.resolve(mask), reference)
-    map_lists = file.get(weight_maps, ()) if weight_maps else ()
+    columns = [_read_column(path, reference) for path in channel_lists]
+    label_files = _read_column(file.resolve(f"gtLabels{subset}"), reference)
+    mask_files = _read_column(file.resolve(f"roiMasks{subset}"), reference)
+    map_lists = file.get(f"weightedMapsForSamplingEachCategory{short}", ())
     maps = [_read_column(file.locate(name), reference) for name in map_lists]
-    called = _read_column(file.resolve(names) if names else None, reference, paths=False)
+    names = file.resolve(f"namesForPredictionsPerCase{short}")
+    called = _read_column(names, reference, paths=False)
     return tuple(
         CaseFiles(
             channels=tuple(column[index] for column in columns),

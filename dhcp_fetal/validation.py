@@ -21,7 +21,7 @@ NOTHING_SEEN = -1.0
 
 
 class FollowSchedule(keras.callbacks.Callback):
-    """Sets learning rate, momentum and the cost's epoch, which class weights follow, every epoch."""
+    """Sets learning rate, momentum and the cost's epoch at the end of every epoch."""
 
     def __init__(self, config: Config, cost: EngineCost):
         super().__init__()

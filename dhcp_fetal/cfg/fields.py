@@ -123,16 +123,11 @@ def _check_version(file: CfgFile, compat: str) -> None:
     for name in file.lines:
         owner = KEYS[file.kind][name].compat
         if owner not in (None, compat):
+            hint = "; write kernelDimPerLayerFC and padTypePerLayerFC = ['mirror', None, ...]"
             raise OptionError(
                 f"{file.where(name)}: a key of DeepMedic {owner}, but this is read as {compat}, "
-                f"which ignores it{_equivalent(name)}"
+                f"which ignores it{hint if name == 'kernelDimFor1stFcLayer' else ''}"
             )
-
-
-def _equivalent(name: str) -> str:
-    if name != "kernelDimFor1stFcLayer":
-        return ""
-    return "; write kernelDimPerLayerFC and padTypePerLayerFC = ['mirror', None, ...]"
 
 
 def network_fields(model: CfgFile, compat: str) -> dict[str, object]:

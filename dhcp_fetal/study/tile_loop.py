@@ -9,7 +9,7 @@ import tensorflow as tf
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple
-from dhcp_fetal.tiles import PaddedCase, Prediction, as_weights, cut_segment, pad_case
+from dhcp_fetal.tiles import Prediction, as_weights, cut_segment, pad_case
 
 Apply = Callable[[list[np.ndarray]], np.ndarray]
 """Batches of segments and of contexts -> probabilities (batch, x, y, z, classes)."""
@@ -77,11 +77,12 @@ def predict_volume(
     case = pad_case(image, config, segment=segment, mask=mask)
     predicted = geometry.output_size(config, segment)
     probabilities = np.zeros((*image.shape[:3], config.classes), dtype=np.float32)
-    shift = predicted_shift(case, config, segment)
+    margin = [low for low, _ in geometry.margins(config, segment)]
+    # Where, in the image, the output of the tile at the padded image's corner begins.
+    shift = [low - before for low, (before, _) in zip(margin, case.pads, strict=True)]
     corners = tile_corners(case.image.shape[:3], segment, predicted, mask=case.mask)
     if case.mask is not None:
         # The engine predicts these too, and multiplies all of it by 0.
-        margin = [low for low, _ in geometry.margins(config, segment)]
         kept = [case.mask[box(corner + margin, predicted)].any() for corner in corners]
         corners = corners[np.asarray(kept, dtype=bool)]
     size = config.inference_batch_size
@@ -101,16 +102,10 @@ def predict_volume(
     return mask_outputs(probabilities, weight, config)
 
 
-def predicted_shift(case: PaddedCase, config: Config, segment: Triple) -> list[int]:
-    """Return where, in the image, the output of the tile at the padded image's corner begins."""
-    margins = geometry.margins(config, segment)
-    return [low - pad for (low, _), (pad, _) in zip(margins, case.pads, strict=True)]
-
-
 def mask_outputs(
     probabilities: np.ndarray, weight: np.ndarray | None, config: Config
 ) -> Prediction:
-    """Return labels and probabilities (changed in place), 0 outside a region of interest (x, y, z)."""
+    """Return labels, and probabilities changed in place, 0 outside a region of interest."""
     labels = np.argmax(probabilities, axis=-1).astype(np.int16)
     if weight is not None:
         weight = as_weights(weight, config)
@@ -120,5 +115,4 @@ def mask_outputs(
 
 
 def box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    """Return the slices of a box."""
     return tuple(slice(int(a), int(a) + int(b)) for a, b in zip(corner, size, strict=True))
