@@ -80,17 +80,6 @@ def stage_name(name: str, stages: Sequence[Stage], number: int) -> str:
     return name if number == len(stages) - 1 else f"{name}_{stages[number].what}"
 
 
-def paths_of_results(
-    name: str, stages: Sequence[Stage], out: Path, *, saved: Saved | None
-) -> list[Path]:
-    """Return the files of a case in the order in which they are written, without feature maps."""
-    return [
-        path
-        for number, stage in enumerate(stages)
-        for path in result_paths(out, stage_name(name, stages, number), stage.config, saved=saved)
-    ]
-
-
 def segment_stage(case: Case, stage: Stage) -> Prediction:
     """Normalise a scan as one network was trained and segment it."""
     # The normalised channels and a map per class, float32.
@@ -188,7 +177,8 @@ def refuse_to_replace_inputs(
 ) -> None:
     """Raise `OptionError` if a result would take the place of a file that is read or of another."""
     outputs = [
-        (name_of(files), paths_of_results(name_of(files), stages, folder, saved=saved))
-        for files in scans
+        (name, result_paths(folder, stage_name(name, stages, number), stage.config, saved=saved))
+        for name in map(name_of, scans)
+        for number, stage in enumerate(stages)
     ]
     check_outputs(outputs, paths_of(scans), option=f"--out {folder}")

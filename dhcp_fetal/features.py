@@ -50,11 +50,12 @@ def write_features(
         return []
     probe = keras.Model(model.inputs, [model.get_layer(name).output for name, *_ in maps])
     size = geometry.output_size(config, config.inference_segment)
+    factors = ((1, 1, 1), *config.context_factors, (1, 1, 1))
 
     def apply(batch: list[tf.Tensor]) -> tf.Tensor:
         found = probe(batch if len(batch) > 1 else batch[0], training=False)
         chosen = [
-            centre_part(tensor, size, _factor(config, pathway))[..., first:last]
+            centre_part(tensor, size, factors[pathway])[..., first:last]
             for tensor, (_, pathway, _, (first, last)) in zip(found, maps, strict=True)
         ]
         return tf.concat(chosen, axis=-1)
@@ -91,9 +92,3 @@ def centre_part(features: tf.Tensor, size: Sequence[int], factor: Sequence[int])
         start = (tf.shape(features)[axis] - 1) // 2 - (needed - 1) // 2
         features = tf.gather(features, start + tf.range(length) // times, axis=axis)
     return features
-
-
-def _factor(config: Config, pathway: int) -> tuple[int, int, int]:
-    if 1 <= pathway <= len(config.context_factors):
-        return config.context_factors[pathway - 1]
-    return (1, 1, 1)

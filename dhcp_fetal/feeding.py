@@ -45,36 +45,24 @@ class Way:
     """How samples are drawn: for training, or for validation."""
 
     stream: int
+    """TRAINING, which augments, or VALIDATION."""
     segment: Triple
     samples: int
     """Per subepoch."""
     kind: str
     proportions: tuple[float, ...] | None
-    augment: bool
 
 
 def training_way(config: Config) -> Way:
     """Return how training segments are drawn."""
-    return Way(
-        TRAINING,
-        config.train_segment,
-        config.segments_per_subepoch,
-        config.sampling,
-        config.sampling_proportions,
-        augment=True,
-    )
+    return Way(TRAINING, config.train_segment, config.segments_per_subepoch, config.sampling,
+               config.sampling_proportions)  # fmt: skip
 
 
 def validation_way(config: Config) -> Way:
     """Return how validation segments are drawn."""
-    return Way(
-        VALIDATION,
-        config.validation_segment,
-        config.validation_segments_per_subepoch,
-        config.validation_sampling,
-        config.validation_proportions,
-        augment=False,
-    )
+    return Way(VALIDATION, config.validation_segment, config.validation_segments_per_subepoch,
+               config.validation_sampling, config.validation_proportions)  # fmt: skip
 
 
 class CaseCache:
@@ -181,7 +169,7 @@ class SegmentSource:
     def _cut_case(self, number: int, slot: int, index: int, share, arrays, places) -> None:
         way, config, make_rng = self.way, self.config, None
         case = self.cache.get(index, way.segment)
-        if way.augment:
+        if way.stream == TRAINING:
             case = augment_case(case, config, self._rng(number, IMAGE, slot))
             make_rng = partial(self._rng, number, SEGMENT, slot)
         centres = draw_case_centres(

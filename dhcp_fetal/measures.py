@@ -11,15 +11,7 @@ MEASURES = ("accuracy", "sensitivity", "precision", "specificity", "dice")
 
 
 def count_classes(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Return real positives, real negatives, true positives and true negatives per class.
-
-    Args:
-        labels: class numbers, any shape.
-        predicted: class numbers of the same shape.
-        classes: number of classes.
-    Returns:
-        (classes, 4) int64.
-    """
+    """Return real positives, real negatives, true positives, true negatives, (classes, 4) int64."""
     pairs = np.asarray(labels, np.int64).ravel() * classes + np.asarray(predicted).ravel()
     table = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
     real, found, hits = table.sum(axis=1), table.sum(axis=0), table.diagonal()
@@ -30,12 +22,8 @@ def count_classes(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np
 def measure_samples(counts: np.ndarray) -> dict[str, float]:
     """Return the measures of one subepoch's samples; NaN where the engine prints N/A.
 
-    [G23] The engine calls the merged foreground "Class-0"; here it is `foreground`.
-
-    Args:
-        counts: (classes, 4) of `count_classes`, summed over batches.
-    Returns:
-        `accuracy` of all voxels, then `<measure>_foreground`, `<measure>_1`, ...
+    Of counts (classes, 4) summed over batches: `accuracy` of all voxels, `<measure>_foreground`,
+    `<measure>_1`, ... [G23] The engine calls the merged foreground "Class-0".
     """
     real, other, hits, rejected = np.asarray(counts, np.float64).T
     measures = {"accuracy": _divide(hits.sum(), real[0] + other[0])}

@@ -121,42 +121,27 @@ def _convolve(x: keras.KerasTensor, block: Block, config: Config) -> keras.Keras
 
 def _plan_normal(config: Config) -> list[Block]:
     return _plan_pathway(
-        "normal",
-        config,
-        size=config.train_segment,
-        filters=config.filters,
-        kernels=config.kernels,
-        padding=config.padding,
-        residual=config.residual_layers,
-        dropout=config.dropout,
-    )
+        "normal", config, size=config.train_segment, filters=config.filters, kernels=config.kernels,
+        padding=config.padding, residual=config.residual_layers, dropout=config.dropout,
+    )  # fmt: skip
 
 
 def _plan_context(config: Config, number: int) -> list[Block]:
     return _plan_pathway(
-        f"context_{number}",
-        config,
+        f"context_{number}", config, filters=config.context_filters[number - 1],
         size=geometry.context_sizes(config, config.train_segment)[number - 1],
-        filters=config.context_filters[number - 1],
-        kernels=config.context_kernels,
-        padding=config.context_padding,
-        residual=config.context_residual_layers,
-        dropout=config.context_dropout,
-    )
+        kernels=config.context_kernels, padding=config.context_padding,
+        residual=config.context_residual_layers, dropout=config.context_dropout,
+    )  # fmt: skip
 
 
 def plan_fc(config: Config) -> list[Block]:
     """List the fully connected layers, the last one of which gives the classes."""
     return _plan_pathway(
-        "fc",
-        config,
-        size=geometry.shrink(config.train_segment, config.kernels, config.padding),
-        filters=(*config.fc_filters, config.classes),
-        kernels=config.fc_kernels,
-        padding=config.fc_padding,
-        residual=config.fc_residual_layers,
-        dropout=config.fc_dropout,
-    )
+        "fc", config, size=geometry.shrink(config.train_segment, config.kernels, config.padding),
+        filters=(*config.fc_filters, config.classes), kernels=config.fc_kernels,
+        padding=config.fc_padding, residual=config.fc_residual_layers, dropout=config.fc_dropout,
+    )  # fmt: skip
 
 
 def _plan_pathway(name, config, *, size, filters, kernels, padding, residual, dropout):

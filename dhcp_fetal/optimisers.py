@@ -50,12 +50,8 @@ class _WithMomentum(keras.optimizers.Optimizer):
         self.assign_add(variable, momentum * moved - step if self.nesterov else moved)
 
     def get_config(self):
-        own = {
-            "momentum": self.initial_momentum,
-            "nesterov": self.nesterov,
-            "normalised": self.normalised,
-        }
-        return super().get_config() | own
+        own = {"momentum": self.initial_momentum, "nesterov": self.nesterov}
+        return super().get_config() | own | {"normalised": self.normalised}
 
 
 @keras.saving.register_keras_serializable("dhcp_fetal")
@@ -128,20 +124,14 @@ class EngineAdam(keras.optimizers.Optimizer):
 
 def make_optimiser(config: Config) -> keras.optimizers.Optimizer:
     """Return the optimiser that a configuration names. Source: specification 6.2."""
+    rate, betas, epsilon = config.learning_rate, config.adam_betas, config.adam_epsilon
     if config.optimiser == "adam":
-        return EngineAdam(
-            config.learning_rate, betas=config.adam_betas, epsilon=config.adam_epsilon
-        )
-    momentum = {
-        "momentum": config.momentum,
-        "nesterov": config.nesterov,
-        "normalised": config.normalised_momentum,
-    }
+        return EngineAdam(rate, betas=betas, epsilon=epsilon)
+    momentum = {"momentum": config.momentum, "nesterov": config.nesterov}
+    momentum["normalised"] = config.normalised_momentum
     if config.optimiser == "sgd":
-        return EngineSGD(config.learning_rate, **momentum)
-    return EngineRMSprop(
-        config.learning_rate, decay=config.rms_decay, epsilon=config.rms_epsilon, **momentum
-    )
+        return EngineSGD(rate, **momentum)
+    return EngineRMSprop(rate, decay=config.rms_decay, epsilon=config.rms_epsilon, **momentum)
 
 
 def freeze_layers(model: keras.Model, config: Config) -> None:

@@ -24,24 +24,12 @@ KINDS = {
 }
 """The original's base names: the ending of our layer's name and the variable in it."""
 
-IGNORED = tuple(
-    re.compile(rf"{name}(_\d+)?$").match
-    for name in (
-        "net/sharedNewMu_B",
-        "net/sharedNewVar_B",
-        "trainer/accu_grad_squared",
-        "trainer/velocities_for_mom",
-        "trainer/means_of_grads",
-        "trainer/vars_of_grads",
-        "trainer/i_adam",
-        "trainer/num_epochs_trained",
-        "trainer/init_lr",
-        "trainer/init_mom",
-        "trainer/curr_lr_tfv",
-        "trainer/top_mean_val_acc",
-        "trainer/ep_top_mean_val_acc",
-        "trainer/last_ep_lr_lowered",
-    )
+IGNORED = (
+    re.compile(
+        r"(net/sharedNew(Mu|Var)_B|trainer/(accu_grad_squared|velocities_for_mom|means_of_grads"
+        r"|vars_of_grads|i_adam|num_epochs_trained|init_lr|init_mom|curr_lr_tfv|top_mean_val_acc"
+        r"|ep_top_mean_val_acc|last_ep_lr_lowered))(_\d+)?$"
+    ).match,
 )
 """Statistics of the last batch, which nothing reads, and the state of the optimiser."""
 

@@ -119,15 +119,7 @@ def draw_case_centres(
 
     Categories that are absent from the case give their samples to the others; where all are, any
     place will do whose segment stays in the image.
-
-    Args:
-        case: prepared and augmented.
-        counts: samples of the case, or [D10] samples of each category settled beforehand.
-        kind: see `category_maps`.
-        config: uses `classes`.
-        segment: size of the segments.
-        proportions: of the categories; None: equal.
-        rng: source of the draws.
+    `counts` are the samples of the case, or [D10] of each category; no proportions: equal ones.
     """
     maps = category_maps(case, kind, config)
     present = np.array([keep_inside(weights, segment).any() for weights in maps])
@@ -201,14 +193,8 @@ def cut_samples(
 ) -> None:
     """Cut all samples of one case and put them where they belong among those of a subepoch.
 
-    Args:
-        case: padded and augmented.
-        centres: (n, 3).
-        segment: size.
-        config: uses network and augmentation.
-        arrays: from `make_arrays`; filled.
-        places: (n,) index of each sample in them; one beyond their end is dropped.
-        make_rng: sample number -> generator of its augmentation; None: no augmentation.
+    Those centred at `centres` (n, 3) go to `places` (n,) of `make_arrays`; one beyond the end is
+    dropped. `make_rng` gives the generator of a sample's augmentation; None: no augmentation.
     """
     border = border_means(case.image).astype(np.float32)
     inputs, labels = arrays

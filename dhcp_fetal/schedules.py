@@ -58,14 +58,8 @@ def advance_auto(
 ) -> tuple[AutoState, float]:
     """Take one epoch of the schedule `auto`. [G11] The engine cannot build it.
 
-    Args:
-        config: uses `schedule_least_gain`, `schedule_wait`, `schedule_divisor`.
-        state: after the epoch before.
-        epochs: epochs trained, this one not counted.
-        accuracy: mean accuracy on validation samples in this epoch.
-        rate: the learning rate of this epoch.
-    Returns:
-        State and learning rate for the next epoch.
+    From epochs trained, this one not counted, the mean accuracy on its validation samples and its
+    learning rate follow state and learning rate of the next.
     """
     if accuracy > state.best + config.schedule_least_gain:
         state = AutoState(accuracy, epochs, state.lowered_epoch)

@@ -119,18 +119,12 @@ def cut_segment(
     field = geometry.receptive_field(config.kernels)
     contexts = [
         cut_context(
-            case.image,
-            corner,
-            segment,
-            field=field,
-            factor=factor,
-            border=case.border,
-            centred=config.centred_context,
-            aligned=config.align_context_at_border,
+            case.image, corner, segment, field=field, factor=factor, border=case.border,
+            centred=config.centred_context, aligned=config.align_context_at_border,
             truncated=sampled and config.compat == "v0.7.0",
         )
         for factor in config.context_factors
-    ]
+    ]  # fmt: skip
     return [case.image[_box(corner, segment)], *contexts]
 
 
@@ -146,43 +140,23 @@ def cut_context(
     aligned: bool = False,
     truncated: bool = False,
 ) -> np.ndarray:
-    """Cut the low-resolution surroundings of one segment.
+    """Cut the low-resolution surroundings (x', y', z', channels) of one segment of a padded image.
 
-    [G6] Voxels are taken every `factor` without smoothing. What lies outside the image has the
-    border's intensity.
-
-    Args:
-        image: (x, y, z, channels), padded.
-        corner: low corner of the segment at full resolution.
-        segment: its size.
-        field: receptive field of the normal pathway.
-        factor: voxels of the image per voxel of the context.
-        border: (channels,) intensity.
-        centred: see `Config.centred_context`.
-        aligned: see `Config.align_context_at_border`.
-        truncated: see `cut_segment`.
-    Returns:
-        (x', y', z', channels) of `geometry.context_size`, in the image's dtype.
+    [G6] Voxels are taken every `factor` without smoothing; outside the image lies the border's
+    intensity (channels,). For `field` and the size see `geometry.context_size`, for the switches
+    `Config.centred_context`, `Config.align_context_at_border` and, of `truncated`, `cut_segment`.
     Source: sampling.py, `sampl_subs_segm`; specification 3.4.
     """
     size = geometry.context_size(segment, field, factor)
     context = np.empty((*size, image.shape[-1]), dtype=image.dtype)
     context[...] = border
-    taken, placed = [], []
-    for axis in range(3):
-        source, target = _context_span(
-            corner[axis],
-            size[axis],
-            limit=image.shape[axis],
-            field=field[axis],
-            factor=factor[axis],
-            centred=centred,
-            aligned=aligned,
-            truncated=truncated,
-        )
-        taken.append(source)
-        placed.append(target)
-    context[tuple(placed)] = image[tuple(taken)]
+    spans = [
+        _context_span(start, length, limit=limit, field=edge, factor=step, centred=centred,
+                      aligned=aligned, truncated=truncated)
+        for start, length, limit, edge, step in zip(
+            corner, size, image.shape[:3], field, factor, strict=True)
+    ]  # fmt: skip
+    context[tuple(placed for _, placed in spans)] = image[tuple(taken for taken, _ in spans)]
     return context
 
 

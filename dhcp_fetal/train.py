@@ -64,7 +64,9 @@ def train(
         "deterministic": deterministic,
         "mixed_precision": mixed_precision,
     }  # fmt: skip
-    folder = choose_run(run, session)
+    if run is None and session is None:
+        raise OptionError("--run is missing; expected the folder of the run")
+    folder = run or session.output_folder / session.name
     choose_device(device)
     with open_run(
         folder, paper="dhcp_fetal", options=options, config=config, seed=seed, overwrite=overwrite
@@ -77,15 +79,6 @@ def train(
         start = load or (session and session.weights)
         carry_out(record, split, session, seed=seed, start=start, reset_optimiser=reset_optimiser)
     print(f"Trained network: {folder / 'model.keras'}")
-
-
-def choose_run(run: Path | None, session: Session | None) -> Path:
-    """Return the run folder that the options mean."""
-    if run is not None:
-        return run
-    if session is None:
-        raise OptionError("--run is missing; expected the folder of the run")
-    return session.output_folder / session.name
 
 
 def find_split(cases: Path | None, session: Session | None, config: Config) -> dict:

@@ -47,15 +47,9 @@ def carry_out(
     start: Path | None,
     reset_optimiser: bool,
 ) -> None:
-    """Train within an open run and save the network.
+    """Train within an open run, as its configuration says, and save the network.
 
-    Args:
-        record: the run; its configuration says everything.
-        split: cases by subset.
-        session: of a training cfg, or None.
-        seed: of sampling.
-        start: where first weights come from, or None.
-        reset_optimiser: leave a checkpoint's optimiser state.
+    First weights come from `start`, a checkpoint's optimiser state too unless it is left.
     """
     config, watched = record.config, split["validation"]
     model = build_model(config)

@@ -70,15 +70,11 @@ class ValidateSamples(keras.callbacks.Callback):
         self.variables = [self.counts]
 
     def on_train_batch_begin(self, batch, logs=None):
-        per_epoch = steps_per_epoch(self.config)
-        per_subepoch = per_epoch // self.config.subepochs
-        step = int(self.model.optimizer.iterations)
-        if step % per_subepoch == 0:
-            epoch, done = divmod(step, per_epoch)
-            place = done // per_subepoch
-            counts = self._count(epoch * self.config.subepochs + place)
+        per_subepoch = steps_per_epoch(self.config) // self.config.subepochs
+        subepoch, done = divmod(int(self.model.optimizer.iterations), per_subepoch)
+        if done == 0:
             rows = self.counts.numpy()
-            rows[place] = counts
+            rows[subepoch % self.config.subepochs] = self._count(subepoch)
             self.counts.assign(rows)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -152,11 +152,8 @@ def network_fields(model: CfgFile, compat: str) -> dict[str, object]:
         "rolling_batches": max(0, model.get("rollAverageForBNOverThatManyBatches", 60)),
     }
     fields |= _context_fields(model, compat, fields) | _fc_fields(model, compat)
-    shrinking = [
-        kernel
-        for kernel, mode in zip(fields["fc_kernels"], fields["fc_padding"], strict=False)
-        if mode == "valid"
-    ]
+    fc_layers = zip(fields["fc_kernels"], fields["fc_padding"], strict=False)
+    shrinking = [kernel for kernel, mode in fc_layers if mode == "valid"]
     one_voxel = receptive_field((*fields["kernels"], *shrinking))
     fields["validation_segment"] = model.get("segmentsDimVal", one_voxel)
     if compat == OLD:  # [D2]
@@ -230,10 +227,8 @@ def _initialisation(model: CfgFile) -> tuple[str, float]:
 
 def training_fields(train: CfgFile, compat: str) -> dict[str, object]:
     """Return the fields that a training file settles."""
-    fields = _sampling_fields(train, compat) | _affine_fields(train)
-    fields |= (
-        _segment_fields(train) | _loss_fields(train, fields["epochs"]) | _optimiser_fields(train)
-    )
+    fields = _sampling_fields(train, compat) | _affine_fields(train) | _segment_fields(train)
+    fields |= _loss_fields(train, fields["epochs"]) | _optimiser_fields(train)
     fields |= _schedule_fields(train) | preparation_fields(train)
     if compat == NEW:  # [D2]
         fields["batch_size"] = train.require("batchsize_train")
@@ -304,12 +299,12 @@ def _sampling_fields(train: CfgFile, compat: str) -> dict[str, object]:
     # [D9] v0.7.0 reads its sampling keys only where its own default is switched off.
     if compat == NEW or not train.get("useDefaultTrainingSamplingFromGtAndRoi", True):
         fields["sampling"] = SAMPLING[train.get("typeOfSamplingForTraining", 3)]
-        shares = train.get("proportionOfSamplesToExtractPerCategoryTraining")
-        fields["sampling_proportions"] = shares
+        key = "proportionOfSamplesToExtractPerCategoryTraining"
+        fields["sampling_proportions"] = train.get(key)
     if compat == NEW or not train.get("useDefaultUniformValidationSampling", True):
         fields["validation_sampling"] = SAMPLING[train.get("typeOfSamplingForVal", 1)]
-        shares = train.get("proportionOfSamplesToExtractPerCategoryVal")
-        fields["validation_proportions"] = shares
+        key = "proportionOfSamplesToExtractPerCategoryVal"
+        fields["validation_proportions"] = train.get(key)
     return fields
 
 
@@ -330,9 +325,7 @@ def _affine_fields(train: CfgFile) -> dict[str, object]:
         "affine_rotation_deg": table.get("max_rot_xyz", (45.0, 45.0, 45.0)),
         "affine_scaling": table.get("max_scaling", 0.1),
         "affine_seed": table.get("seed"),
-        "affine_orders": tuple(
-            table.get(name, order) for name, order in zip(orders, (1, 0, 0, 1), strict=True)
-        ),
+        "affine_orders": tuple(map(table.get, orders, (1, 0, 0, 1))),
         "affine_boundary": table.get("boundary_mode", "nearest"),
         "affine_fill": table.get("cval", 0.0),
     }
@@ -374,11 +367,8 @@ def _loss_fields(train: CfgFile, epochs: int) -> dict[str, object]:
     losses = {"xentr": 1.0}
     if "losses_and_weights" in train.values:
         losses = _entries(train, "losses_and_weights", {name: number for name in LOSSES})
-    readers = {
-        "type": choice("freq", "per_c"),
-        "prms": list_of(number),
-        "schedule": list_of(whole, length=2),
-    }
+    schedule = list_of(whole, length=2)
+    readers = {"type": choice("freq", "per_c"), "prms": list_of(number), "schedule": schedule}
     weighting = _entries(train, "reweight_classes_in_cost", readers)
     return {
         **{field: losses.get(name) for name, field in LOSSES.items()},
