@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.data import arrays
 from common.data.labels import integer_labels
 from common.data.names import can_name_a_file
 from common.errors import DataError, OptionError
@@ -114,12 +115,7 @@ def open_array(path: Path, *, rank: int, axes: str) -> np.ndarray:
     """Memory-map one .npy file of real numbers with `rank` axes; `axes` names them in messages."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; expected an array ({axes})")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as failure:
-        raise DataError(f"{path} is no readable .npy array: {failure}") from None
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path} is an archive of arrays; expected one .npy array ({axes})")
+    array = arrays.open_array(path)
     if array.ndim != rank:
         raise DataError(f"{path}: found {array.ndim} axes {array.shape}; expected {rank} ({axes})")
     if array.dtype.kind not in "biuf":

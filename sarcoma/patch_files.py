@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.arrays import create_array
+from common.data.arrays import create_array, open_array
 from common.data.prepared_store import PreparedCase
 from common.errors import DataError
 from common.files import atomic_file, write_folder_atomically
@@ -81,9 +81,9 @@ def measure_patch_files(folder: Path) -> dict | None:
     if not all(path.is_file() for path in paths):
         return None
     try:
-        true, found = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-    except (OSError, ValueError) as failure:
-        raise DataError(f"{folder}: unreadable patches ({failure}); run predict again") from None
+        true, found = map(open_array, paths)
+    except DataError as failure:
+        raise DataError(f"{failure}; run predict again") from None
     if true.shape != found.shape:
         raise DataError(
             f"{paths[1]} has shape {found.shape}, {paths[0].name} {true.shape}; run predict again"

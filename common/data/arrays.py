@@ -17,7 +17,7 @@ def open_array(path: Path) -> np.ndarray:
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as failure:  # numpy parses the header as Python, which has errors of its own
-        raise DataError(f"{path} is not a readable array: {one_line(failure)}") from failure
+        raise DataError(f"{path} is no readable .npy array: {one_line(failure)}") from failure
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.memmap:

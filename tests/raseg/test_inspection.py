@@ -69,6 +69,12 @@ def test_torn_and_missing_files(folder, tmp_path):
     assert inspection.entries == []
 
 
+def test_a_header_that_numpys_parser_stumbles_over_is_one_line(folder, tmp_path):
+    (folder / PATH).write_bytes(b"\x93NUMPY\x01\x00\x0a\x00{'shape':(")  # a TokenError
+    fault, *_ = inspect_arrays(folder, PORT, tmp_path).whole[0].faults
+    assert fault.startswith(f"{folder / PATH} is no readable .npy array: ")
+
+
 def test_the_command_needs_no_tag_and_writes_nothing(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
     before = sorted(folder.parent.rglob("*"))

@@ -38,7 +38,7 @@ def test_damaged_arrays_are_one_line(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(DataError) as refusal:
         open_array(path)
-    assert str(refusal.value).startswith(f"{path} is not a readable array: ")
+    assert str(refusal.value).startswith(f"{path} is no readable .npy array: ")
     assert "\n" not in str(refusal.value)
 
 

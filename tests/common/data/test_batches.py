@@ -67,7 +67,7 @@ def test_a_damaged_array_is_named(tmp_path):
     case = write_prepared_case(tmp_path, "a", {"image": np.zeros(1000)})
     file = tmp_path / "a" / "image.npy"
     file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(DataError, match=r"image\.npy is not a readable array"):
+    with pytest.raises(DataError, match=r"image\.npy is no readable \.npy array"):
         case.arrays["image"]
 
 
