@@ -5,7 +5,7 @@ modalities. The grid is 5 mm in every direction.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from common.data.geometry import Geometry
 from common.data.labels import inside
 from common.data.names import check_id
 from common.data.phantoms import read_marker
-from common.errors import DataError, OptionError
+from common.errors import DataError, OptionError, one_line
 from sarcoma.config import PATCH, POSITIVE_SLICES, Config
 
 SPACING_MM = 5.0
@@ -27,6 +27,8 @@ GROUPS = {"ct": "ct_data", "pet": "pet_data"}
 """Group of the file that holds a modality: one dataset per patient."""
 LABELS = "label_data"
 SUBSETS = ("training", "validation", "test")
+DEFLATE_MOST = 1100
+"""Bytes that one byte of compressed data can hold, at most about 1030."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +57,44 @@ class LoadedPatient:
     """(Z, Y, X) bool, the lesion."""
 
 
-def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading; raises `DataError` where it is missing or of another kind."""
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        DataError: it is missing or of another kind, or what is read of it is damaged.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist; expected an HDF5 file")
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError:
         raise DataError(f"{path} cannot be read; expected an HDF5 file") from None
-
-
-@contextmanager
-def open_petct(path: Path):
-    """Open the file of the patients; `DataError` also where what is read of it is damaged."""
-    with open_hdf5(path) as file:
+    with file:
         try:
             yield file
-        except OSError as failure:
-            raise DataError(f"{path} is damaged: {str(failure).splitlines()[0]}") from None
+        except (OSError, RuntimeError, KeyError, ValueError, MemoryError) as failure:
+            # The HDF5 library says so of damage, whichever part of a file it meets it in.
+            raise DataError(f"{path} is damaged: {one_line(failure)}") from None
+
+
+def find_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset | None:
+    """Return a dataset that lies in the file itself; None: there is none of this name.
+
+    Raises:
+        DataError: it leads to another file, or promises more than the file can hold.
+    """
+    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+        raise DataError(f"{path}: {group.name}/{name} is a link to another file; expected the data")
+    entry = group.get(name)
+    if not isinstance(entry, h5py.Dataset):
+        return None
+    if entry.external or entry.is_virtual:
+        raise DataError(f"{path}: {entry.name} reads other files; expected the data")
+    if entry.nbytes > DEFLATE_MOST * entry.id.get_storage_size():
+        raise DataError(f"{path}: {entry.name} has shape {entry.shape}, but hardly any data")
+    return entry
 
 
 def find_patients(
@@ -94,7 +115,7 @@ def find_patients(
     """
     path = Path(path).absolute()
     check_modalities(config)
-    with open_petct(path) as file:
+    with open_hdf5(path) as file:
         names = [GROUPS[modality] for modality in config.modalities]
         groups = {name: find_group(file, name, path) for name in names}
         if labels_required or LABELS in file:
@@ -135,10 +156,10 @@ def check_patient(
 
 def find_shape(id_: str, name: str, group: h5py.Group, path: Path) -> tuple[int, int, int]:
     """Return the shape of a patient's volume in one group, which must be a volume of numbers."""
-    entry = group.get(id_)
-    if entry is None:
+    if id_ not in group:
         raise DataError(f"{path}: patient {id_} is missing in the group {name}")
-    if not isinstance(entry, h5py.Dataset) or entry.ndim != 3 or entry.dtype.kind not in "iufb":
+    entry = find_dataset(group, id_, path)
+    if entry is None or entry.ndim != 3 or entry.dtype.kind not in "iufb":
         raise DataError(f"{path}: {name}/{id_} is no volume; expected (slices, rows, columns)")
     return tuple(entry.shape)
 
@@ -219,7 +240,7 @@ def load_patient(
     patient: Patient, modalities: Sequence[str], *, with_label: bool = True
 ) -> LoadedPatient:
     """Read one patient's volumes; raises `DataError` for a damaged file, NaN or infinities."""
-    with open_petct(patient.source) as file:
+    with open_hdf5(patient.source) as file:
         images = {name: file[GROUPS[name]][patient.id][()] for name in modalities}
         label = None
         if with_label and LABELS in file:

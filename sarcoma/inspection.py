@@ -25,7 +25,7 @@ from sarcoma.data import (
     find_group,
     find_shape,
     lesion_of,
-    open_petct,
+    open_hdf5,
     split_patients,
     window_of,
 )
@@ -51,7 +51,7 @@ def inspect_file(path: Path, config: Config, out: Path) -> Inspection:
 def inspect_content(inspection: Inspection, path: Path, config: Config, out: Path) -> None:
     """Check groups, patients, subsets and room."""
     patients: dict[str, Patient] = {}
-    with open_petct(path) as file:
+    with open_hdf5(path) as file:
         names = [*(GROUPS[name] for name in config.modalities if name in GROUPS), LABELS]
         groups = {}
         for name in names:

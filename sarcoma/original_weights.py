@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from common.errors import DataError
-from sarcoma.data import open_hdf5
+from sarcoma.data import find_dataset, open_hdf5
 
 
 def read_original(path: Path) -> dict[str, Any]:
@@ -139,14 +138,11 @@ def filters_of(tensors: Mapping[str, Any]) -> tuple[int, ...] | None:
 
 
 def read_array(group, name: str, path: Path):
-    """Return one array of a group, which must hold numbers."""
-    entry = group.get(name)
-    if not isinstance(entry, h5py.Dataset) or entry.dtype.kind not in "fiu":
+    """Return one array of a group, which must hold numbers; see `find_dataset`."""
+    entry = find_dataset(group, name, path)
+    if entry is None or entry.dtype.kind not in "fiu":
         raise DataError(f"{path} names the array {name} but does not hold it")
-    try:
-        return entry[()]
-    except OSError:
-        raise DataError(f"{path} is damaged: {name} cannot be read") from None
+    return entry[()]
 
 
 def texts(values) -> list[str]:

@@ -34,9 +34,10 @@ def predict_with_tf_keras(path: Path, patches):
     """
     # The one reader that still knows this format: Keras 3 refuses files of later tf-keras.
     with open_hdf5(path) as file:
-        if "model_config" not in file.attrs:
-            raise ValueError("it holds weights without an architecture")
-        layers = json.loads(texts([file.attrs["model_config"]])[0])["config"]["layers"]
+        architecture = texts([file.attrs.get("model_config", "")])[0]
+    if not architecture:
+        raise ValueError("it holds weights without an architecture")
+    layers = json.loads(architecture)["config"]["layers"]
     unsafe = {layer["class_name"] for layer in layers} - READABLE_LAYERS
     if unsafe:
         raise ValueError(f"it has layers of the kind {min(unsafe)}")

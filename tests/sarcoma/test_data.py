@@ -172,6 +172,43 @@ class TestBadInput:
         with pytest.raises(DataError, match=r"a\.h5 cannot be read; expected an HDF5 file"):
             find_patients(path, PORT)
 
+    def test_damaged_tree_of_groups(self, tmp_path):
+        """The library says RuntimeError, where it meets the damage."""
+        path = write_file(tmp_path / "a.h5")
+        path.write_bytes(path.read_bytes().replace(b"SNOD", b"snod"))
+        with pytest.raises(DataError, match=r"a\.h5 is damaged: Unable to"):
+            find_patients(path, PORT)
+
+    @pytest.mark.parametrize(
+        ("kind", "said"),
+        [
+            ("link", "/ct_data/A is a link to another file"),
+            ("external", "/ct_data/A reads other files"),
+            ("virtual", "/ct_data/A reads other files"),
+            ("huge", r"/ct_data/A has shape \(100000, 100000, 100000\), but hardly any data"),
+        ],
+    )
+    def test_data_outside_the_file(self, tmp_path, kind, said):
+        """Nothing of another file comes back as voxels, and no header takes memory."""
+        path, shape = write_file(tmp_path / "a.h5"), (5, 60, 60)
+        (tmp_path / "secret").write_bytes(b"x" * 5 * 60 * 60)
+        with h5py.File(path, "r+") as file:
+            del file["ct_data/A"]
+            group = file["ct_data"]
+            if kind == "link":
+                group["A"] = h5py.ExternalLink(str(path), "/pet_data/A")
+            elif kind == "external":
+                raw = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
+                group.create_dataset("A", shape, "u1", external=raw)
+            elif kind == "virtual":
+                layout = h5py.VirtualLayout(shape, "f4")
+                layout[:] = h5py.VirtualSource(str(path), "pet_data/A", shape)
+                group.create_virtual_dataset("A", layout)
+            else:
+                group.create_dataset("A", (100_000,) * 3, "f4", chunks=(8, 8, 8))
+        with pytest.raises(DataError, match=said):
+            find_patients(path, PORT)
+
     def test_absent_file(self, tmp_path):
         with pytest.raises(DataError, match="does not exist"):
             find_patients(tmp_path / "a.h5", PORT)
