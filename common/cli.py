@@ -25,7 +25,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from common.errors import OptionError, UserError
+from common.errors import OptionError, RunError, UserError
 from common.runtime import forget_networks, limit_threads, load_tensorflow_quietly
 
 COMMANDS = ("phantom", "prepare", "plan", "train", "predict", "evaluate", "export", "convert",
@@ -304,17 +304,15 @@ def find_preset(words: Sequence[str], default: str) -> str:
 
 def preset_of_file(path: Path, default: str) -> str:
     """Return the `preset` entry of a config.yaml, or the default where it has none."""
-    import yaml
+    from common.files import read_yaml  # needs YAML, which bench-gpu does without
 
     if not path.is_file():
         raise OptionError(f"--config: {path} is not a file; expected the config.yaml of a run")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise OptionError(f"--config: {path} is not YAML") from None
-    if not isinstance(content, dict):
-        raise OptionError(f"--config: {path} holds no options; expected the config.yaml of a run")
-    return content.get("preset", default)
+        preset = read_yaml(path).get("preset", default)
+    except RunError as mistake:
+        raise OptionError(f"--config: {mistake}") from None
+    return preset if isinstance(preset, str) else default  # its own option refuses another
 
 
 def make_config(config_class: type, values: Any) -> Any:

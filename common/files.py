@@ -120,7 +120,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         _check_yaml(text)
         options = plain(yaml.safe_load(text))
-    except (ValueError, TypeError, yaml.YAMLError) as failure:
+    except yaml.YAMLError as failure:
+        raise RunError(f"{path} cannot be read: it is not YAML ({one_line(failure)})") from failure
+    except (ValueError, TypeError) as failure:
         raise RunError(f"{path} cannot be read: {one_line(failure)}") from failure
     if not isinstance(options, dict):
         raise RunError(f"{path} holds no options; expected a mapping of names to values")

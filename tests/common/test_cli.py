@@ -175,6 +175,14 @@ def test_preset_of_a_file_that_is_no_mapping(tmp_path):
     broken.write_text("a: [")
     with pytest.raises(OptionError, match="is not YAML"):
         cli.preset_of_file(broken, "port")
+    broken.write_text("preset: [port]")
+    assert cli.preset_of_file(broken, "code") == "code"
+    broken.write_text("a: &a [x, x]\nb: &b [*a, *a]\npreset: [*b, *b]\n")  # 9 such lines: 1 GB
+    with pytest.raises(OptionError) as refusal:
+        cli.preset_of_file(broken, "port")
+    assert str(refusal.value) == (
+        f"--config: {broken} cannot be read: found an alias (*name); expected every value spelt out"
+    )
 
 
 def test_a_command_can_be_done_twice_in_one_process(tmp_path):

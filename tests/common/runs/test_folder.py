@@ -287,7 +287,11 @@ def test_data_files_are_all_that_are_read(tmp_path):
         ("config.yaml", b"a: &a [1]\nb: *a", "found an alias (*name); expected every value spelt"),
         ("config.yaml", b"[" * 10**6, "config.yaml cannot be read: found more than 20 levels"),
         ("config.yaml", b"a: {b: " * 3000, "config.yaml cannot be read: found more than 20 levels"),
-        ("config.yaml", b"seed: [1", "config.yaml cannot be read: while parsing a flow sequence"),
+        (
+            "config.yaml",
+            b"seed: [1",
+            "config.yaml cannot be read: it is not YAML (while parsing a flow",
+        ),
         ("log.csv", b"\xff", "log.csv cannot be read: 'utf-8' codec can't decode byte 0xff"),
         ("log.csv", b"epoch,step\n1,x", "log.csv is not a training log: invalid literal for int"),
         ("log.csv", b"epoch,step\n1,2,3", "log.csv is not a training log: "),
