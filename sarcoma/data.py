@@ -266,39 +266,40 @@ def lesion_of(label: np.ndarray, patient: Patient) -> np.ndarray:
 
 
 def find_window(patient: Patient, label: np.ndarray) -> tuple[int, int]:
-    """Return the slices [start, stop) that hold a patient's lesion.
+    """Return the slices [start, stop) that hold a patient's lesion, and say where they are not
+    those of the original's table.
 
-    The original's table knows seven patients (preprocess.py); for others they are computed from the
-    labels, and said. Raises `DataError` where the table's window lies outside the volume or there
-    is no lesion.
+    Raises `DataError` where there is no lesion.
     """
     start, stop = window_of(patient, label)
-    if patient.id not in POSITIVE_SLICES:
-        print(
-            f"note: patient {patient.id} is not in the table of windows; slices {start} to "
-            f"{stop - 1} were computed from its labels",
-            file=sys.stderr,
-        )
+    if note := unlike_table(patient, (start, stop)):
+        print(f"note: patient {patient.id} {note}; slices {start} to {stop - 1} were computed from "
+              "its labels", file=sys.stderr)  # fmt: skip
     return start, stop
 
 
 def window_of(patient: Patient, label: np.ndarray) -> tuple[int, int]:
-    """Return the slices [start, stop) of the table or, for a patient it lacks, of the labels."""
-    if patient.id in POSITIVE_SLICES:
-        start, stop = POSITIVE_SLICES[patient.id]
-        if stop > len(label):
-            raise DataError(
-                f"{patient.source}: patient {patient.id} has {len(label)} slices; expected at "
-                f"least {stop}, where its lesion ends"
-            )
-        return start, stop
+    """Return the slices [start, stop) from the first with a lesion voxel to the last.
+
+    In the paper's file they are those of the original's table, `POSITIVE_SLICES` (preprocess.py).
+    Other files hold the same patients with other slices, so that the table itself is not used.
+    """
     found = np.flatnonzero(label.any(axis=(1, 2)))
     if not found.size:
         raise DataError(
-            f"{patient.source}: patient {patient.id} is not in the table of windows and has no "
-            "lesion voxels to compute one from"
+            f"{patient.source}: patient {patient.id} has no lesion voxels to compute a window from"
         )
     return int(found[0]), int(found[-1]) + 1
+
+
+def unlike_table(patient: Patient, window: tuple[int, int]) -> str:
+    """Say how a patient's window differs from the original's table; empty where it does not."""
+    known = POSITIVE_SLICES.get(patient.id)
+    if known is None:
+        return "is not in the table of windows"
+    if known != window:
+        return f"has its lesion in other slices than the paper's ({known[0]} to {known[1] - 1})"
+    return ""
 
 
 def standardise_slices(volume: np.ndarray) -> np.ndarray:
@@ -307,14 +308,17 @@ def standardise_slices(volume: np.ndarray) -> np.ndarray:
     The deviation is at least 1 / sqrt(pixels), so a constant slice becomes zeros. Source:
     preprocess.py, `per_image_standardization`.
     """
-    return np.stack([standardise(plane) for plane in volume])
+    least = 1 / np.sqrt(volume[0].size)
+    return np.stack([standardise(plane, least) for plane in volume])
 
 
-def standardise(array: np.ndarray) -> np.ndarray:
-    """Give an array of any shape zero mean and unit variance, as float32."""
+def standardise(array: np.ndarray, least_deviation: float = 0.0) -> np.ndarray:
+    """Give an array of any shape zero mean and unit variance, as float32; zeros if constant."""
     values = array.astype(np.float64)
     values -= values.mean()
-    return (values / max(values.std(), 1 / np.sqrt(values.size))).astype(np.float32)
+    if array.min() == array.max():
+        return np.zeros(array.shape, np.float32)
+    return (values / max(values.std(), least_deviation)).astype(np.float32)
 
 
 def prepare_patient(loaded: LoadedPatient, config: Config) -> np.ndarray:

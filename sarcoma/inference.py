@@ -133,16 +133,15 @@ def segment_scan(
 
 def standardise(scan: tf.Tensor, config: Config) -> tf.Tensor:
     """Do as `sarcoma.data.prepare_patient` in a graph; at most a rounding differs [S30]."""
-
-    def of_volume(array):
-        voxels = tf.cast(tf.reduce_prod(tf.shape(array)[:-1]), tf.float64)
-        return whiten_in_graph(array, least_deviation=1 / tf.sqrt(voxels))
-
     if config.standardise == "patient":
-        return of_volume(scan)
+        return whiten_in_graph(scan)
+
+    def of_slice(plane):
+        pixels = tf.cast(tf.reduce_prod(tf.shape(plane)[:-1]), tf.float64)
+        return whiten_in_graph(plane[tf.newaxis], least_deviation=1 / tf.sqrt(pixels))[0]
+
     spec = tf.TensorSpec(scan.shape[1:], tf.float32)
-    return tf.map_fn(lambda plane: of_volume(plane[tf.newaxis])[0], scan,
-                     fn_output_signature=spec, parallel_iterations=1)  # fmt: skip
+    return tf.map_fn(of_slice, scan, fn_output_signature=spec, parallel_iterations=1)
 
 
 def on_volumes(function: Callable, network: keras.Model, config: Config, **options) -> Callable:

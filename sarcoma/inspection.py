@@ -12,7 +12,7 @@ import numpy as np
 
 from common.data.inspection import Entry, Inspection, count_in_words, listed
 from common.data.names import check_id
-from sarcoma.config import POSITIVE_SLICES, Config
+from sarcoma.config import Config
 from sarcoma.data import (
     GROUPS,
     LABELS,
@@ -27,6 +27,7 @@ from sarcoma.data import (
     lesion_of,
     open_hdf5,
     split_patients,
+    unlike_table,
     window_of,
 )
 
@@ -121,10 +122,8 @@ def inspect_label(entry: Entry, label: np.ndarray, patient: Patient) -> None:
         return
     start, stop = window
     entry.facts["window"] = f"{start} to {stop - 1}"
-    if patient.id not in POSITIVE_SLICES:
-        entry.note("not in the original's table of windows; this one is computed from the labels")
-    elif not lesion[start:stop].any():
-        entry.note("no lesion voxel within the window of the original's table")
+    if note := unlike_table(patient, window):
+        entry.note(f"{note}; this one is computed from the labels")
 
 
 def inspect_subsets(

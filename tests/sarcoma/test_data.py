@@ -5,17 +5,22 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common.errors import DataError, OptionError
 from sarcoma.config import CODE, PORT, POSITIVE_SLICES
 from sarcoma.data import (
+    LoadedPatient,
     Patient,
     find_patients,
     find_window,
     load_patient,
+    prepare_patient,
     split_patients,
+    standardise,
     standardise_slices,
 )
+from sarcoma.inference import standardise as standardise_in_graph
 from sarcoma.inspection import inspect_file
 
 SHAPE = (4, 60, 58)
@@ -47,7 +52,7 @@ class TestGolden:
         for subset, name in (("training", "train"), ("test", "test")):
             index = []
             for patient in split[subset]:
-                window = find_window(patient, np.zeros(patient.shape, bool))
+                window = find_window(patient, load_patient(patient, ()).label)
                 index += [[patient.id, str(z)] for z in range(*window)]
             assert index == recorded[f"{name}_index"].tolist()
 
@@ -125,10 +130,33 @@ class TestLabels:
         with pytest.raises(DataError, match=r"STS_999 .* no lesion voxels"):
             find_window(patient, np.zeros(SHAPE, bool))
 
-    def test_window_outside_the_volume(self, tmp_path):
-        patient = Patient("STS_021", tmp_path / "a.h5", SHAPE)
-        with pytest.raises(DataError, match="STS_021 has 4 slices; expected at least 189"):
-            find_window(patient, np.zeros(SHAPE, bool))
+    def test_the_table_is_of_the_papers_slices_alone(self, tmp_path, capsys):
+        """Another file of the same patient, cropped or reversed, has its lesion elsewhere."""
+        label = np.zeros((70, 60, 58), bool)
+        label[5:30, 4, 4] = True
+        patient = Patient("STS_002", tmp_path / "a.h5", label.shape)
+        assert find_window(patient, label) == (5, 30)
+        said = capsys.readouterr().err
+        assert "STS_002 has its lesion in other slices than the paper's (53 to 62)" in said
+        assert "slices 5 to 29 were computed from its labels" in said
+        label[:] = False
+        label[53:63, 4, 4] = True
+        assert find_window(patient, label) == (53, 63)
+        assert not capsys.readouterr().err
+
+    def test_uptake_in_small_units(self):
+        """Of a whole patient, any unit has deviation 1; slices keep the original's floor."""
+        pet = np.random.default_rng(0).gamma(2.0, 1.0, SHAPE)
+        loaded = LoadedPatient({"pet": pet * 1e-6}, None)
+        config = replace(PORT, modalities=("pet",))
+        found = prepare_patient(loaded, config)
+        assert found.std() == pytest.approx(1, abs=1e-5)
+        np.testing.assert_allclose(found[..., 0], standardise(pet), atol=1e-5)
+        in_graph = standardise_in_graph(tf.constant(pet[..., None] * 1e-6, tf.float32), config)
+        np.testing.assert_allclose(in_graph, found, atol=1e-5)
+        by_slice = prepare_patient(loaded, replace(config, standardise="slice"))
+        expected = (pet[0] - pet[0].mean()) * 1e-6 * np.sqrt(pet[0].size)
+        np.testing.assert_allclose(by_slice[0, ..., 0], expected, atol=1e-6)
 
 
 class TestBadInput:

@@ -45,7 +45,7 @@ def test_every_patient_has_its_own_faults(file, tmp_path):
     assert "ct_data/STS_002 holds NaN or infinity" in first[1]
     assert ["missing in the group pet_data" in fault for fault in lines["STS_003"].faults] == [True]
     assert "label values 9" in lines["STS_012"].notes[0]
-    assert "no lesion voxels to compute one from" in lines["unknown"].faults[0]
+    assert "no lesion voxels to compute a window from" in lines["unknown"].faults[0]
     assert lines["STS_005"].verdict == "ok"
     (subsets,) = [entry for entry in inspection.whole if entry.name == "subsets"]
     assert ["patient STS_021 of training_patients" in fault for fault in subsets.faults] == [True]
