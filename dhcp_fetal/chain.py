@@ -25,7 +25,8 @@ from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network, load_weights
 from dhcp_fetal.outputs import result_paths, write_results
 from dhcp_fetal.session import CaseFiles, Saved
-from dhcp_fetal.tiles import Prediction
+from dhcp_fetal.tiles import Prediction, as_weights
+from dhcp_fetal.training_grid import TrainingGrid, fit_scan, recorded_grid
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Stage:
     config: Config
     model: keras.Model | None = None
     """Needed for feature maps only."""
+    grid: TrainingGrid | None = None
+    """That of its training, where it is known."""
+    resample: bool = False
+    """Interpolate scans of another voxel size."""
 
 
 def segment_case(
@@ -59,41 +64,60 @@ def segment_case(
     case = load_case(replace(wanted, weight_maps=()), stages[0].config, check_labels=False)
     found = None
     for number, stage in enumerate(stages):
-        found = segment_stage(case, stage)
+        found, done = segment_stage(case, stage)
         last = number == len(stages) - 1
-        name = stage_name(case.name, stages, number)
+        name = stage_name(case.name, stages, number, saved)
         write_results(out, name, found, case.scan, stage.config, saved=saved)
         if saved is not None and any(saved.feature_ranges):
+            if done:
+                raise DataError(f"it would be {done}; expected a scan as trained on for features")
             folder = out.parent / "features"
             write_features(stage.model, case, stage.config, saved.feature_ranges, folder)
         if stage.what == "brain" and not found.labels.any():
             if not last:
-                write_nothing(out, case, stages[-1].config, saved=saved)
+                name = stage_name(case.name, stages, number + 1, saved)
+                write_nothing(out, name, case, stages[-1].config, saved=saved)
             raise DataError("no brain was found; an empty map was written")
         if not last:
             case = replace(case, mask=(found.labels > 0).astype(np.int16))
-    return describe(case, found, stages[-1].config, seconds=time.monotonic() - began)
+    line = describe(case, found, stages[-1].config, seconds=time.monotonic() - began)
+    return f"{line}; {done}" if done else line
 
 
-def stage_name(name: str, stages: Sequence[Stage], number: int) -> str:
-    """Return what the results of a stage are called: as the case, but for those before the last."""
-    return name if number == len(stages) - 1 else f"{name}_{stages[number].what}"
+def stage_name(name: str, stages: Sequence[Stage], number: int, saved: Saved | None) -> str:
+    """Return what the results of a stage are called: as the case, but for those before the last.
+
+    The names of a test cfg are those of one network's results: of two, both say what they hold.
+    """
+    own_name = number == len(stages) - 1 and (len(stages) == 1 or not (saved and saved.from_cfg))
+    return name if own_name else f"{name}_{stages[number].what}"
 
 
-def segment_stage(case: Case, stage: Stage) -> Prediction:
-    """Normalise a scan as one network was trained and segment it."""
+def segment_stage(case: Case, stage: Stage) -> tuple[Prediction, str]:
+    """Segment a scan as one network was trained; return what is found and what was done for it."""
     # The normalised channels and a map per class, float32.
     voxels = math.prod(case.image.shape[:3])
     maps = case.image.shape[-1] + stage.config.classes
     warn_of_memory(4 * voxels * maps, what=case.name)
-    return stage.segment(prepare_case(case, stage.config), case.mask)
+    if stage.grid is None:
+        return stage.segment(prepare_case(case, stage.config), case.mask), ""
+    fit = fit_scan(case.scan, case.image.shape[:3], stage.grid, resample=stage.resample)
+    mask = None if case.mask is None else fit.to_network(case.mask, 0)
+    moved = replace(case, image=fit.to_network(case.image, 1), mask=mask)
+    found = stage.segment(prepare_case(moved, stage.config), mask)
+    probabilities = fit.to_scan(found.probabilities)
+    if fit.step is None:
+        return Prediction(fit.to_scan(found.labels), probabilities), fit.words
+    weight = np.ones(1, np.int16) if case.mask is None else as_weights(case.mask, stage.config)
+    labels = probabilities.argmax(axis=-1).astype(np.int16) * weight
+    return Prediction(labels, probabilities * weight[..., np.newaxis]), fit.words
 
 
-def write_nothing(out: Path, case: Case, config: Config, *, saved: Saved | None) -> None:
+def write_nothing(out: Path, name: str, case: Case, config: Config, *, saved: Saved | None) -> None:
     """Write the maps of a scan in which nothing was looked for."""
     shape = case.image.shape[:3]
     empty = Prediction(np.zeros(shape, np.int16), np.zeros((*shape, config.classes), np.float32))
-    write_results(out, case.name, empty, case.scan, config, saved=saved)
+    write_results(out, name, empty, case.scan, config, saved=saved)
 
 
 def describe(case: Case, found: Prediction, config: Config, *, seconds: float) -> str:
@@ -123,7 +147,7 @@ def segment_all(scans: Sequence[CaseFiles], stages: list[Stage], folder: Path, *
 
 
 def load_stages(
-    *, run, brain, cortex, model_cfg, test_cfg, load, preset, normalisation
+    *, run, brain, cortex, model_cfg, test_cfg, load, preset, normalisation, resample
 ) -> list[Stage]:
     """Return the networks to run, in order, or refuse options that name none or too many."""
     folders = [("brain", brain), ("cortex", cortex), ("labels", run)]
@@ -140,7 +164,8 @@ def load_stages(
     for what, folder in named:
         network, config = load_run_network(folder)
         config = _adapted(config, preset, normalisation)
-        stages.append(make_stage(what, network, config))
+        stage = make_stage(what, network, config)
+        stages.append(replace(stage, grid=recorded_grid(folder), resample=resample))
     return stages
 
 
@@ -177,8 +202,9 @@ def refuse_to_replace_inputs(
 ) -> None:
     """Raise `OptionError` if a result would take the place of a file that is read or of another."""
     outputs = [
-        (name, result_paths(folder, stage_name(name, stages, number), stage.config, saved=saved))
-        for name in map(name_of, scans)
+        (case, result_paths(folder, name, stage.config, saved=saved))
+        for case in map(name_of, scans)
         for number, stage in enumerate(stages)
+        for name in [stage_name(case, stages, number, saved)]
     ]
     check_outputs(outputs, paths_of(scans), option=f"--out {folder}")

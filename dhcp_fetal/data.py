@@ -1,7 +1,7 @@
 """Cases: finding them, loading one, preparing one for the network.
 
-Arrays are (x, y, z[, channels]) in the axis order of the NIfTI files. The engine neither reorients
-nor resamples: scans of one study must agree in voxel size and orientation beforehand.
+Arrays are (x, y, z[, channels]) in the axis order of the NIfTI files. Nothing is reoriented or
+resampled here: see `training_grid` for what `predict` does.
 """
 
 import warnings
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.geometry import Geometry, Volume, check_same_grid
+from common.data.inspection import count_in_words
 from common.data.labels import check_classes, inside, integer_labels
 from common.data.names import check_id, check_new, normal_id
 from common.data.phantoms import read_marker
@@ -235,8 +236,8 @@ def split_cases(cases: Sequence[CaseFiles], config: Config) -> dict[str, tuple[C
     watched = held_out - config.validation_cases
     if watched < 1:
         raise DataError(
-            f"found {len(cases)} cases; expected more than held_out_cases and validation_cases, "
-            f"{config.held_out_cases} + {config.validation_cases}"
+            f"found {count_in_words(len(cases), 'case')}; expected more than held_out_cases and "
+            f"validation_cases, {config.held_out_cases} + {config.validation_cases}"
         )
     return {
         "training": tuple(cases[:watched]),

@@ -1,5 +1,6 @@
 """Where a network comes from: a run folder, or the original's cfg files and checkpoint."""
 
+import sys
 from pathlib import Path
 
 import keras
@@ -23,9 +24,11 @@ def choose_device(name: str | None) -> None:
         chosen = []
     elif name.startswith("cuda") and (number == "" or number.isdigit()):
         index = int(number or 0)
-        if index >= len(gpus):
+        if not gpus:
+            print(f"note: -dev {name}: found no GPU, running on the CPU", file=sys.stderr)
+        elif index >= len(gpus):
             raise OptionError(f"-dev {name}: found {len(gpus)} GPUs, expected that one of them")
-        chosen = [gpus[index]]
+        chosen = gpus[index : index + 1]
     else:
         raise OptionError(f"-dev: found {name!r}, expected cpu, cuda, cuda0, cuda1, ...")
     try:

@@ -24,6 +24,7 @@ def predict(
     out: Path | None = None,
     probabilities: bool = False,
     normalisation: Literal["none", "volume", "brain"] | None = None,
+    resample: bool = False,
     preset: Preset | None = None,
     mixed_precision: bool = False,
 ) -> None:
@@ -49,6 +50,9 @@ def predict(
             them.
         probabilities: write a map per class beside the label maps.
         normalisation: of the scans, instead of the network's own.
+        resample: interpolate scans whose voxels are not of the size that a run was trained on, and
+            bring the results back to their own grid; else such scans are refused. Scans of another
+            orientation are turned and turned back, which changes no voxel.
         preset: whose way of inference to use; default: the network's own.
         mixed_precision: bfloat16 arithmetic.
     """
@@ -61,6 +65,7 @@ def predict(
     stages = load_stages(
         run=run, brain=brain, cortex=cortex, model_cfg=model_cfg, test_cfg=test_cfg,
         load=load or (session and session.weights), preset=preset, normalisation=normalisation,
+        resample=resample,
     )  # fmt: skip
     home = cortex or run or brain
     chosen = choose_cases(image=image, cases=cases, mask=mask, session=session, home=home)

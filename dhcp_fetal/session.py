@@ -35,6 +35,7 @@ class CaseFiles:
 class Saved:
     """Which results of whole volumes are written."""
 
+    from_cfg: bool = False
     labels: bool = True
     probabilities: tuple[bool, ...] = ()
     """One entry per class; empty: all."""
@@ -115,6 +116,7 @@ def _read_saved(file: CfgFile, ending: str) -> Saved:
         pathways = ("Normal", "Subsampled", "FullyConnected")
         ranges = tuple(file.get(first + pathway + last, ()) for pathway in pathways)
     return Saved(
+        from_cfg=True,
         labels=file.get("saveSegmentation" + ending, True),
         probabilities=file.get("saveProbMapsForEachClass" + ending, ()),
         label_suffix=suffixes.get("segm", "Segm"),

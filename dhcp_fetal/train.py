@@ -100,4 +100,4 @@ def write_split(record, split: dict) -> None:
     for name in ("validation", "test"):
         again = [files for files in split[name] if files.channels in training]
         if again:
-            print(f"note: {len(again)} {name} cases are trained on as well", file=sys.stderr)
+            print(f"note: {name} cases that are trained on as well: {len(again)}", file=sys.stderr)

@@ -27,6 +27,7 @@ from dhcp_fetal.original_weights import assign_slots
 from dhcp_fetal.outputs import result_paths
 from dhcp_fetal.schedules import warn_of_rising_rate
 from dhcp_fetal.session import CaseFiles, Session
+from dhcp_fetal.training_grid import record_grid
 from dhcp_fetal.validation import (
     FollowSchedule,
     KeepBest,
@@ -52,6 +53,7 @@ def carry_out(
     First weights come from `start`, a checkpoint's optimiser state too unless it is left.
     """
     config, watched = record.config, split["validation"]
+    record_grid(record, split["training"])
     model = build_model(config)
     freeze_layers(model, config)
     optimiser, cost = make_optimiser(config), EngineCost(model, config)

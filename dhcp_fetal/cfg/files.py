@@ -157,7 +157,8 @@ def _parse(text: str, path: Path) -> ast.Module:
         tree = ast.parse(straight)
     except PARSER_ERRORS as error:
         raise _syntax_error(error, path) from None
-    warnings.warn(f"{path}: curly quotes are read as straight ones", stacklevel=5)  # [G1]
+    # [G1] Told once, whoever asks: a caller's line would make it a warning of its own.
+    warnings.warn(f"{path}: curly quotes are read as straight ones", stacklevel=1)
     return tree
 
 

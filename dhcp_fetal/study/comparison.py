@@ -26,8 +26,17 @@ from dhcp_fetal.effects import EffectBench
 from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network
-from dhcp_fetal.original_weights import IGNORED, name_variables, original_shape, read_original
+from dhcp_fetal.original_weights import (
+    IGNORED,
+    KINDS,
+    list_blocks,
+    name_variables,
+    original_shape,
+    read_original,
+)
 from dhcp_fetal.recording import NETWORK, rebuild
+
+LAYOUTS = "out x in x their three edges there, the three edges x in x out here"
 
 
 def list_parts(
@@ -55,19 +64,21 @@ def compare_layers(config) -> Table:
     why_not = "The original's shapes are not recorded in this installation."
     if theirs is not None and {row["original"] for row in rows} != theirs.keys():
         theirs, why_not = None, "The published network has another layout: nothing to pair."
-    return layers_table(rows, theirs, why_not=why_not)
+    table = layers_table(rows, theirs, why_not=why_not)
+    return replace(table, text=f"{table.text} Kernels are {LAYOUTS}.")
 
 
 def list_layers(config) -> list[dict]:
-    """Return a row per variable of a network: the original's name, the port's, shape, count."""
-    return [
-        {
-            **describe_variable(name, variable),
-            # In the engine's order, kernels [out, in, x, y, z], so that shapes can be compared.
-            "shape": "x".join(map(str, original_shape(variable))),
-        }
-        for name, variable in name_variables(build_model(config))
+    """Return a row per variable of a network, layer after layer: see `describe_variable`."""
+    model = build_model(config)
+    names = {variable.path: name for name, variable in name_variables(model)}
+    variables = [
+        getattr(block[ending], attribute)
+        for block in list_blocks(model)
+        for ending, attribute in KINDS.values()
+        if ending in block
     ]
+    return [describe_variable(names[variable.path], variable) for variable in variables]
 
 
 def compare_activations() -> Table:

@@ -11,7 +11,7 @@ from common.study.compare import compare_presets
 from dhcp_fetal import __main__ as command
 from dhcp_fetal.config import CODE, PORT, PRESETS, QUICK, Config
 from dhcp_fetal.networks import load_run_network
-from dhcp_fetal.study.comparison import compare_weights, list_layers
+from dhcp_fetal.study.comparison import compare_layers, compare_weights, list_layers
 
 
 def test_presets_that_differ_come_first():
@@ -29,6 +29,18 @@ def test_layers_have_the_originals_names():
     assert "net/W_9" in names
     assert "net/W_10" not in names
     assert sum(row["parameters"] for row in rows if row["trained"] == "yes") == 32_764
+
+
+def test_layers_come_one_after_the_other_in_the_ports_shapes():
+    """They were grouped by kind, and the engine's [out, in, x, y, z] stood in the port's column."""
+    rows = {row["port"]: row for row in list_layers(QUICK)}
+    first = ["normal_1_bias/bias", "normal_1_conv/kernel", "normal_2_norm/gamma"]
+    assert list(rows)[:3] == first
+    assert list(rows)[-1] == "softmax_bias/bias"
+    assert rows["normal_2_conv/kernel"]["shape"] == "3x3x3x8x8"
+    assert rows["normal_3_conv/kernel"]["shape"] == "3x3x3x8x12"
+    assert rows["normal_3_conv/kernel"]["original"] == "net/W_2"
+    assert "Kernels are out x in x" in compare_layers(QUICK).text
 
 
 def test_weights_of_another_architecture_show_their_shapes_first(golden_dir):

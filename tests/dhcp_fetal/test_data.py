@@ -151,6 +151,28 @@ def test_a_region_of_another_shape_is_refused(tmp_path, scan):
         data.load_case(CaseFiles((scan,), mask=aside), PORT)
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("channel_t2w,ground_truth,roi_maks\n", "roi_mask"),
+        ("channel_t2w,roi_mask\nscan.nii.gz,scan.nii.gz,x\n", r"cases\.csv, line 2: found 3"),
+        ("channel_t2w,ground_truth,roi_mask\nscan.nii.gz,x\n", r"cases\.csv, line 2: found 2"),
+    ],
+)
+def test_columns_and_rows_that_would_be_dropped_are_refused(tmp_path, scan, rows, said):
+    """A misspelt column trained without a mask; a long first row was a traceback."""
+    (tmp_path / "cases.csv").write_text(rows)
+    with pytest.raises(DataError, match=said):
+        data.find_cases(tmp_path / "cases.csv")
+
+
+def test_blanks_capitals_and_semicolons_are_forgiven(tmp_path, scan):
+    (tmp_path / "cases.csv").write_text(
+        "Channel_T2w; Ground_truth ;ROI mask\nscan.nii.gz; scan.nii.gz ;scan.nii.gz\n"
+    )
+    assert data.find_cases(tmp_path / "cases.csv") == (CaseFiles((scan,), labels=scan, mask=scan),)
+
+
 def test_another_number_of_channels_is_refused(scan):
     with pytest.raises(DataError, match="found 1 channels, expected 2"):
         data.load_case(CaseFiles((scan,)), TWO)

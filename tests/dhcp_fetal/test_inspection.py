@@ -60,6 +60,19 @@ def test_every_case_has_its_own_faults(folder, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_colours_and_complex_numbers_are_faults_of_their_case(tmp_path):
+    """They were tracebacks, and the rest of the folder was not looked at. [row by row]"""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    colours = np.zeros((9, 9, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    grey = np.arange(729, dtype=np.float32).reshape(9, 9, 9)
+    for name, array in (("a", colours), ("b", grey.astype(np.complex64)), ("c", grey)):
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+    first, second, third = inspect_cases(tmp_path, PORT, tmp_path / "out").entries
+    assert "RGB" in first.faults[0]
+    assert "complex64" in second.faults[0]
+    assert (third.faults, third.facts["size (x, y, z)"]) == ([], "9 x 9 x 9")
+
+
 def test_the_command_on_tables_lists_and_folders(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for images in ("heads/cortex.csv", "heads/t2w"):

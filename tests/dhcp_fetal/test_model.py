@@ -1,5 +1,7 @@
 """The network: its layers by hand, its size, and every recorded output of the engine."""
 
+import json
+import zipfile
 from dataclasses import replace
 
 import keras
@@ -120,6 +122,19 @@ def test_saved_model_is_the_same(tmp_path):
     again = keras.saving.load_model(path)
     inputs = [np.ones((1, n, n, n, 1), "float32") for n in (17, 12)]
     np.testing.assert_array_equal(again(inputs), model(inputs))
+
+
+def test_a_model_file_names_what_has_to_be_imported(tmp_path):
+    """`import dhcp_fetal.layers` registers every layer that is not Keras' own."""
+    build_model(QUICK).save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        stored = json.loads(archive.read("config.json"))["config"]["layers"]
+    ours = {layer["registered_name"] for layer in stored if layer["module"][:5] != "keras"}
+    assert {layer["module"] for layer in stored} >= {"dhcp_fetal.layers"}
+    assert "dhcp_fetal>ChannelBias" in ours
+    for name in ours:
+        registered = keras.saving.get_registered_object(name)
+        assert registered is getattr(layers, name.removeprefix("dhcp_fetal>"))
 
 
 # Layers

@@ -19,6 +19,7 @@ from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.networks import load_run_network
 from dhcp_fetal.session import CaseFiles
 from dhcp_fetal.train import train
+from dhcp_fetal.training_grid import TrainingGrid, recorded_grid
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +91,7 @@ def test_a_run_leaves_what_the_next_stage_needs(finished):
     assert network.count_params() > 0
     assert config.filters == (4, 4)
     assert record.manifest["sampling"]["waited_s"] >= 0
+    assert recorded_grid(finished) == TrainingGrid("RAS", (1.0, 1.0, 1.0))
 
 
 def test_the_log_holds_samples_and_volumes(finished):
