@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK
 
 from common.data.geometry import Frames, Geometry
-from common.data.nifti import unreadable
+from common.data.nifti import check_memory, unreadable
 from common.errors import DataError
 
 ENGINES = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO"}
@@ -84,8 +84,9 @@ def read_voxels(
     path: Path, *, frames: Frames = "one", flat: bool = False
 ) -> tuple[np.ndarray, Geometry]:
     """Read the voxels (Z, Y, X) in the file's type; see `common.data.volumes.read_volume`."""
-    reader, remarks = _open(path)
-    shape, geometry = _grid_of(reader, remarks, path, frames, flat)
+    reader, header = _open(path)
+    shape, geometry = _grid_of(reader, header, path, frames, flat)
+    check_memory(path, math.prod(header.sizes))
     with _library_messages_held() as messages:
         try:
             array = SimpleITK.GetArrayFromImage(reader.Execute())
@@ -164,8 +165,8 @@ def _check(path: Path) -> tuple[list[str], _Header]:
     return names, header
 
 
-def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, list[str]]:
-    """Return a reader that has read the header, and what in that is worth a look."""
+def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, _Header]:
+    """Return a reader that has read the header, and what we read in it."""
     _, header = _check(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO(ENGINES[path.suffix.lower()])
@@ -175,11 +176,11 @@ def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, list[str]]:
             reader.ReadImageInformation()
         except RuntimeError as error:
             raise unreadable(path, reason(error, messages())) from error
-    return reader, header.remarks
+    return reader, header
 
 
 def _grid_of(
-    reader: SimpleITK.ImageFileReader, remarks: list[str], path: Path, frames: Frames, flat: bool
+    reader: SimpleITK.ImageFileReader, header: _Header, path: Path, frames: Frames, flat: bool
 ) -> tuple[tuple[int, int, int], Geometry]:
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     axes = len(size)
@@ -202,7 +203,7 @@ def _grid_of(
         )
     shape = (*size[:3], 1)[2::-1]
     direction = tuple(direction.ravel().tolist())
-    return shape, Geometry(spacing, origin, direction, remarks=tuple(remarks))
+    return shape, Geometry(spacing, origin, direction, remarks=tuple(header.remarks))
 
 
 def _read_meta(path: Path) -> _Header:

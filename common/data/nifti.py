@@ -18,6 +18,7 @@ from typing import IO
 
 import nibabel
 import numpy as np
+import psutil
 from nibabel.nifti1 import data_type_codes, intent_codes
 from nibabel.quaternions import fillpositive, quat2mat
 from nibabel.spatialimages import HeaderDataError
@@ -147,6 +148,12 @@ def _unreadable_named(path: Path) -> Iterator[None]:
         raise unreadable(path, one_line(failure)) from None
     except MemoryError:
         raise DataError(f"{path}: found more voxels than fit in memory; expected fewer") from None
+
+
+def check_memory(path: Path, size: int) -> None:
+    """Refuse voxels of more bytes than the machine has memory, of which it would take all."""
+    if size > psutil.virtual_memory().total:
+        raise DataError(f"{path}: found {size} bytes of voxels; expected what fits in memory")
 
 
 def unreadable(path: Path, found: str) -> DataError:
@@ -368,6 +375,7 @@ def _read_array(file: IO[bytes], path: Path, header, frames: int, shape: tuple) 
     if size > (on_disk * _GZIP_MOST if packed else on_disk):
         found = "" if packed else f": found {on_disk} of {size} bytes"
         raise unreadable(path, f"truncated{found}")
+    check_memory(path, math.prod(shape) * dtype.itemsize)
     file.seek(offset)
     array = np.empty(shape, dtype)
     target, done = memoryview(array.reshape(-1).view(np.uint8)), 0

@@ -5,6 +5,7 @@ import struct
 
 import nibabel
 import numpy as np
+import psutil
 import pytest
 
 from common.data.geometry import Geometry, Volume, check_same_grid
@@ -272,6 +273,19 @@ class TestValues:
         assert "truncated: found 772 of 54000000000352 bytes" in refusal(read_volume, path)
         (tmp_path / "a.nii.gz").write_bytes(gzip.compress(path.read_bytes()))
         assert "truncated" in refusal(read_volume, tmp_path / "a.nii.gz")
+
+    @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+    def test_more_voxels_than_memory(self, tmp_path, ending, monkeypatch):
+        """A bomb: packed zeros take a thousandth of what they become."""
+        path = tmp_path / f"a{ending}"
+        write_volume(path, np.zeros((50, 100, 100), np.int16), Geometry((1, 1, 1)), compress=True)
+        assert path.stat().st_size < 10_000
+        memory = psutil.virtual_memory()._replace(total=999_999)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+        assert refusal(read_volume, path) == (
+            f"{path}: found 1000000 bytes of voxels; expected what fits in memory"
+        )
+        assert read_geometry(path)[0] == (50, 100, 100)
 
     @pytest.mark.parametrize(
         ("dim", "found"),
