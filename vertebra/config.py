@@ -32,9 +32,10 @@ class Config:
     """[V24] How scans are resampled; masks always by nearest neighbour."""
     outside: Literal["zero", "minimum"] = "minimum"
     """[V24] What a resampled voxel beyond the scan gets."""
-    intensity: Literal["as_is", "detect"] = "detect"
-    """[V34] The weights know unsigned values, air near 0. detect: scans with values below -200 are
-    in Hounsfield units and get 1024 added; negative values that remain become 0."""
+    intensity: Literal["as_is", "detect", "hu", "unsigned"] = "detect"
+    """[V34] The weights know unsigned values, air near 0 and water near 1024. hu: scans are in
+    Hounsfield units and get 1024 added; negative values that remain become 0. detect: each scan's
+    voxels tell, or it is refused."""
     split_by_id: bool = False
     """[V25] Train on ids below int(cases * split_ratio), as the code; else on the first cases."""
     split_ratio: float = 0.8

@@ -9,6 +9,7 @@ Prepared layout: <root>/{train,test}/{img,seg,weight}/, with `case1.mhd`, `case1
 
 import glob
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,13 +181,15 @@ def load_labels(path: Path) -> Volume:
 def load_case(case: Case, config: Config) -> tuple[Volume, Volume]:
     """Read a scan on the raw scale [V34], and its labels on the same grid.
 
-    Raises `DataError` where one cannot be used, the two differ in shape or geometry, or there is no
-    vertebra.
+    What was done to the scale is said on stderr. Raises `DataError` where one cannot be used, the
+    two differ in shape or geometry, or there is no vertebra.
     """
     image, labels = load_scan(case.image_path), load_labels(case.label_path)
     check_same_grid(image, labels, names=(str(case.image_path), str(case.label_path)))
     check_labelled(labels, case.label_path)
-    array, _ = to_raw_scale(image.array, config)
+    array, note = to_raw_scale(image.array, config, name=str(case.image_path))
+    if note:
+        print(f"{case.id}: {note}", file=sys.stderr)
     return Volume(array, image.geometry), labels
 
 

@@ -134,7 +134,7 @@ class EffectBench(TrainedBench):
 
     def scale(self, config: Config) -> MeasuredEffect:
         """Bring Hounsfield units to the scale that the network knows."""
-        image, _ = to_raw_scale(self.hounsfield.array, config)
+        image, _ = to_raw_scale(self.hounsfield.array, config, name="phantom")
         return MeasuredEffect(image, f"values {image.min()} to {image.max()}")
 
     def place(self, config: Config) -> MeasuredEffect:

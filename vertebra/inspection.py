@@ -25,7 +25,7 @@ from vertebra.data import (
     load_labels,
     source_case,
 )
-from vertebra.preparation import crop_range, isotropic_size, split_ids, upright
+from vertebra.preparation import crop_range, isotropic_size, split_ids, to_raw_scale, upright
 from vertebra.verse import find_verse_scans, label_upwards, verse_case
 
 THICK_MM = 3.0
@@ -98,7 +98,7 @@ def find_verse(inspection: Inspection, folder: Path) -> dict[str, Scan]:
 
 def inspect_case(entry: Entry, case: Case, config: Config, layout: Layout) -> int:
     """Check a scan and its labels; return the scan's voxels on the isotropic grid."""
-    grid = inspect_scan(entry, case.image_path)
+    grid = inspect_scan(entry, case.image_path, config)
     if case.label_path is not None:
         inspect_labels(entry, case, grid, config, layout)
     if grid is None:
@@ -108,7 +108,7 @@ def inspect_case(entry: Entry, case: Case, config: Config, layout: Layout) -> in
     return int(np.prod([isotropic_size(n, mm, config.spacing_mm) for n, mm in sizes]))
 
 
-def inspect_scan(entry: Entry, path: Path):
+def inspect_scan(entry: Entry, path: Path, config: Config):
     """Check a scan by itself; return its shape and geometry, or None where it has none."""
     grid = entry.attempt(read_geometry, path)
     if grid is None:
@@ -120,6 +120,8 @@ def inspect_scan(entry: Entry, path: Path):
     if volume is not None:
         entry.facts["intensities"] = f"{volume.array.min():.6g} to {volume.array.max():.6g}"
         entry.attempt(check_scan, volume.array, path)
+        scaled = entry.attempt(to_raw_scale, volume.array, config, name=str(path))
+        entry.facts["scale"] = "" if scaled is None else scaled[1] or "unsigned"
     return grid
 
 

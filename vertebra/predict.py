@@ -20,6 +20,7 @@ def predict(
     url: str | None = None,
     image: Path | None = None,
     preset: Preset | None = None,
+    intensity: Literal["as_is", "detect", "hu", "unsigned"] | None = None,
     inference_statistics: Literal["batch", "moving", "per_site"] | None = None,
     traversal: Literal["code", "port"] | None = None,
     patch_size: int | None = None,
@@ -46,7 +47,8 @@ def predict(
         url: server to ask for that model's answers, such as grpc://host:8500; default: none.
         image: a single scan.
         preset: whose way of inference to use; default: the run's own, for weights `code`.
-        inference_statistics: see Config, as for all that follow.
+        intensity: scale of the scans' values; see Config, as for all that follow.
+        inference_statistics: what the network normalises with.
         traversal: the released search or the mended one.
         patch_size: the original's flag; sets the step to half of it, and nothing else [V30].
         step: between windows of the search.
@@ -66,6 +68,7 @@ def predict(
     from vertebra.segmentation import segment_all
 
     given = {
+        "intensity": intensity,
         "inference_statistics": inference_statistics, "traversal": traversal, "step": step,
         "sigma": sigma, "min_vol": min_vol, "max_alter": max_alter, "skip_air": skip_air,
         "max_vertebrae": max_vertebrae, "remove_incomplete": remove_incomplete,

@@ -6,6 +6,7 @@ Arrays are (Z, Y, X), z grows cranially; the geometry is ordered (x, y, z).
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import SimpleITK
@@ -14,9 +15,14 @@ from common.data.geometry import Geometry, Volume
 from common.errors import DataError
 from vertebra.config import Config
 
-HOUNSFIELD_LIMIT = -200
-"""A scan with lower values cannot be on the unsigned scale."""
 HOUNSFIELD_OFFSET = 1024
+PADDING = -1100
+"""Lower values are no tissue but what a scanner or a resampler put outside its circle."""
+SOFT_TISSUE = 850, 1250
+"""Unsigned values of fat, water and muscle."""
+ENOUGH = 0.01, 0.05
+"""Least shares of negative values in Hounsfield units, of soft tissue in unsigned values."""
+SAMPLED = 1_000_000
 
 
 def isotropic_size(size: int, spacing_mm: float, target_mm: float) -> int:
@@ -128,25 +134,53 @@ def from_itk(image) -> Volume:
     return Volume(SimpleITK.GetArrayFromImage(image), geometry)
 
 
-def to_raw_scale(image: np.ndarray, config: Config) -> tuple[np.ndarray, str]:
+def to_raw_scale(image: np.ndarray, config: Config, *, name: str) -> tuple[np.ndarray, str]:
     """Bring a scan to the unsigned scale that the network knows: air near 0, water near 1024.
 
     Args:
         image: any shape, integer or float.
         config: uses `intensity` [V34].
+        name: of the file, for the message.
 
     Returns:
         The image (a new one where something changed) and what was done, in words, or "".
+
+    Raises:
+        DataError: it is on neither scale.
     """
-    if config.intensity == "as_is" or image.min() >= 0:
+    if config.intensity == "as_is":
         return image, ""
-    if image.min() >= HOUNSFIELD_LIMIT:
+    scale = find_scale(image, name) if config.intensity == "detect" else config.intensity
+    if scale == "unsigned":
+        if image.min() >= 0:
+            return image, ""
         return np.maximum(image, 0), "negative values became 0"
     wide = image.astype(np.int32 if np.issubdtype(image.dtype, np.integer) else np.float32)
     shifted = np.maximum(wide + HOUNSFIELD_OFFSET, 0)
     if np.issubdtype(image.dtype, np.integer) and shifted.max() <= np.iinfo(np.int16).max:
         shifted = shifted.astype(np.int16)
     return shifted, f"Hounsfield units: {HOUNSFIELD_OFFSET} was added"
+
+
+def find_scale(image: np.ndarray, name: str) -> Literal["hu", "unsigned"]:
+    """Tell a CT's scale by the bulk of its voxels: padding and single values do not count.
+
+    Fat and air are negative in Hounsfield units, also where low values were cut off; soft tissue
+    is near 1024 in unsigned values. Raises `DataError` where neither is so.
+    """
+    values = image.ravel()[:: max(image.size // SAMPLED, 1)]
+    values = values[(values > PADDING) & (values > values.min())]
+    low, high = np.percentile(values, (1, 99)) if values.size else (0, 0)
+    if low < -20 and high > 40 and np.mean(values < -20) > ENOUGH[0]:
+        return "hu"
+    least, most = SOFT_TISSUE
+    if values.size and np.mean((values >= least) & (values < most)) > ENOUGH[1]:
+        return "unsigned"
+    raise DataError(
+        f"{name}: found values of {low:.4g} to {high:.4g}, but for outliers; expected a CT in "
+        "Hounsfield units (water 0) or in unsigned values (water 1024); --intensity hu, unsigned "
+        "or as_is if it is one"
+    )
 
 
 def crop_range(labels: np.ndarray, *, name: str) -> tuple[int, int]:

@@ -45,7 +45,7 @@ def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str
     """Search one scan, write mask and findings, and return a line about it."""
     source = load_scan(path)
     start = time.monotonic()
-    working, notes = to_working_grid(source, config)
+    working, notes = to_working_grid(source, config, name=str(path))
     if notes:
         print(f"{path.name}: {'; '.join(notes)}")
     search = run_search(path, working.array, ask, config)
@@ -64,15 +64,16 @@ def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str
     )
 
 
-def to_working_grid(source: Volume, config: Config) -> tuple[Volume, list[str]]:
+def to_working_grid(source: Volume, config: Config, *, name: str) -> tuple[Volume, list[str]]:
     """Bring a scan to the scale, orientation and voxels that the network knows [V34] [V37].
 
-    Returns the scan, and what was done, in words. The released way takes the voxels as they are and
+    Returns the scan, and what was done, in words; raises `DataError`, which calls the scan `name`,
+    where its scale cannot be told. The released way takes the voxels as they are and
     drops the geometry [V21].
     """
     if not config.keep_geometry:
         return Volume(source.array, Geometry((1.0, 1.0, 1.0))), []
-    array, note = to_raw_scale(source.array, config)
+    array, note = to_raw_scale(source.array, config, name=name)
     notes = [note] if note else []
     volume = source if array is source.array else Volume(array, source.geometry)
     turned = upright(volume)

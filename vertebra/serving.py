@@ -60,7 +60,8 @@ def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
     It is the first that remembers a vertebra, or the last of those that were tried.
     """
     entry, name = first_case(record)
-    working, _ = to_working_grid(load_scan(Path(entry["image_path"])), config)
+    path = Path(entry["image_path"])
+    working, _ = to_working_grid(load_scan(path), config, name=str(path))
     ask, asked = make_ask(network, config), []
 
     def remember(image, memory):

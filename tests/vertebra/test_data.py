@@ -1,5 +1,7 @@
 """Finding cases by name, and what a folder may and may not hold."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from vertebra.config import PORT
 from vertebra.data import Case, find_prepared_cases, find_source_cases, find_volumes, load_case
 
 GRID = Geometry((1.0, 1.0, 1.0))
+
+AS_IS = replace(PORT, intensity="as_is")
 
 
 def write(folder, *names):
@@ -74,11 +78,11 @@ def test_constant_scan_and_negative_labels(tmp_path):
     write_volume(tmp_path / "case1.mhd", np.full((2, 2, 2), 7, np.int16), GRID)
     case = Case("case1", tmp_path / "case1.mhd", tmp_path / "case1_label.mhd")
     with pytest.raises(DataError, match="every voxel is 7"):
-        load_case(case, PORT)
+        load_case(case, AS_IS)
     write(tmp_path, "case1.mhd")
     write_volume(tmp_path / "case1_label.mhd", np.full((2, 2, 2), -1, np.int16), GRID)
     with pytest.raises(DataError, match="label -1"):
-        load_case(case, PORT)
+        load_case(case, AS_IS)
 
 
 def test_labels_that_went_through_a_scale_factor_are_rounded(tmp_path):
@@ -86,11 +90,11 @@ def test_labels_that_went_through_a_scale_factor_are_rounded(tmp_path):
     labels = np.arange(8.0, dtype=np.float32).reshape(2, 2, 2) * np.float32(0.99999988)
     write_volume(tmp_path / "case1_label.mhd", labels, GRID)
     case = Case("case1", tmp_path / "case1.mhd", tmp_path / "case1_label.mhd")
-    _, found = load_case(case, PORT)
+    _, found = load_case(case, AS_IS)
     np.testing.assert_array_equal(found.array, np.arange(8).reshape(2, 2, 2))
     write_volume(tmp_path / "case1_label.mhd", labels + np.float32(0.5), GRID)
     with pytest.raises(DataError, match=r"case1_label\.mhd: found the label value"):
-        load_case(case, PORT)
+        load_case(case, AS_IS)
 
 
 def test_names_in_capitals_of_slicer_and_with_strange_digits(tmp_path):
@@ -100,7 +104,7 @@ def test_names_in_capitals_of_slicer_and_with_strange_digits(tmp_path):
     cases = find_source_cases(tmp_path)[:1]
     assert [case.id for case in cases] == ["case1"]
     assert cases[0].label_path.name == "case1_label.seg.nrrd"
-    assert load_case(cases[0], PORT)[1].array.max() == 7
+    assert load_case(cases[0], AS_IS)[1].array.max() == 7
 
 
 def test_messages_name_what_to_do(tmp_path):

@@ -163,14 +163,57 @@ def test_masks_are_never_interpolated():
 
 
 def test_intensity_scale():
-    """[V34] Hounsfield units are told by their air; a few negative values are not."""
+    """[V34] Hounsfield units get 1024; a few negative values of the unsigned scale become 0."""
     hounsfield = np.array([-1000, 0, 500], np.int16)
-    found, note = to_raw_scale(hounsfield, PORT)
+    found, note = to_raw_scale(hounsfield, replace(PORT, intensity="hu"), name="a")
     np.testing.assert_array_equal(found, [24, 1024, 1524])
     assert "1024" in note
-    found, _ = to_raw_scale(np.array([-3, 5], np.int16), PORT)
+    unsigned = replace(PORT, intensity="unsigned")
+    found, _ = to_raw_scale(np.array([-3, 5], np.int16), unsigned, name="a")
     np.testing.assert_array_equal(found, [0, 5])
-    assert to_raw_scale(hounsfield, CODE)[0] is hounsfield
+    assert to_raw_scale(hounsfield, CODE, name="a")[0] is hounsfield
+
+
+def ct_in_hounsfield_units():
+    """Air, fat, muscle and bone in blocks, with noise."""
+    rng = np.random.default_rng(0)
+    image = np.full((20, 30, 40), -1000.0)
+    image[:, 5:25, 5:35] = -100
+    image[:, 8:22, 8:32] = 50
+    image[:, 12:18, 15:25] = 300
+    return np.rint(image + rng.normal(0, 15, image.shape)).astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    ("store", "difference"),
+    [
+        (lambda hu: hu, 1024),
+        (lambda hu: hu.astype(np.float64), 1024),
+        (lambda hu: np.maximum(hu, -150), 1024),
+        (lambda hu: np.where(np.indices(hu.shape)[2] < 3, -3024, hu), 1024),
+        (lambda hu: np.maximum(hu + 1024, 0).astype(np.uint16), 1024),
+        (lambda hu: np.where(np.indices(hu.shape)[2] < 3, -2000, hu + 1024), 1024),
+        (lambda hu: np.where(np.arange(hu.size).reshape(hu.shape) == 9, -1000, hu + 1024), 1024),
+    ],
+    ids=["HU", "float64", "cut off", "HU, padded", "unsigned", "unsigned, padded", "stray voxel"],
+)
+def test_scale_is_told_by_the_bulk_of_voxels(store, difference):
+    """A single negative voxel shifted a whole scan by 1024; one cut off at -150 was not shifted."""
+    hounsfield = ct_in_hounsfield_units()
+    found, _ = to_raw_scale(store(hounsfield), PORT, name="a")
+    inner = (slice(None), slice(8, 22), slice(8, 32))
+    np.testing.assert_array_equal(found[inner], hounsfield[inner] + difference)
+    assert found.min() >= 0
+
+
+@pytest.mark.parametrize(
+    "change", [lambda hu: (hu + 1024) / 4096, lambda hu: (hu - hu.mean()) / hu.std(),
+               lambda hu: np.maximum(hu, 0)],
+    ids=["0 to 1", "z-scores", "cut off at 0"],
+)  # fmt: skip
+def test_unknown_scales_are_refused(change):
+    with pytest.raises(DataError, match=r"^scan.nii: found values of .* --intensity hu, unsigned"):
+        to_raw_scale(change(ct_in_hounsfield_units()), PORT, name="scan.nii")
 
 
 def test_upside_down_scans_are_turned_and_masks_turned_back():
