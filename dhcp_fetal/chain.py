@@ -150,8 +150,8 @@ def load_stages(
     *, run, brain, cortex, model_cfg, test_cfg, load, preset, normalisation, resample
 ) -> list[Stage]:
     """Return the networks to run, in order, or refuse options that name none or too many."""
-    folders = [("brain", brain), ("cortex", cortex), ("labels", run)]
-    named = [(what, folder) for what, folder in folders if folder is not None]
+    folders = {"brain": brain, "cortex": cortex, "labels": run}
+    named = {what: folder for what, folder in folders.items() if folder is not None}
     if model_cfg is not None:
         if named:
             raise OptionError("-model names a network of its own; expected no run folder beside it")
@@ -161,7 +161,7 @@ def load_stages(
     if not named or (run is not None and len(named) > 1):
         raise OptionError("expected --run, or --brain and --cortex or one of them, or -model")
     stages = []
-    for what, folder in named:
+    for what, folder in named.items():
         network, config = load_run_network(folder)
         config = _adapted(config, preset, normalisation)
         stage = make_stage(what, network, config)

@@ -124,16 +124,24 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
     array = np.empty((*scan.array.T.shape, len(channels)), np.float32)
     for index, image in enumerate(channels):
         array[..., index] = ABSENT_CHANNEL[config.compat] if image is None else image.array.T
-    beside = [
-        path and _read_beside(path, scan, scan_path, config)
-        for path in (files.labels, files.mask, *files.weight_maps)
-    ]
-    labels = None if files.labels is None else as_classes(beside[0], files.labels)
+
+    def read_beside(path: Path) -> np.ndarray:
+        """Read a file on the grid of the scan, (x, y, z), whatever its values."""
+        image = read_file(path, config, finite=False)
+        check_same_grid(scan, image, names=(str(scan_path), str(path)))
+        return image.array.T
+
+    labels = files.labels and as_classes(read_beside(files.labels), files.labels)
     if labels is not None and check_labels:
         check_classes(labels, str(files.labels), config.classes)
-    mask = None if files.mask is None else as_mask(beside[1], files.mask, config)
-    maps = _stack_maps(beside[2:], files)
-    return Case(name_of(files), array, labels, mask, maps, scan.geometry)
+    mask = files.mask and as_mask(read_beside(files.mask), files.mask, config)
+    if None in files.weight_maps:
+        raise DataError(f"case {name_of(files)}: a weight map is '-', expected a file")
+    maps = [read_beside(path) for path in files.weight_maps]
+    for weights, path in zip(maps, files.weight_maps, strict=True):
+        check_weights(weights, path)
+    stacked = np.stack(maps).astype(np.float32) if maps else None
+    return Case(name_of(files), array, labels, mask, stacked, scan.geometry)
 
 
 def read_file(path: Path, config: Config, *, finite: bool = True) -> Volume:
@@ -248,28 +256,18 @@ def split_cases(cases: Sequence[CaseFiles], config: Config) -> dict[str, tuple[C
 
 def describe_files(files: CaseFiles) -> dict[str, object]:
     """Return a case as split.json holds it."""
-    return {
-        "id": name_of(files),
-        "channels": list(files.channels),
-        "labels": files.labels,
-        "mask": files.mask,
-        "weight_maps": list(files.weight_maps),
-    }
+    return {"id": name_of(files), **{k: v for k, v in vars(files).items() if k != "name"}}
 
 
 def files_from(entry: dict) -> CaseFiles:
     """Return the case of an entry of split.json."""
 
-    def path(value):
-        return None if value is None else Path(value)
+    def paths(values):
+        return tuple(value and Path(value) for value in values)
 
-    return CaseFiles(
-        channels=tuple(map(path, entry["channels"])),
-        labels=path(entry["labels"]),
-        mask=path(entry["mask"]),
-        weight_maps=tuple(map(path, entry["weight_maps"])),
-        name=entry["id"],
-    )
+    labels, mask = paths((entry["labels"], entry["mask"]))
+    maps = paths(entry["weight_maps"])
+    return CaseFiles(paths(entry["channels"]), labels, mask, maps, entry["id"])
 
 
 def paths_of(cases: Sequence[CaseFiles]) -> list[Path]:
@@ -282,23 +280,6 @@ def is_phantom(cases: Sequence[CaseFiles]) -> bool:
     """Return whether any scan lies in a folder that a phantom generator wrote."""
     folders = {path.parent for path in paths_of(cases)}
     return any(read_marker(place) for folder in folders for place in (folder, folder.parent))
-
-
-def _read_beside(path: Path, scan: Volume, scan_path: Path, config: Config) -> np.ndarray:
-    """Read a file on the grid of a scan, (x, y, z), whatever its values."""
-    image = read_file(path, config, finite=False)
-    check_same_grid(scan, image, names=(str(scan_path), str(path)))
-    return image.array.T
-
-
-def _stack_maps(maps: list, files: CaseFiles) -> np.ndarray | None:
-    if not maps:
-        return None
-    for array, path in zip(maps, files.weight_maps, strict=True):
-        if array is None:
-            raise DataError(f"case {name_of(files)}: a weight map is '-', expected a file")
-        check_weights(array, path)
-    return np.stack([array.astype(np.float32) for array in maps])
 
 
 def check_weights(array: np.ndarray, path: Path) -> None:

@@ -26,13 +26,11 @@ Ranges = tuple[tuple[Range | None, ...], ...]
 
 def choose_maps(config: Config, ranges: Ranges) -> list[tuple[str, int, int, Range]]:
     """Return layer name, pathway and layer number from 0, and range of every layer asked for."""
-    contexts = len(config.context_factors)
-    pathways = [("normal", 0, ranges[0])]
-    pathways += [(f"context_{p}", p, ranges[1]) for p in range(1, contexts + 1)]
-    pathways.append(("fc", contexts + 1, ranges[2]))
+    contexts = [(f"context_{n}", ranges[1]) for n in range(1, len(config.context_factors) + 1)]
+    pathways = [("normal", ranges[0]), *contexts, ("fc", ranges[2])]
     return [
         (f"{name}_{layer + 1}_conv", number, layer, chosen)
-        for name, number, layers in pathways
+        for number, (name, layers) in enumerate(pathways)
         for layer, chosen in enumerate(layers)
         if chosen is not None
     ]

@@ -97,14 +97,9 @@ class SegmentSource:
     """Draws any segment of a run by its number; the same number gives the same segment."""
 
     def __init__(
-        self,
-        cache: CaseCache,
-        way: Way,
-        *,
-        seed: int,
-        batch_size: int,
+        self, cache: CaseCache, way: Way, *, seed: int, batch_size: int,
         subepochs: int | None = None,
-    ):
+    ):  # fmt: skip
         """Prepare to draw; nothing is read yet, nor cut ahead beyond the run's last subepoch.
 
         [D2] Segments beyond the last whole batch of a subepoch are dropped.
@@ -199,13 +194,9 @@ def make_dataset(source: SegmentSource, config: Config, *, first_step: int = 0):
     else:
         draw = source
     return make_batches(
-        draw,
-        element_spec=(inputs, labels),
-        batch_size=config.batch_size,
-        first_step=first_step,
-        last_step=config.epochs * steps_per_epoch(config),
-        workers=1,
-    )
+        draw, element_spec=(inputs, labels), batch_size=config.batch_size, first_step=first_step,
+        last_step=config.epochs * steps_per_epoch(config), workers=1,
+    )  # fmt: skip
 
 
 def _bytes_of(cases: Iterable[Case]) -> int:

@@ -136,13 +136,9 @@ def predict_engine_tiles(
         return predict_whole_tiles(
             network.whole, padded, image, wanted, config, channels=config.classes, progress=progress
         )
+    compute, axes = piece_pass(network, padded, wanted, config), engine_tiles(padded, image, config)
     found = predict_tiles(
-        piece_pass(network, padded, wanted, config),
-        engine_tiles(padded, image, config),
-        wanted,
-        channels=config.classes,
-        per_block=TILES_PER_BLOCK,
-        progress=progress,
+        compute, axes, wanted, channels=config.classes, per_block=TILES_PER_BLOCK, progress=progress
     )
     return surround(found, padded, image, config)
 

@@ -68,8 +68,7 @@ def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Volume | Non
     """
     scan: tuple[Volume, Path] | None = None
     for path in filter(None, files.channels):
-        image = inspect_file(entry, path, scan, config)
-        if image is None:
+        if (image := inspect_file(entry, path, scan, config)) is None:
             continue
         entry.attempt(check_finite, image.array, path)
         if image.array.min() == image.array.max():
@@ -80,12 +79,10 @@ def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Volume | Non
     if files.labels is not None:
         inspect_labels(entry, files.labels, scan, config)
     if files.mask is not None:
-        mask = inspect_file(entry, files.mask, scan, config)
-        if mask is not None:
+        if (mask := inspect_file(entry, files.mask, scan, config)) is not None:
             inspect_mask(entry, mask, files.mask, config)
     for path in filter(None, files.weight_maps):
-        weights = inspect_file(entry, path, scan, config)
-        if weights is not None:
+        if (weights := inspect_file(entry, path, scan, config)) is not None:
             entry.attempt(check_weights, weights.array, path)
     return scan and scan[0]
 
@@ -119,11 +116,9 @@ def inspect_labels(
     entry: Entry, path: Path, scan: tuple[Volume, Path] | None, config: Config
 ) -> None:
     """Check label file: whole numbers of classes that the network has, some foreground."""
-    image = inspect_file(entry, path, scan, config)
-    if image is None:
+    if (image := inspect_file(entry, path, scan, config)) is None:
         return
-    labels = entry.attempt(as_classes, image.array, path)
-    if labels is None:
+    if (labels := entry.attempt(as_classes, image.array, path)) is None:
         return
     entry.facts["labels"] = listed(np.unique(labels))
     entry.attempt(check_classes, labels, str(path), config.classes)
@@ -133,8 +128,7 @@ def inspect_labels(
 
 def inspect_mask(entry: Entry, mask: Volume, path: Path, config: Config) -> None:
     """Check a region of interest: some voxels and, where they are multiplied by, 0 and 1 [G8]."""
-    region = entry.attempt(as_mask, mask.array, path, config)
-    if region is None:
+    if (region := entry.attempt(as_mask, mask.array, path, config)) is None:
         return
     entry.facts["mask"] = f"{np.count_nonzero(region) / region.size:.1%}"
     if not region.any():

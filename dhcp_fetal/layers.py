@@ -11,8 +11,15 @@ from common.network.losses import stable_mean
 SMALLEST_NORMAL_FLOAT32 = 1.1754944e-38
 
 
+class _OfOneShape(keras.layers.Layer):
+    """A layer whose output is as large as its input."""
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
 @keras.saving.register_keras_serializable("dhcp_fetal")
-class ChannelBias(keras.layers.Layer):
+class ChannelBias(_OfOneShape):
     """Add one trainable number per channel, initially 0."""
 
     def build(self, input_shape):
@@ -21,12 +28,9 @@ class ChannelBias(keras.layers.Layer):
     def call(self, x):
         return x + self.bias
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
 
 @keras.saving.register_keras_serializable("dhcp_fetal")
-class RollingBatchNormalisation(keras.layers.Layer):
+class RollingBatchNormalisation(_OfOneShape):
     """Batch normalisation whose inference averages the statistics of the last n training steps.
 
     Training normalises with the batch's mean and biased variance and writes both into row `row` of
@@ -79,9 +83,6 @@ class RollingBatchNormalisation(keras.layers.Layer):
             rows.assign(ops.where(here, new, ops.convert_to_tensor(rows)))
         self.row.assign(ops.mod(self.row + 1, self.rolling_batches))
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
     def get_config(self):
         own = {"rolling_batches": self.rolling_batches, "variance_factor": self.variance_factor}
         return super().get_config() | own
@@ -116,7 +117,7 @@ def standardise(x):
 
 
 @keras.saving.register_keras_serializable("dhcp_fetal")
-class ChannelPReLU(keras.layers.Layer):
+class ChannelPReLU(_OfOneShape):
     """max(0, x) + a min(0, x) with one trainable a per channel, initially 0.01.
 
     Written for the fewest passes over the data. The engine's max(0, x) + a (x - |x|) / 2 is the
@@ -132,12 +133,9 @@ class ChannelPReLU(keras.layers.Layer):
         positive = ops.relu(x)
         return positive + self.alpha * (x - positive)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
 
 @keras.saving.register_keras_serializable("dhcp_fetal")
-class UnscaledDropout(keras.layers.Layer):
+class UnscaledDropout(_OfOneShape):
     """[G21] Dropout that does not rescale in training and multiplies by 1 - rate at inference."""
 
     def __init__(self, rate, seed=None, **kwargs):
@@ -151,9 +149,6 @@ class UnscaledDropout(keras.layers.Layer):
             return x * (1.0 - self.rate)
         draw = keras.random.uniform(ops.shape(x), dtype=x.dtype, seed=self.seed_generator)
         return x * ops.floor(1.0 - self.rate + draw)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
     def get_config(self):
         return super().get_config() | {"rate": self.rate, "seed": self.seed}

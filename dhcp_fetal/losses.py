@@ -48,14 +48,8 @@ def dice_loss(one_hot, probabilities):
 
     Source: cost_functions.py, `dsc`.
     """
-    dice = soft_dice(
-        one_hot,
-        probabilities,
-        axes=(0, 1, 2, 3),
-        smooth_numerator=OVERLAP_OFFSET,
-        smooth_denominator=OVERLAP_OFFSET,
-    )
-    return 1.0 - ops.mean(dice)
+    smooth = {"smooth_numerator": OVERLAP_OFFSET, "smooth_denominator": OVERLAP_OFFSET}
+    return 1.0 - ops.mean(soft_dice(one_hot, probabilities, axes=(0, 1, 2, 3), **smooth))
 
 
 def class_weights(one_hot, epochs_trained, config: Config):

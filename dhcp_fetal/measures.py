@@ -77,10 +77,7 @@ def engine_dice(
     for name, found, real in _structures(predicted, labels, classes):
         sizes = [(found, real), (found & inside, real), (found & inside, real & inside)]
         scores[name] = tuple(
-            _divide(2.0 * np.count_nonzero(p & g), np.count_nonzero(p) + np.count_nonzero(g))
-            if g.any()
-            else np.nan
-            for p, g in sizes
+            _divide(2.0 * (p & g).sum(), p.sum() + g.sum()) if g.any() else np.nan for p, g in sizes
         )
     return scores
 

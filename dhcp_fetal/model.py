@@ -109,14 +109,11 @@ def _convolve(x: keras.KerasTensor, block: Block, config: Config) -> keras.Keras
     if config.initialisation == "fan_in":
         deviation = (config.initialisation_scale / (x.shape[-1] * prod(block.kernel))) ** 0.5
     # [D12] [G18] Drawn from the run's seed; the engine draws from one fixed seed or from none.
+    padding = "same" if block.padding == "zero" else "valid"
     return keras.layers.Conv3D(
-        block.filters,
-        block.kernel,
-        padding="same" if block.padding == "zero" else "valid",
-        use_bias=False,
+        block.filters, block.kernel, padding=padding, use_bias=False, name=f"{block.name}_conv",
         kernel_initializer=keras.initializers.RandomNormal(stddev=deviation),
-        name=f"{block.name}_conv",
-    )(x)
+    )(x)  # fmt: skip
 
 
 def _plan_normal(config: Config) -> list[Block]:

@@ -34,18 +34,8 @@ IGNORED = (
 """Statistics of the last batch, which nothing reads, and the state of the optimiser."""
 
 
-def read_original(path: Path) -> dict[str, np.ndarray]:
-    """Read a checkpoint of the engine.
-
-    Args:
-        path: prefix (`bdn.model.ckpt`), its `.index` or `.data-...` file, or a folder that holds
-            one checkpoint or a `checkpoint` file.
-    Returns:
-        {original name: array}, kernels as [out, in, x, y, z].
-    Raises:
-        DataError: nothing readable there; names the path.
-    """
-    return read_tf_checkpoint(Path(path))
+read_original = read_tf_checkpoint
+"""Reads a checkpoint of the engine: {original name: array}, kernels as [out, in, x, y, z]."""
 
 
 def assign_original(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:

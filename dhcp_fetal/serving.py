@@ -24,15 +24,8 @@ from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network
 from dhcp_fetal.tiles import as_weights, cut_segment, pad_case
 
-__all__ = [
-    "least_size",
-    "load_run_network",
-    "load_test_case",
-    "make_endpoints",
-    "make_examples",
-    "make_up_case",
-    "passport_entry",
-]
+__all__ = ["least_size", "load_run_network", "load_test_case", "make_endpoints", "make_examples",
+           "make_up_case", "passport_entry"]  # fmt: skip
 """What `export` asks for (`common.export.write.ServingModule`)."""
 
 
@@ -233,10 +226,7 @@ def bench_served(config: Config, shape: tuple[int, int, int] = (92, 90, 70)) -> 
 
     def in_python():
         found = run(normalise(scan, config.normalisation))
-        return {
-            "labels": found.labels.astype(np.uint8), "probabilities": found.probabilities
-        }  # fmt: skip
+        return {"labels": found.labels.astype(np.uint8), "probabilities": found.probabilities}
 
-    bench_export(
-        network, make_endpoints(network, config), inputs={"image": scan}, in_python=in_python
-    )
+    endpoints = make_endpoints(network, config)
+    bench_export(network, endpoints, inputs={"image": scan}, in_python=in_python)

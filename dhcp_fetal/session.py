@@ -59,9 +59,7 @@ class Session:
     saved: Saved = Saved()
     """Of the test cases, or of the validation cases while training."""
     tensorboard: bool = False
-    sampling_processes: int = 0
     check_inputs: bool = True
-    normalisation_verbosity: int = 0
 
 
 def read_test_session(path: Path) -> Session:
@@ -88,7 +86,6 @@ def read_train_session(path: Path) -> Session:
         validation_cases=validation,
         saved=_read_saved(file, "Val"),
         tensorboard=file.get("tensorboard_log", False),
-        sampling_processes=file.get("num_processes_sampling", 0),
         **_common(file, "trainSession"),
     )
 
@@ -100,7 +97,6 @@ def _common(file: CfgFile, name: str) -> dict[str, object]:
         "output_folder": file.resolve("folderForOutput"),
         "weights": file.resolve("cnnModelFilePath"),
         "check_inputs": file.get("run_input_checks", True),
-        "normalisation_verbosity": file.get("norm_verbosity_lvl", 0),
     }
 
 

@@ -223,12 +223,8 @@ def piece_pass(network: PieceNetwork, padded: Padded, wanted: tf.Tensor, config:
                 low, high = first // factor, -(-last // factor)
                 features.append(pathway(_box(context, low, high - low + reach)))
                 offsets.append(first - low * factor)
-            return network.join(
-                features,
-                tf.stack(offsets) if offsets else tf.zeros((0, 3), tf.int32),
-                needs.mirrored,
-                needs.residual,
-            )[0]
+            dropped = tf.stack(offsets) if offsets else tf.zeros((0, 3), tf.int32)
+            return network.join(features, dropped, needs.mirrored, needs.residual)[0]
 
         def predict_tile(*numbers):
             numbered = zip(tables, numbers, strict=True)
@@ -269,14 +265,8 @@ def find_needs(tiles: Tiles, config: Config) -> Needs:
         + sum(edges[n] // 2 for n in (layer - 2, layer - 1) if is_valid[n])
         for layer in config.fc_residual_layers
     ]  # fmt: skip
-    return Needs(
-        lows[0],
-        highs[0],
-        tf.stack(mirrored),
-        tf.stack(residual)
-        if residual
-        else tf.zeros(tf.concat([[0], tf.shape(tiles.low)], 0), tf.int32),
-    )
+    none = tf.zeros(tf.concat([[0], tf.shape(tiles.low)], 0), tf.int32)
+    return Needs(lows[0], highs[0], tf.stack(mirrored), tf.stack(residual) if residual else none)
 
 
 def cut(padded: Padded, start, size, factor: Triple = (1, 1, 1), restart: bool = False):

@@ -35,16 +35,13 @@ class FollowSchedule(keras.callbacks.Callback):
             self._apply(0, self.config.learning_rate)
 
     def on_epoch_end(self, epoch, logs=None):
-        config, optimiser = self.config, self.model.optimizer
+        config = self.config
         if config.schedule == "auto":  # [G11]
             best, best_epoch, lowered = self.auto.numpy().tolist()
             state, rate = advance_auto(
-                config,
-                AutoState(best, int(best_epoch), int(lowered)),
-                epochs=epoch,
-                accuracy=(logs or {})["val_accuracy"],
-                rate=float(optimiser.learning_rate),
-            )
+                config, AutoState(best, int(best_epoch), int(lowered)), epochs=epoch,
+                accuracy=logs["val_accuracy"], rate=float(self.model.optimizer.learning_rate),
+            )  # fmt: skip
             self.auto.assign([state.best, state.best_epoch, state.lowered_epoch])
         else:
             rate = learning_rate_at(config, epoch + 1)
