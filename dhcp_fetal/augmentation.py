@@ -82,13 +82,8 @@ def _map_case(case: Case, change, orders: Sequence[int]) -> Case:
     else:
         labels = None if labels is None else change(labels, orders[1])
         mask = None if mask is None else change(mask, orders[2])
-    return replace(
-        case,
-        image=image,
-        labels=labels,
-        mask=mask,
-        weight_maps=None if maps is None else np.stack([change(m, orders[3]) for m in maps]),
-    )
+    maps = None if maps is None else np.stack([change(m, orders[3]) for m in maps])
+    return replace(case, image=image, labels=labels, mask=mask, weight_maps=maps)
 
 
 def augment_segment(

@@ -38,13 +38,9 @@ def measure_samples(counts: np.ndarray) -> dict[str, float]:
 
 def _measure(real: float, other: float, hits: float, rejected: float) -> tuple[float, ...]:
     found = hits + other - rejected
-    return (
-        _divide(hits + rejected, real + other),
-        _divide(hits, real),
-        _divide(hits, found),
-        _divide(rejected, other),
-        _divide(2 * hits, found + real) if real else np.nan,
-    )
+    dice = _divide(2 * hits, found + real) if real else np.nan
+    shares = (hits + rejected, real + other), (hits, real), (hits, found), (rejected, other)
+    return *(_divide(*share) for share in shares), dice
 
 
 def average_measures(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -46,11 +46,19 @@ def assign_original(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:
     Raises:
         DataError: a variable of either side has no partner, or another shape.
     """
-    targets = {name: (variable, _transform(name)) for name, variable in name_variables(model)}
+    targets = {
+        name: (variable, to_keras if name.startswith("net/W") else None)
+        for name, variable in name_variables(model)
+    }
     assign_by_name(tensors, targets, ignored=IGNORED)
     for layer in model.layers:
         if layer.name.endswith("_norm"):
             layer.row.assign(0)
+
+
+def to_keras(kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel [out, in, x, y, z] as [x, y, z, in, out]."""
+    return kernel.transpose(2, 3, 4, 1, 0)
 
 
 def name_variables(model: keras.Model) -> list[tuple[str, keras.Variable]]:
@@ -114,7 +122,7 @@ def assign_slots(model: keras.Model, tensors: dict[str, np.ndarray], *, compat: 
             if slots:
                 slot = slots[trained.index(variable.path)]
                 value = tensors[f"trainer/{base}" + (f"_{number}" if number else "")]
-                value = value.transpose(2, 3, 4, 1, 0) if value.ndim == 5 else value
+                value = to_keras(value) if value.ndim == 5 else value
                 if tuple(slot.shape) != value.shape:
                     raise DataError(
                         f"checkpoint: slot {number} of {base} has shape {value.shape}, expected "
@@ -151,10 +159,3 @@ def files_of(original: Path) -> list[Path]:
         return sorted(p for p in original.iterdir() if ".ckpt." in p.name)
     stem = re.sub(r"\.(index|data-\d+-of-\d+)$", "", original.name)
     return sorted(p for p in original.parent.glob(f"{stem}.*") if p.is_file())
-
-
-def _transform(name: str):
-    """Return what turns an original array into a Keras value: kernels become channels-last."""
-    if re.match(r"net/W(_\d+)?$", name):
-        return lambda kernel: kernel.transpose(2, 3, 4, 1, 0)
-    return None

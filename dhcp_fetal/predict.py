@@ -69,24 +69,16 @@ def predict(
     )  # fmt: skip
     home = cortex or run or brain
     chosen = choose_cases(image=image, cases=cases, mask=mask, session=session, home=home)
-    folder = choose_out(out, session=session, home=home, scans=chosen)
-    saved = choose_saved(session, probabilities)
+    folder = choose_out(out, session=session, home=home)
+    saved = Saved(label_suffix="", probability_suffix="probability") if probabilities else None
+    saved = saved if session is None else session.saved
     refuse_to_replace_inputs(chosen, stages, folder, saved=saved)
     folder.mkdir(parents=True, exist_ok=True)
     segment_all(chosen, stages, folder, saved=saved)
 
 
-def choose_out(out, *, session, home, scans) -> Path:
+def choose_out(out, *, session, home) -> Path:
     """Return the folder of the results: as asked, as the original's, or in the run."""
-    if out is not None:
-        return out
-    if session is not None:
-        return session.output_folder / "predictions" / session.name / "predictions"
-    return home / "predictions" if home is not None else Path("predictions")
-
-
-def choose_saved(session, probabilities: bool):
-    """Return which results are written under the original's names, or None for ours."""
-    if session is not None:
-        return session.saved
-    return Saved(label_suffix="", probability_suffix="probability") if probabilities else None
+    if out is not None or session is None:
+        return out or (home or Path()) / "predictions"
+    return session.output_folder / "predictions" / session.name / "predictions"

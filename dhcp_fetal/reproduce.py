@@ -31,8 +31,8 @@ def reproduce(
     if data is None:
         data = out / "phantom"
         if not (data / "cortex.csv").is_file():
-            size = ["--cases", cases_needed(preset), "--seed", seed, "--out", data]
-            stages.append(Stage("phantom", size))
+            count = QUICK_CASES if preset == "quick" else 30 + PRESETS[preset].held_out_cases
+            stages.append(Stage("phantom", ["--cases", count, "--seed", seed, "--out", data]))
     else:
         check_tables(data)
     brain, cortex = out / "brain", out / "cortex"
@@ -46,11 +46,6 @@ def reproduce(
                          "--run", cortex, "--to", out / "models", "--name", "dhcp_fetal_cortex"]),
     ]  # fmt: skip
     run_stages("dhcp_fetal", stages, preset=preset, out=out, run=cortex)
-
-
-def cases_needed(preset: Preset) -> int:
-    """Return how many phantoms a preset is trained and tested on."""
-    return QUICK_CASES if preset == "quick" else 30 + PRESETS[preset].held_out_cases
 
 
 def check_tables(data: Path) -> None:

@@ -25,12 +25,10 @@ def pad_training_case(case: Case, image: np.ndarray, config: Config, segment: Tr
     pads = plan_padding(image.shape[:3], config, segment)
     mask = None if case.mask is None else reflect(case.mask, pads)
     maps = case.weight_maps
+    maps = None if maps is None else np.stack([reflect(m, pads) for m in maps])
+    image = zscore(reflect(image, pads), config, mask=mask).astype(np.float32, copy=False)
     return replace(
-        case,
-        image=zscore(reflect(image, pads), config, mask=mask).astype(np.float32, copy=False),
-        labels=reflect(case.labels, pads),
-        mask=mask,
-        weight_maps=None if maps is None else np.stack([reflect(m, pads) for m in maps]),
+        case, image=image, labels=reflect(case.labels, pads), mask=mask, weight_maps=maps
     )
 
 

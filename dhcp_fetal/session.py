@@ -140,16 +140,11 @@ def _read_cases(file: CfgFile, subset: str, *, needs_labels: bool = False) -> tu
     maps = [_read_column(file.locate(name), reference) for name in map_lists]
     names = file.resolve(f"namesForPredictionsPerCase{short}")
     called = _read_column(names, reference, paths=False)
-    return tuple(
-        CaseFiles(
-            channels=tuple(column[index] for column in columns),
-            labels=label_files[index],
-            mask=mask_files[index],
-            weight_maps=tuple(column[index] for column in maps),
-            name=strip_nifti_ending(called[index]),
-        )
-        for index in range(len(columns[0]))
-    )
+    channels = zip(*columns, strict=True)
+    weights = zip(*maps, strict=True) if maps else [()] * len(label_files)
+    rows = zip(channels, label_files, mask_files, weights, map(strip_nifti_ending, called),
+               strict=True)  # fmt: skip
+    return tuple(CaseFiles(*row) for row in rows)
 
 
 def _read_column(path: Path | None, reference: Path, *, paths: bool = True) -> Sequence:

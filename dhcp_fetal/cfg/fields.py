@@ -66,7 +66,9 @@ def from_cfg(
     Source: modelParams.py, trainSessionParams.py, testSessionParams.py of DeepMedic.
     """
     model = read_cfg(path, "model")
-    compat = compat or detect_compat(model)
+    # [D1] [D2] [G2] The keys tell the version.
+    is_old = any(KEYS["model"][name].compat == OLD for name in model.lines)
+    compat = compat or (OLD if is_old else NEW)
     _check_version(model, compat)
     fields = {"compat": compat} | network_fields(model, compat)
     if train is not None:
@@ -112,11 +114,6 @@ def resolve_config(
     }
     resolved = from_cfg(model, train=train, test=test, base=replace(base, normalisation="none"))
     return replace(resolved, **by_hand)
-
-
-def detect_compat(model: CfgFile) -> str:
-    """Return the engine version whose keys a model file holds. [D1] [D2] [G2]"""
-    return OLD if any(KEYS["model"][name].compat == OLD for name in model.lines) else NEW
 
 
 def _check_version(file: CfgFile, compat: str) -> None:

@@ -23,20 +23,14 @@ def list_contests(shape: tuple[int, int, int]) -> list[Contest]:
         Contest(
             TRAINING,
             f"{CODE.batch_size} segments of {segment}",
-            (
-                Side("ours", f"{HERE}.sides:train"),
-                *torch_sides(f"{HERE}.torch_twin:train"),
-                Side("the engine's expressions", f"{HERE}.engine:train"),
-            ),
+            (Side("ours", f"{HERE}.sides:train"), *torch_sides(f"{HERE}.torch_twin:train"),
+             Side("the engine's expressions", f"{HERE}.engine:train")),
         ),
         Contest(
             INFERENCE,
             " x ".join(map(str, shape)) + ", the region of interest a third of it",
-            (
-                Side("ours", f"{HERE}.sides:segment"),
-                *torch_sides(f"{HERE}.torch_twin:segment"),
-                Side("the engine's tiles", f"{HERE}.engine:segment"),
-            ),
+            (Side("ours", f"{HERE}.sides:segment"), *torch_sides(f"{HERE}.torch_twin:segment"),
+             Side("the engine's tiles", f"{HERE}.engine:segment")),
             {"shape": shape},
         ),
         Contest(
@@ -44,7 +38,7 @@ def list_contests(shape: tuple[int, int, int]) -> list[Contest]:
             f"{SAMPLED.segments_per_subepoch} segments of two cases, which are turned",
             (Side("ours", f"{HERE}.sides:sample"),),
         ),
-    ]
+    ]  # fmt: skip
 
 
 def draw_batch() -> tuple[list[np.ndarray], np.ndarray]:

@@ -36,8 +36,6 @@ from dhcp_fetal.original_weights import (
 )
 from dhcp_fetal.recording import NETWORK, rebuild
 
-LAYOUTS = "out x in x their three edges there, the three edges x in x out here"
-
 
 def list_parts(
     config: Config, *, run: Path | None, original: Path | None
@@ -65,7 +63,8 @@ def compare_layers(config) -> Table:
     if theirs is not None and {row["original"] for row in rows} != theirs.keys():
         theirs, why_not = None, "The published network has another layout: nothing to pair."
     table = layers_table(rows, theirs, why_not=why_not)
-    return replace(table, text=f"{table.text} Kernels are {LAYOUTS}.")
+    layouts = "Kernels are out x in x their three edges there, the three edges x in x out here."
+    return replace(table, text=f"{table.text} {layouts}")
 
 
 def list_layers(config) -> list[dict]:
