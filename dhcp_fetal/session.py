@@ -36,6 +36,7 @@ class Saved:
     """Which results of whole volumes are written."""
 
     from_cfg: bool = False
+    """The names are those of a test cfg, which speaks of one network; see `chain.stage_name`."""
     labels: bool = True
     probabilities: tuple[bool, ...] = ()
     """One entry per class; empty: all."""
