@@ -19,6 +19,10 @@ from raseg.config import CHANNELS, VOLUME_SHAPE, Config
 BINS = 5
 """Files the training set is split into (make_datasets.py)."""
 WORD = np.dtype("<u2")
+MOST_LOSS = 0.03
+"""Largest part of the intensities' deviation that may be lost with their fractions."""
+SETTINGS = "patch_shape", "patches_per_volume", "validation_volumes", "wrap_intensities"
+"""Fields of the configuration, beside the task, that say what the binaries hold."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,26 @@ def split_into_bins(records: int) -> list[int]:
 def encode(values: np.ndarray, *, wrap: bool, what: str) -> np.ndarray:
     """Turn numbers into the little-endian unsigned 16-bit words of a record.
 
-    Fractions are cut off towards zero; `wrap` takes numbers outside 0..65535 modulo 65536, as the
-    original's cast. `DataError`, which names `what`: a number is NaN or infinite, or does not fit
-    and may not wrap [R4]. Source: make_datasets.py.
+    Args:
+        values: (rows, columns, slices, channels); fractions are cut off towards zero.
+        wrap: take numbers outside 0..65535 modulo 65536, as the original's cast [R4].
+        what: name of the volume, for the message.
+
+    Raises:
+        DataError: a number is NaN or infinite; without `wrap`: one does not fit, or too much is
+            lost with the fractions, as of a volume scaled to 0..1.
+    Source: make_datasets.py.
     """
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise DataError(f"{what}: found NaN or infinite values; expected finite numbers")
+        loss = loss_of_fractions(values)
+        if loss > MOST_LOSS and not wrap:
+            raise DataError(
+                f"{what}: values of {values.min():.4g} to {values.max():.4g} would lose "
+                f"{100 * loss:.0f} % of their deviation as whole numbers; expected a scanner's "
+                f"units, or multiplied ones, with less than {100 * MOST_LOSS:.0f} %"
+            )
         values = np.trunc(values)
     low, high = values.min(), values.max()
     if not wrap and (low < 0 or high > 65535):
@@ -101,6 +118,22 @@ def encode(values: np.ndarray, *, wrap: bool, what: str) -> np.ndarray:
     if values.dtype.kind == "f":
         values = values.astype(np.int64)  # a negative float's cast to unsigned is undefined
     return values.astype(WORD)
+
+
+def loss_of_fractions(values: np.ndarray) -> float:
+    """Return the deviation of the fractions of a volume (..., channels) as a part of that of its
+    values, of the channel where it is largest; 0 for integers."""
+    if values.dtype.kind != "f":
+        return 0.0
+    axes = tuple(range(values.ndim - 1))
+    lost = (values - np.trunc(values)).std(axes, dtype=np.float64)
+    spread = values.std(axes, dtype=np.float64)
+    return float(np.max(np.divide(lost, spread, out=np.zeros_like(lost), where=spread > 0)))
+
+
+def settings_of(config: Config) -> dict:
+    """Return what the index keeps of a configuration, as JSON gives it back."""
+    return json.loads(json.dumps({name: getattr(config, name) for name in SETTINGS}))
 
 
 def write_record(file, label: np.ndarray, image: np.ndarray) -> None:
@@ -179,9 +212,19 @@ def read_index(path: Path) -> dict:
 
 
 def layout_of(index: dict, config: Config, path: Path) -> Layout:
-    """Return the layout the index states, which must be of this task, or the original's."""
+    """Return the layout the index states, or the original's.
+
+    Raises `DataError` where the index states another task or other settings than `config`.
+    """
     if index and index["task"] != config.task:
         raise DataError(f"{path} was written for --task {index['task']}; found {config.task}")
+    for name, value in settings_of(config).items():
+        stored = index.get("settings", {}).get(name, value)
+        if stored != value:
+            raise DataError(
+                f"{path} was written with --{name} {json.dumps(stored)}; found "
+                f"{json.dumps(value)}, expected the preset and options of `prepare`"
+            )
     shape = index["shape"] if index else config.patch_shape or VOLUME_SHAPE
     return Layout(tuple(shape), len(CHANNELS[config.task]))
 

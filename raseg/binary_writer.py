@@ -52,6 +52,7 @@ def write_binaries(
             raise ValueError("more records than were counted")
     index = {  # what the binaries themselves do not say
         "task": config.task,
+        "settings": binaries.settings_of(config),
         "channels": CHANNELS[config.task],
         "shape": list(config.patch_shape or volumes.shape),
         "volume_shape": list(volumes.shape),

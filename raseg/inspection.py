@@ -10,7 +10,7 @@ import numpy as np
 
 from common.data.inspection import Entry, Inspection, listed, numbers
 from raseg import data
-from raseg.binaries import Layout, encode, words_of
+from raseg.binaries import Layout, encode, loss_of_fractions, words_of
 from raseg.config import CHANNELS, Config
 
 
@@ -71,6 +71,8 @@ def inspect_volume(entry: Entry, volumes: data.Volumes, number: int, config: Con
         name = f"{volumes.folder}, volume {number}"
         entry.attempt(encode, image, wrap=config.wrap_intensities, what=name)
         entry.facts["intensities"] = f"{image.min():.6g} to {image.max():.6g}"
+        if (loss := loss_of_fractions(image)) > 0:
+            entry.facts["lost as whole numbers"] = f"{100 * loss:.2g} %"
         for channel, title in enumerate(CHANNELS[config.task][: image.shape[-1]]):
             if image[..., channel].min() == image[..., channel].max():
                 entry.note(f"every voxel of {title} is {image[..., channel].flat[0]}")

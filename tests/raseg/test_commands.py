@@ -126,7 +126,7 @@ def test_bone_marrow_oedema(tmp_path):
 
 def test_killed_run_goes_on_to_the_bit(work):
     """Twice the same command, once killed in between: the same network."""
-    words = ["train", "--tag", "t", "--filters", "2,4", "--epochs", "12"]
+    words = ["train", "--tag", "t", *TINY, "--epochs", "12"]
     whole = start("raseg", *words, "--run", "whole", cwd=work)
     assert whole.wait() == 0, whole.stderr.read()
     broken = start("raseg", *words, "--run", "broken", cwd=work)

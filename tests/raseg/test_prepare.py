@@ -19,6 +19,7 @@ from raseg.binaries import (
 )
 from raseg.config import CODE, DRAFT, PORT
 from raseg.data import open_volumes, split_volumes
+from raseg.inspection import inspect_arrays
 from raseg.prepare import prepare
 
 
@@ -105,6 +106,28 @@ def test_warning_of_negative_intensities(arrays, tmp_path, capsys):
     pairs, pre = random_volumes(3)
     run(arrays(pairs, pre), tmp_path, val=1)
     assert "above 32767 will be read as negative" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [lambda a: a / 65535, lambda a: (a - a.min()) / a.std() * 4])
+def test_intensities_in_small_units_are_refused(tmp_path, arrays, change):
+    """Stored as whole numbers, volumes from 0 to 1 were all zero."""
+    pairs, pre = (array.astype(np.float64) for array in random_volumes(3))
+    pairs[:, 0], pre = change(pairs[:, 0]), change(pre)
+    folder = arrays(pairs, pre)
+    with pytest.raises(DataError, match=r"volume 0: values of 0.* % of their deviation as whole"):
+        run(folder, tmp_path, val=1, config=replace(PORT, validation_volumes=0))
+    (fault,) = inspect_arrays(folder, PORT, tmp_path).entries[0].faults
+    assert "of their deviation as whole numbers" in fault
+
+
+def test_settings_of_prepare_are_those_of_train(arrays, tmp_path):
+    """Binaries of one preset were trained on with another without a word."""
+    bins = run(arrays(*random_volumes(3)), tmp_path, val=1)
+    assert len(find_binaries(bins, "t", CODE).training) == 2
+    with pytest.raises(DataError, match=r"with --validation_volumes 0; found 5, expected the pr"):
+        find_binaries(bins, "t", replace(CODE, validation_volumes=5))
+    with pytest.raises(DataError, match=r"with --wrap_intensities true; found false"):
+        find_binaries(bins, "t", replace(CODE, wrap_intensities=False))
 
 
 @pytest.mark.parametrize(("value", "shown"), [(-3, "-3"), (70_000, "70000")])
