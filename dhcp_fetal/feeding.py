@@ -1,8 +1,8 @@
 """Segments on their way to the optimiser: drawn a subepoch ahead, handed out by number.
 
-The engine's order is kept: per subepoch some cases, one after the other prepared, augmented and
-cut, all segments shuffled together. Every draw is keyed by (seed, subepoch, ...), so that training
-begins at any step and is repeatable [G18]; the next subepoch is cut while this one is trained on.
+As in the engine some cases of a subepoch are prepared, augmented and cut one after the other, and
+all segments shuffled. Every draw is keyed by (seed, subepoch, ...), so that training begins at any
+step and is repeatable [G18]; the next subepoch is cut while this one is trained on.
 """
 
 import threading

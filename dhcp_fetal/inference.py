@@ -1,11 +1,9 @@
 """Whole volumes through the network, in the engine's tiles or on a lattice.
 
-[G5] In the engine's tiles two things begin anew with every tile: the blocks of voxels that share
-one voxel of context, and the mirror at the border of the first fully connected layer. On the
-lattice the blocks keep one phase for the whole volume and tiles overlap by what the mirror spoils,
-so that size and place of tiles no longer matter. Arrays are (x, y, z, channels).
-
-`predict`, the validation in `train` and the exported model all come through `segment`.
+[G5] The blocks of voxels that share one voxel of context, and the mirror at the border of the first
+fully connected layer, begin anew with every tile of the engine. On the lattice blocks keep a phase
+for the whole volume and tiles overlap by what the mirror spoils, so that size and place of tiles no
+longer matter. Arrays are (x, y, z, channels); whoever predicts comes through `segment`.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,8 @@
 """Tiles of a volume as a TensorFlow graph: padded, cut, computed and put together.
 
-[G5] What the engine finds belongs to its tiles: contexts begin anew with each, and the mirror of
-the fully connected layers stands at its border. Its work need not be done tile by tile, though. Of
-a tile only what is seen in the end is computed, and the normal pathway, which does not depend on
-tiles, is computed once for a block of neighbours, whose margins would be computed again for each.
-
-Arrays are (x, y, z, channels). Coordinates are those of the image unless a name says otherwise.
+[G5] What the engine finds belongs to its tiles, whose work need not be done tile by tile: only what
+is seen of one is computed, and the normal pathway, which does not depend on tiles, once for a block
+of neighbours. Arrays are (x, y, z, channels), coordinates those of the image unless a name tells.
 """
 
 from collections.abc import Callable, Sequence

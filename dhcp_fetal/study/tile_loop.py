@@ -64,7 +64,6 @@ def predict_volume(
     config: Config,
     *,
     mask: np.ndarray | None = None,
-    segment: Triple | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
     """Segment a whole normalised volume (x, y, z, channels) tile by tile.
@@ -73,7 +72,7 @@ def predict_volume(
     `apply` is from `make_apply`; the mask (x, y, z) is the region of interest, None the whole.
     Source: testing.py, `inference_on_whole_volumes`; specification 7.
     """
-    segment = segment or config.inference_segment
+    segment = config.inference_segment
     case = pad_case(image, config, segment=segment, mask=mask)
     predicted = geometry.output_size(config, segment)
     probabilities = np.zeros((*image.shape[:3], config.classes), dtype=np.float32)
