@@ -34,7 +34,7 @@ def evaluate(
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import MEASURES, write_evaluation
-    from raseg.scoring import score
+    from raseg.scoring import MEASURES_IN_VOXELS, score
 
     check_tag(tag)
     run = run or Path("models") / f"raseg_train_{tag}"
@@ -45,7 +45,9 @@ def evaluate(
     phantom = bool(record.manifest.get("phantom")) or read_marker(data) is not None
     trained_on = [f"img{number}" for number in read_split(record).get("training", [])]
     scores = score_cases((score(n, volumes, folder, tag) for n in numbers), trained_on)
+    measures = MEASURES
     if volumes.spacing_mm is None:
+        measures = MEASURES_IN_VOXELS
         print("Spacing unknown (no geometry.json): distances are in voxels, not mm")
     write_evaluation(
         record,
@@ -53,7 +55,7 @@ def evaluate(
         title="raseg: synovitis of the wrist" if volumes.pre is not None else "raseg: oedema",
         curve=[("loss", "val_loss"), ("dice", "val_dice")],
         phantom=phantom,
-        measures={**MEASURES, "dice_original": "Dice (original)"},
+        measures={**measures, "dice_original": "Dice (original)"},
         cohort=cohort,
         **scores.pictures(Plane(), phantom=phantom),
     )

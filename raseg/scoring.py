@@ -10,6 +10,21 @@ from common.evaluation.metrics import score_case
 from raseg.data import Volumes
 from raseg.masks import dice_of_original, read_mask
 
+IN_VOXELS = {
+    "volume_ml": "volume_kvoxels", "reference_ml": "reference_kvoxels",
+    "volume_difference_ml": "volume_difference_kvoxels", "hd95_mm": "hd95_voxels",
+    "assd_mm": "assd_voxels",
+}  # fmt: skip
+"""Columns of `score_case` where no spacing is known: 1000 voxels, and edges of a voxel."""
+MEASURES_IN_VOXELS = {
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+    "volume_difference_kvoxels": "volume difference (1000 voxels)",
+    "hd95_voxels": "HD95 (voxels)",
+    "assd_voxels": "ASSD (voxels)",
+}
+"""Those of them that are summarised, and their names on the page."""
+
 
 def score(number: int, volumes: Volumes, folder: Path, tag: str) -> ScoredCase:
     """Read and measure one volume: a row. Where left is, the arrays do not say.
@@ -20,6 +35,8 @@ def score(number: int, volumes: Volumes, folder: Path, tag: str) -> ScoredCase:
     mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
     spacing_mm = volumes.spacing_mm or (1.0, 1.0, 1.0)
     (row,) = score_case(mask, label, labels={"foreground": 1}, spacing_mm=spacing_mm)
+    if volumes.spacing_mm is None:
+        row = {IN_VOXELS.get(name, name): value for name, value in row.items()}
     rows_mm, columns_mm, slices_mm = spacing_mm
     return ScoredCase(
         f"img{number}",

@@ -1,6 +1,8 @@
 """The command line from phantom to export, and what it says to a user's mistakes."""
 
+import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -85,6 +87,26 @@ def test_predict_and_evaluate(work):
     assert "dice_original" in (report / "cases.csv").read_text()
     assert "Dice (original)" in (report / "index.html").read_text()
     assert json.loads((report / "report.json").read_text())["cases"] == 2
+
+
+def test_units_are_said_where_no_spacing_is_known(work, tmp_path):
+    """Tables said mm and ml of voxels and thousands of them."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(work / "datasets", data, ignore=shutil.ignore_patterns("geometry.json"))
+    shutil.copytree(work / "models" / "raseg_train_t", run)
+    words = ["--tag", "t", "--run", run, "--data", data, "--imgn", 7]
+    command("predict", *words, cwd=work).ok()
+    text = command("evaluate", *words, cwd=work).ok()
+    page = (run / "report" / "index.html").read_text()
+    for said in (text, page):
+        assert "HD95 (voxels)" in said
+        assert "volume difference (1000 voxels)" in said
+        assert "(mm)" not in said
+        assert "(ml)" not in said
+    (row,) = csv.DictReader((run / "report" / "cases.csv").open())
+    label = np.load(data / "images_and_labels.npy")[7, 1] > 0
+    assert float(row["reference_kvoxels"]) == pytest.approx(label.sum() / 1000)
+    assert not [name for name in row if name.endswith(("_mm", "_ml"))]
 
 
 def test_pictures_show_the_truth_in_the_originals_colours(work):
