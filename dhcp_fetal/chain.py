@@ -15,6 +15,7 @@ from common.cost.memory import warn_of_memory
 from common.data.names import check_outputs
 from common.errors import DataError, OptionError
 from common.inference.command import show_progress
+from common.runs.training_grid import TrainingGrid, fit_scan, recorded_grid
 from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import INFERENCE_FIELDS, PRESETS, Config, Preset
 from dhcp_fetal.data import Case, load_case, name_of, paths_of, prepare_case
@@ -26,7 +27,6 @@ from dhcp_fetal.networks import load_run_network, load_weights
 from dhcp_fetal.outputs import result_paths, write_results
 from dhcp_fetal.session import CaseFiles, Saved
 from dhcp_fetal.tiles import Prediction, as_weights
-from dhcp_fetal.training_grid import TrainingGrid, fit_scan, recorded_grid
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Cases: finding them, loading one, preparing one for the network.
 
 Arrays are (x, y, z[, channels]) in the axis order of the NIfTI files. Nothing is reoriented or
-resampled here: see `training_grid` for what `predict` does.
+resampled here: see `common.runs.training_grid` for what `predict` does.
 """
 
 import warnings

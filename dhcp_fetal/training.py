@@ -8,6 +8,7 @@ import keras
 from common.data.names import check_outputs
 from common.network.trained import save_network
 from common.runs.folder import Run
+from common.runs.training_grid import record_grid
 from common.training.loop import fit
 from dhcp_fetal.feeding import (
     CaseCache,
@@ -27,7 +28,6 @@ from dhcp_fetal.original_weights import assign_slots
 from dhcp_fetal.outputs import result_paths
 from dhcp_fetal.schedules import warn_of_rising_rate
 from dhcp_fetal.session import CaseFiles, Session
-from dhcp_fetal.training_grid import record_grid
 from dhcp_fetal.validation import (
     FollowSchedule,
     KeepBest,
@@ -53,7 +53,8 @@ def carry_out(
     First weights come from `start`, a checkpoint's optimiser state too unless it is left.
     """
     config, watched = record.config, split["validation"]
-    record_grid(record, split["training"])
+    scans = [next(filter(None, files.channels), None) for files in split["training"]]
+    record_grid(record, filter(None, scans))
     model = build_model(config)
     freeze_layers(model, config)
     optimiser, cost = make_optimiser(config), EngineCost(model, config)

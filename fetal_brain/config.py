@@ -18,6 +18,8 @@ RUN = Path("/tmp/fetal_segmentation")
 """Run folder where none is named; the original's --model_path."""
 PHANTOM_SHAPE = (16, 144, 144)
 """Slices, rows, columns of a phantom where none are given."""
+SPACING_TOLERANCE = 0.25
+"""Share by which voxels of a scan may differ from those of the training."""
 PLANE_MULTIPLE = 8
 """Rows and columns must halve three times on the way down (fetal_fcn.py)."""
 

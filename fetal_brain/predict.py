@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,14 @@ from common.evaluation.overlap import dice
 from common.inference.command import show_progress, with_inference_of
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
-from fetal_brain.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
+from fetal_brain.config import (
+    INFERENCE_FIELDS,
+    PRESETS,
+    RUN,
+    SPACING_TOLERANCE,
+    Config,
+    Preset,
+)
 from fetal_brain.data import Case, check_fits, choose_cases, load_case, read_reference
 from fetal_brain.labels import write_ids
 
@@ -30,6 +38,7 @@ def predict(
     all_rows: bool = False,
     out: Path | None = None,
     probabilities: bool = False,
+    resample: bool = False,
     preset: Preset | None = None,
 ) -> None:
     """Segment whole scans and write their label maps in the scans' own geometry.
@@ -44,8 +53,12 @@ def predict(
         all_rows: segment every row of the list.
         out: folder of the label maps; default: predictions/ in the run folder.
         probabilities: write foreground probabilities beside the label maps.
+        resample: interpolate scans whose voxels are not of the size that the run was trained on,
+            and bring the results back to their own grid; else such scans are refused. Scans of
+            another orientation are turned and turned back, which changes no voxel.
         preset: whose way of inference to use; default: the run's own.
     """
+    from common.runs.training_grid import recorded_grid, segment_on_grid
     from fetal_brain.inference import load_network, on_volumes, segment_scan
 
     record = load_run(run)
@@ -61,9 +74,12 @@ def predict(
         segment_scan, network, config,
         with_probabilities=probabilities, progress=show_progress("windows"),
     )  # fmt: skip
+    on_grid = partial(
+        segment_on_grid, grid=recorded_grid(run), resample=resample, tolerance=SPACING_TOLERANCE
+    )
     out.mkdir(parents=True, exist_ok=True)
     for case in after_first(cases, "scan"):
-        print(segment_case(case, segment, config, out=out))
+        print(segment_case(case, segment, config, out=out, on_grid=on_grid))
 
 
 def refuse_to_replace_inputs(
@@ -81,10 +97,13 @@ def output_names(case_id: str) -> tuple[str, str]:
     return f"{case_id}.nii.gz", f"{case_id}_probability.nii.gz"
 
 
-def segment_case(case: Case, segment: Callable, config: Config, *, out: Path) -> str:
+def segment_case(
+    case: Case, segment: Callable, config: Config, *, out: Path, on_grid: Callable | None = None
+) -> str:
     """Segment one scan, write its files, and return the line that the original prints.
 
-    Source: deploy.py, predict.
+    `on_grid` brings the scan to the training's grid; see `segment_on_grid`. Source: deploy.py,
+    predict.
     """
     volume, _ = load_case(replace(case, label_path=None), config)
     check_fits(volume.array.shape, case.image_path, config)
@@ -96,7 +115,8 @@ def segment_case(case: Case, segment: Callable, config: Config, *, out: Path) ->
         check_same_grid(volume, labels, names=(str(case.image_path), str(case.label_path)))
         reference = labels.array
     start = time.monotonic()
-    found = segment(volume.array)
+    name = str(case.image_path)
+    found = on_grid(volume, segment, name=name) if on_grid else segment(volume.array)
     path, probability_path = (out / name for name in output_names(case.id))
     write_volume(path, write_ids(found["labels"], config), volume.geometry)
     if "probabilities" in found:

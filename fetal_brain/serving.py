@@ -12,7 +12,7 @@ from common.export.bench import bench_export
 from common.export.parity import Example
 from common.export.passport import PER_CLASS, Description, describe_input
 from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoints
-from fetal_brain.config import Config
+from fetal_brain.config import SPACING_TOLERANCE, Config
 from fetal_brain.data import Case, load_case
 from fetal_brain.inference import build_for_any_plane, on_volumes, segment_scan
 from fetal_brain.inference import load_run_network as load_run_network  # `export` asks for it here
@@ -112,7 +112,7 @@ def passport_entry(config: Config, case: HeldOutCase) -> Description:
                 intensities="raw scanner units, any scale",
                 minimum_size=(1, 1, 1) if config.pad_small_volumes else config.window,
                 spacing_mm=case.spacing_mm,
-                spacing_tolerance=0.25,
+                spacing_tolerance=SPACING_TOLERANCE,
             )
         },
         preprocessing=[

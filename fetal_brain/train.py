@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.runs.folder import open_run
 from common.runtime import configure_runtime
-from fetal_brain.config import RUN, Config, Preset
+from fetal_brain.config import RUN, SPACING_TOLERANCE, Config, Preset
 from fetal_brain.data import find_cases, is_phantom, overlapping_ids, split_cases
 from fetal_brain.prepared import prepare_cases
 
@@ -44,6 +44,7 @@ def train(
             TensorFlow's gradients are wrong.
     """
     from common.network.trained import save_network
+    from common.runs import training_grid
     from common.training.loop import fit
     from fetal_brain import batches, inference, learning, validation
 
@@ -65,6 +66,8 @@ def train(
         cases = [case for subset in split.values() for case in subset]
         files = [path for case in cases for path in (case.image_path, case.label_path)]
         record.record_files(dict.fromkeys([train_csv, *files]))
+        scans = [case.image_path for case in split["training"]]
+        training_grid.record_grid(record, scans, tolerance=SPACING_TOLERANCE)
         folder = prepared or record.path / "prepared"
         training = prepare_cases(split["training"], folder, config)
         watched = prepare_cases(split["validation"], folder, config) if run_validation else []

@@ -11,6 +11,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from common.errors import DataError, OptionError
 from common.runs.folder import open_run
+from common.runs.training_grid import TrainingGrid
 from dhcp_fetal import __main__ as command
 from dhcp_fetal.chain import Stage, segment_case
 from dhcp_fetal.config import QUICK
@@ -20,7 +21,6 @@ from dhcp_fetal.networks import choose_device
 from dhcp_fetal.predict import predict
 from dhcp_fetal.session import CaseFiles, Saved
 from dhcp_fetal.tiles import Prediction
-from dhcp_fetal.training_grid import TrainingGrid
 
 SHAPE = (24, 21, 19)
 TINY = replace(

@@ -13,13 +13,13 @@ import pytest
 from common.errors import DataError, OptionError
 from common.runs.folder import load_config, load_run
 from common.runs.log import read_log
+from common.runs.training_grid import TrainingGrid, recorded_grid
 from dhcp_fetal import feeding
 from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.networks import load_run_network
 from dhcp_fetal.session import CaseFiles
 from dhcp_fetal.train import train
-from dhcp_fetal.training_grid import TrainingGrid, recorded_grid
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,15 +1,20 @@
 """Orientation and voxel size of a training, and scans that have others."""
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import nibabel
 import numpy as np
 import pytest
 
-from common.data.geometry import Geometry
+from common.data.geometry import Geometry, Volume
 from common.errors import DataError
-from dhcp_fetal.session import CaseFiles
-from dhcp_fetal.training_grid import TrainingGrid, find_training_grid, fit_scan
+from common.runs.training_grid import (
+    TrainingGrid,
+    find_training_grid,
+    fit_scan,
+    segment_on_grid,
+)
 
 SHAPE = (4, 5, 6)
 
@@ -48,12 +53,46 @@ def test_a_ramp_is_resampled_by_millimetres():
 
 
 def test_what_the_scans_of_a_training_share(tmp_path):
-    cases = []
+    scans = []
     for number, spacing in enumerate((1.25, 1.26, 0.8)):
         path = tmp_path / f"{number}.nii.gz"
         affine = np.diag([-spacing, spacing, spacing, 1.0])
         nibabel.save(nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), affine), path)
-        cases.append(CaseFiles((None, path)))
-    assert find_training_grid(cases[:1]) == TrainingGrid("LAS", (1.25, 1.25, 1.25))
-    assert find_training_grid(cases[:2]).spacing_mm == pytest.approx((1.255,) * 3)
-    assert find_training_grid(cases) is None
+        scans.append(path)
+    assert find_training_grid(scans[:1]) == TrainingGrid("LAS", (1.25, 1.25, 1.25))
+    assert find_training_grid(scans[:2]).spacing_mm == pytest.approx((1.255,) * 3)
+    assert find_training_grid(scans) is None
+
+
+def test_a_scan_on_another_grid_is_segmented_on_the_trained_one():
+    """Arrays (Z, Y, X): what is found lies where it was found; another size needs a word."""
+    trained = np.arange(60.0).reshape(3, 4, 5)
+    grid = TrainingGrid("LPS", (1.0, 1.0, 2.0))
+    direction = (0.0, 0.0, -1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0)  # x to the head, z to the right
+    stored = Volume(
+        np.flip(trained.transpose(2, 1, 0), 0), Geometry((2.0, 1.0, 1.0), (0.0,) * 3, direction)
+    )
+    seen = []
+
+    def segment(array):
+        seen.append(array)
+        return {
+            "labels": (array > 20).astype(np.uint8),
+            "probabilities": np.stack([array, -array], -1),
+        }
+
+    options = {"grid": grid, "tolerance": 0.25, "name": "scan.nii"}
+    found = segment_on_grid(stored, segment, resample=False, **options)
+    np.testing.assert_array_equal(seen.pop(), trained)
+    np.testing.assert_array_equal(found["labels"], stored.array > 20)
+    np.testing.assert_array_equal(found["probabilities"][..., 0], stored.array)
+    small = replace(stored, geometry=replace(stored.geometry, spacing_mm=(1.0, 1.0, 1.0)))
+    with pytest.raises(DataError, match=r"^scan.nii: found voxels of 1 x 1 x 1 mm \(LPS\); .* 25%"):
+        segment_on_grid(small, segment, resample=False, **options)
+    found = segment_on_grid(small, segment, resample=True, **options)
+    assert seen.pop().shape == (2, 4, 5)
+    assert found["labels"].shape == small.array.shape
+    assert found["labels"].dtype == np.uint8
+    same = Volume(trained, Geometry((1.0, 1.0, 2.4)))
+    segment_on_grid(same, segment, resample=False, **options)
+    assert seen.pop() is trained
