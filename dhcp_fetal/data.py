@@ -5,7 +5,7 @@ resampled here: see `common.runs.training_grid` for what `predict` does.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from common.data.geometry import Geometry, Volume, check_same_grid
 from common.data.inspection import count_in_words
 from common.data.labels import check_classes, inside, integer_labels
-from common.data.names import check_id, check_new, normal_id
+from common.data.names import check_id, check_new, keep_subjects_apart, normal_id, subject_of
 from common.data.phantoms import read_marker
 from common.data.volumes import check_finite, explain_unread, is_volume, read_volume, stem_of
 from common.errors import DataError, OptionError
@@ -247,11 +247,22 @@ def split_cases(cases: Sequence[CaseFiles], config: Config) -> dict[str, tuple[C
             f"found {count_in_words(len(cases), 'case')}; expected more than held_out_cases and "
             f"validation_cases, {config.held_out_cases} + {config.validation_cases}"
         )
-    return {
+    split = {
         "training": tuple(cases[:watched]),
         "validation": tuple(cases[watched:held_out]),
         "test": tuple(cases[held_out:]),
     }
+    note_subjects(split)
+    return split
+
+
+def note_subjects(split: Mapping[str, Sequence[CaseFiles]]) -> str:
+    """Refuse a subject on two sides (`DataError`); return what to say where none is known."""
+    return keep_subjects_apart({
+        name: [(name_of(files), subject_of(next(filter(None, files.channels), Path())))
+               for files in part]
+        for name, part in split.items()
+    })  # fmt: skip
 
 
 def describe_files(files: CaseFiles) -> dict[str, object]:

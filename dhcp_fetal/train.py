@@ -8,7 +8,14 @@ from common.runs.folder import open_run
 from common.runtime import configure_runtime
 from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import Config, Preset
-from dhcp_fetal.data import describe_files, find_cases, is_phantom, paths_of, split_cases
+from dhcp_fetal.data import (
+    describe_files,
+    find_cases,
+    is_phantom,
+    note_subjects,
+    paths_of,
+    split_cases,
+)
 from dhcp_fetal.session import Session, read_train_session
 
 
@@ -93,7 +100,7 @@ def find_split(cases: Path | None, session: Session | None, config: Config) -> d
 def write_split(record, split: dict) -> None:
     """Write split.json and what the files hold, and warn of cases that are in two subsets."""
     everyone = [files for subset in split.values() for files in subset]
-    record.record(phantom=is_phantom(everyone))
+    record.record(phantom=(phantom := is_phantom(everyone)))
     record.write_split({name: list(map(describe_files, part)) for name, part in split.items()})
     record.record_files(paths_of(everyone))
     training = {files.channels for files in split["training"]}
@@ -101,3 +108,5 @@ def write_split(record, split: dict) -> None:
         again = [files for files in split[name] if files.channels in training]
         if again:
             print(f"note: {name} cases that are trained on as well: {len(again)}", file=sys.stderr)
+    if not phantom and split["test"] and (note := note_subjects(split)):
+        print(f"note: {note}", file=sys.stderr)

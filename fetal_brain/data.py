@@ -13,10 +13,18 @@ import numpy as np
 
 from common.data.geometry import Volume, check_same_grid
 from common.data.labels import integer_labels, join_labels
-from common.data.names import check_id, check_new, normal_id
+from common.data.names import check_id, check_new, keep_subjects_apart, normal_id, subject_of
 from common.data.normalisation import whiten
 from common.data.phantoms import read_marker
-from common.data.tables import Row, Table, check_cells, find_file, read_table, rows_by_position
+from common.data.tables import (
+    Row,
+    Table,
+    check_cells,
+    column_name,
+    find_file,
+    read_table,
+    rows_by_position,
+)
 from common.data.volumes import check_scan, read_volume, stem_of
 from common.errors import DataError, OptionError
 from fetal_brain.config import Config
@@ -33,12 +41,15 @@ class Case:
     image_path: Path
     """Absolute, so that a run's split.json holds wherever it is read from."""
     label_path: Path | None
+    subject: str = ""
+    """Whose scan it is, where the list or the path says so."""
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, str | None]) -> "Case":
         """Return the case that an entry of a run's split.json describes."""
         label_path = entry.get("label_path")
-        return cls(entry["id"], Path(entry["image_path"]), Path(label_path) if label_path else None)
+        label_path = Path(label_path) if label_path else None
+        return cls(entry["id"], Path(entry["image_path"]), label_path, entry.get("subject", ""))
 
 
 class LoadedCase(NamedTuple):
@@ -55,7 +66,8 @@ def find_cases(list_path: Path, *, labels_required: bool = True) -> list[Case]:
 
     Args:
         list_path: CSV with a header row, see `common.data.tables`; columns id, image, segmentation
-            by position. "NA" is an id like any other; relative paths start at the list's folder.
+            by position, and perhaps one named subject after them. "NA" is an id like any other;
+            relative paths start at the list's folder.
         labels_required: without it the third column is not looked at and `label_path` is None.
 
     Raises:
@@ -74,7 +86,8 @@ def find_cases(list_path: Path, *, labels_required: bool = True) -> list[Case]:
         check_new(case_id, places, table.where(row))
         places[case_id] = f"line {row.line}"
         paths = [find_column(table, row, name) for name in needed[1:]]
-        cases.append(Case(case_id, paths[0], paths[1] if labels_required else None))
+        label_path = paths[1] if labels_required else None
+        cases.append(Case(case_id, paths[0], label_path, find_subject(table, row, paths[0])))
     return cases
 
 
@@ -95,6 +108,14 @@ def find_column(table: Table, row: Row, name: str) -> Path:
     """Return the file of a row's image or segmentation; see `common.data.tables.find_file`."""
     cell = row.cells[COLUMNS.index(name)]
     return find_file(table, row, cell, what=f"{name} of {row.cells[0]!r}")
+
+
+def find_subject(table: Table, row: Row, image_path: Path) -> str:
+    """Return whose scan a row is: its cell in a column named subject, else what the path says."""
+    header = [column_name(cell) for cell in table.header.cells[len(COLUMNS) :]]
+    if "subject" in header:
+        return "".join(row.cells[len(COLUMNS) + header.index("subject") :][:1])
+    return subject_of(image_path)
 
 
 def case_of_image(image_path: Path) -> Case:
@@ -120,7 +141,7 @@ def split_cases(cases: Sequence[Case], config: Config) -> dict[str, list[Case]]:
     taken again from the end: see `overlapping_ids` [F12].
 
     Raises:
-        DataError: the list has too few rows.
+        DataError: the list has too few rows, or a subject is on two sides.
         OptionError: a count is negative.
 
     Source: train.py (rows [:30] and [30:]), deploy.py (rows [-7:]).
@@ -136,11 +157,20 @@ def split_cases(cases: Sequence[Case], config: Config) -> dict[str, list[Case]]:
     if training < 1 or validation < 0 or (validation == 0 and config.training_cases is not None):
         need = describe_need(config)
         raise DataError(f"the list has {len(cases)} rows; expected at least {need}")
-    return {
+    split = {
         "training": list(cases[:training]),
         "validation": list(cases[training:usable]),
         "test": list(cases[max(len(cases) - held_out, 0) :]),  # [F12]
     }
+    if not config.allow_training_cases_in_test:
+        note_subjects(split)
+    return split
+
+
+def note_subjects(split: Mapping[str, Sequence[Case]]) -> str:
+    """Refuse a subject on two sides (`DataError`); return what to say where none is known."""
+    known = {name: [(case.id, case.subject) for case in part] for name, part in split.items()}
+    return keep_subjects_apart(known)
 
 
 def describe_need(config: Config) -> str:

@@ -42,9 +42,16 @@ def inspect_list(list_path: Path, config: Config, out: Path) -> Inspection:
         if image is not None:
             entries[case_id], images[case_id] = entry, image
         voxels += inspect_files(entry, image, label, config)
-        cases.append(data.Case(case_id, image, label))
+        subject = data.find_subject(table, row, image) if image else ""
+        cases.append(data.Case(case_id, image, label, subject))
     note_twins(entries, images)
-    inspection.general("split").attempt(data.split_cases, cases, config)
+    entry = inspection.general("split")
+    split = entry.attempt(data.split_cases, cases, config)
+    if split is not None:
+        entry.facts |= {name: str(len(members)) for name, members in split.items()}
+        apart = not (config.allow_training_cases_in_test or data.is_phantom(list_path))
+        if apart and (note := data.note_subjects(split)):
+            entry.note(note)
     inspection.check_space(out, voxels * STORED_BYTES)
     return inspection
 

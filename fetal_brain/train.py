@@ -6,7 +6,7 @@ from pathlib import Path
 from common.runs.folder import open_run
 from common.runtime import configure_runtime
 from fetal_brain.config import RUN, SPACING_TOLERANCE, Config, Preset
-from fetal_brain.data import find_cases, is_phantom, overlapping_ids, split_cases
+from fetal_brain.data import find_cases, is_phantom, note_subjects, overlapping_ids, split_cases
 from fetal_brain.prepared import prepare_cases
 
 
@@ -51,7 +51,6 @@ def train(
     if mixed_precision:
         learning.refuse_wrong_bfloat16(config)
     split = split_cases(find_cases(train_csv), config)
-    warn_of_overlap(split)
     options = {"train_csv": train_csv, "preset": preset, "prepared": prepared, "original": original,
                "run_validation": run_validation, "deterministic": deterministic,
                "mixed_precision": mixed_precision}  # fmt: skip
@@ -71,6 +70,7 @@ def train(
         folder = prepared or record.path / "prepared"
         training = prepare_cases(split["training"], folder, config)
         watched = prepare_cases(split["validation"], folder, config) if run_validation else []
+        warn_of_overlap(split, phantom=is_phantom(train_csv))
 
         model = inference.build_for_any_plane(config)
         learning.compile_model(model, config, xla=runtime["xla"])
@@ -89,8 +89,9 @@ def train(
     print(f"Trained network: {record.path / 'model.keras'}")
 
 
-def warn_of_overlap(split) -> None:
-    """Say on stderr which cases are trained on and tested on as well [F12]."""
-    both = overlapping_ids(split)
-    if both:
+def warn_of_overlap(split, *, phantom: bool) -> None:
+    """Say on stderr who is trained on and tested on as well [F12], or may be."""
+    if both := overlapping_ids(split):
         print(f"warning: trained on and tested on as well: {', '.join(both)}", file=sys.stderr)
+    elif not phantom and (note := note_subjects(split)):
+        print(f"note: {note}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Names of cases, and the files that are named after them: one rule in every paper."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,6 +9,12 @@ from common.errors import DataError, OptionError
 
 LONGEST_ID = 200
 """Bytes; a file's name may have 255, and endings such as _probability.nii.gz come after the id."""
+
+NO_SUBJECTS = (
+    "no subjects are known (sub-<label> in the paths, or a column `subject` in lists that may have "
+    "one): cases of one person may be on both sides of the split"
+)
+_BIDS_SUBJECT = re.compile(r"(?:^|[_/])sub-([A-Za-z0-9]+)(?=[_/.]|$)")
 
 
 def normal_id(text: str) -> str:
@@ -40,6 +47,38 @@ def check_new(case_id: str, places: Mapping[str, str], where: str) -> None:
             f"{where}: id {case_id!r} was already used in {places[case_id]}; expected an id of its"
             " own for each case"
         )
+
+
+def subject_of(path: Path) -> str:
+    """Return the subject that a path names as BIDS has it, `sub-<label>`; empty: it names none."""
+    found = _BIDS_SUBJECT.findall(path.as_posix())
+    return found[-1] if found else ""
+
+
+def keep_subjects_apart(split: Mapping[str, Iterable[tuple[str, str]]]) -> str:
+    """Refuse a division that has one subject on two sides.
+
+    Args:
+        split: id and subject (empty: not known) of the cases of each subset.
+
+    Returns:
+        A sentence to say where no subject is known; else "".
+
+    Raises:
+        DataError: names a subject and a case of it on each side.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for subset, cases in split.items():
+        for case_id, subject in cases:
+            where, first = seen.setdefault(subject, (subset, case_id))
+            if subject and where != subset:
+                raise DataError(
+                    f"subject {subject} is on two sides of the split: {first} in {where}, "
+                    f"{case_id} in {subset}; expected all its cases on one side"
+                )
+    if set(seen) == {""}:
+        return NO_SUBJECTS
+    return ""
 
 
 def check_outputs(

@@ -8,6 +8,7 @@ import pytest
 
 from common.data.geometry import Geometry
 from common.data.labels import join_labels
+from common.data.names import subject_of
 from common.data.volumes import write_volume
 from common.errors import DataError, OptionError
 from fetal_brain.config import CODE, PAPER, PORT, QUICK
@@ -17,6 +18,7 @@ from fetal_brain.data import (
     find_cases,
     is_phantom,
     load_case,
+    note_subjects,
     overlapping_ids,
     pad_to_patch,
     prepare_case,
@@ -411,3 +413,38 @@ def test_a_small_volume_is_refused_or_padded(tmp_path, image, label):
 def test_a_large_volume_is_not_copied(image, label):
     whitened = image[..., None].astype(np.float32)
     assert pad_to_patch(whitened, label, SMALL)[0] is whitened
+
+
+class TestSubjects:
+    """Six stacks of one fetus were divided row by row."""
+
+    def rows(self, tmp_path, header, *rows):
+        for name in ("a", "b", "c", "d"):
+            (tmp_path / f"{name}.nii.gz").touch()
+        path = tmp_path / "list.csv"
+        path.write_text("\n".join([header, *rows]) + "\n")
+        return find_cases(path)
+
+    def test_column(self, tmp_path):
+        pairs = zip("abcd", "1122", strict=True)
+        rows = [f"{name},{name}.nii.gz,{name}.nii.gz,{who}" for name, who in pairs]
+        cases = self.rows(tmp_path, "id,image,segmentation,Subject", *rows)
+        assert [case.subject for case in cases] == ["1", "1", "2", "2"]
+        config = replace(PORT, held_out_cases=2, validation_cases=0, training_cases=None)
+        assert [case.id for case in split_cases(cases, config)["test"]] == ["c", "d"]
+        expected = "subject 2 is on two sides of the split: c in training, d in test"
+        with pytest.raises(DataError, match=expected):
+            split_cases(cases, replace(config, held_out_cases=1))
+        overlapping = replace(config, held_out_cases=1, allow_training_cases_in_test=True)
+        assert len(split_cases(cases, overlapping)["training"]) == 4  # [F12]
+
+    def test_bids_entity_or_nothing(self, tmp_path):
+        stacks = ((1, 1), (1, 2), (2, 1))
+        paths = [tmp_path / f"sub-0{n}/anat/sub-0{n}_run-{run}_T2w.nii.gz" for n, run in stacks]
+        assert [subject_of(path) for path in paths] == ["01", "01", "02"]
+        assert subject_of(Path("mysub-01.nii")) == ""
+        cases = [Case(path.name, path, None, subject_of(path)) for path in paths]
+        config = replace(PORT, held_out_cases=1, validation_cases=0, training_cases=None)
+        assert note_subjects(split_cases(cases, config)) == ""
+        unknown = [replace(case, subject="") for case in cases]
+        assert "no subjects are known" in note_subjects(split_cases(unknown, config))
