@@ -89,7 +89,7 @@ def train(
     print(f"Trained network: {record.path / 'model.keras'}")
 
 
-def warn_of_overlap(split, *, phantom: bool) -> None:
+def warn_of_overlap(split, *, phantom: bool = False) -> None:
     """Say on stderr who is trained on and tested on as well [F12], or may be."""
     if both := overlapping_ids(split):
         print(f"warning: trained on and tested on as well: {', '.join(both)}", file=sys.stderr)

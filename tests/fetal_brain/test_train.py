@@ -105,13 +105,15 @@ def test_an_export_holds_no_momentum(tensors, tmp_path, listing):
 def test_overlap_is_said_on_stderr(tmp_path, capsys):
     """[F12] 36 rows: 30 are trained on, the last 7 deployed, so row 30 is both."""
     cases = [Case(f"c{i}", tmp_path / "scan.nii.gz", tmp_path / "label.nii.gz") for i in range(36)]
-    warn_of_overlap(split_cases(cases, CODE), phantom=True)
+    warn_of_overlap(split_cases(cases, CODE))
     said = capsys.readouterr()
     assert said.err == "warning: trained on and tested on as well: c29\n"
     assert said.out == ""
-    warn_of_overlap(split_cases(cases, replace(CODE, allow_training_cases_in_test=False,
-                                               training_cases=28)))  # fmt: skip
+    apart = replace(CODE, allow_training_cases_in_test=False, training_cases=28)
+    warn_of_overlap(split_cases(cases, apart), phantom=True)
     assert capsys.readouterr().err == ""
+    warn_of_overlap(split_cases(cases, apart))
+    assert capsys.readouterr().err.startswith("note: no subjects are known")
 
 
 def test_loss_and_metric_of_the_compiled_model():
