@@ -120,11 +120,6 @@ def _interpolate(stacked: np.ndarray, corners, strides) -> np.ndarray:
     return total.reshape(*z[0].shape, stacked.shape[1])
 
 
-def as_mask(values: np.ndarray, dtype) -> np.ndarray:
-    """Return interpolated masks as masks again: halves are foreground, as in the original."""
-    return (values >= 0.5).astype(dtype)
-
-
 def blur(image: np.ndarray, config: Config) -> np.ndarray:
     """Blur (Z, Y, X) with a Gaussian of one voxel.
 
@@ -152,9 +147,8 @@ def stretch_linear(array: np.ndarray, size: int) -> np.ndarray:
     image's resize).
     """
     dtype = np.float32 if array.dtype == np.float32 else np.float64
-    place = stretch_coordinates(len(array), size)
     last = len(array) - 1
-    place = np.abs(place)
+    place = np.abs(stretch_coordinates(len(array), size))
     place = np.where(place > last, 2 * last - place, place)
     low = np.minimum(np.floor(place).astype(int), max(last - 1, 0))
     share = (place - low).astype(dtype)[:, None, None]

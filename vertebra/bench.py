@@ -41,10 +41,5 @@ def bench(
         configure_runtime(seed=0)
         bench_served(replace(CODE, channels=channels, patch_size=patch_size))
     else:
-        run_contests(
-            "vertebra",
-            list_contests(channels, patch_size),
-            turns=turns,
-            mixed_precision=mixed_precision,
-            to=to,
-        )
+        contests = list_contests(channels, patch_size)
+        run_contests("vertebra", contests, turns=turns, mixed_precision=mixed_precision, to=to)

@@ -11,9 +11,9 @@ from common.errors import OptionError
 from common.files import write_json
 from common.runs.folder import load_config
 from common.runtime import configure_runtime
+from vertebra.case_cache import store_cases
 from vertebra.config import Config
 from vertebra.data import find_prepared_cases
-from vertebra.store import store_cases
 
 
 def calibrate(

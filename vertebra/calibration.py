@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import DataError
-from vertebra.layers import MomentSink
 from vertebra.model import normalisations
 
 
@@ -53,16 +52,16 @@ def make_measure(model: keras.Model, sites):
 
     @tf.function
     def measure(batch):
-        sink = MomentSink()
+        taken = []
         before = {name: layer.statistics for name, layer in layers.items()}
         for layer in layers.values():
-            layer.statistics, layer.sink = "batch", sink
+            layer.statistics, layer.sink = "batch", taken.append
         try:
             model(batch, training=False)
         finally:
             for name, layer in layers.items():
                 layer.statistics, layer.sink = before[name], None
-        found = {(names[id(layer)], site): moments for layer, site, *moments in sink.found}
+        found = {(names[id(layer)], site): moments for layer, site, *moments in taken}
         return [part for site in sites for part in found[site]]
 
     return measure

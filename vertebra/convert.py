@@ -8,12 +8,7 @@ from vertebra.config import Config, Preset
 
 
 def convert(
-    original: Path,
-    run: Path,
-    *,
-    config: Config,
-    preset: Preset = "code",
-    overwrite: bool = False,
+    original: Path, run: Path, *, config: Config, preset: Preset = "code", overwrite: bool = False
 ) -> None:
     """Turn weights of the original into a run folder that predict can use.
 

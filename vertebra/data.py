@@ -161,11 +161,8 @@ def find_prepared_cases(root: Path, subset: str) -> list[Case]:
 
 
 def load_scan(path: Path) -> Volume:
-    """Read a scan and refuse what cannot be segmented.
-
-    Raises:
-        DataError: it cannot be read (a .mhd without its data file, for one), is not
-            three-dimensional, has NaN or infinite voxels or is constant.
+    """Read a scan; raise `DataError` for one that cannot be read, is not three-dimensional, has NaN
+    or infinite voxels or is constant.
     """
     volume = read_volume(path)
     check_scan(volume.array, path)

@@ -1,7 +1,7 @@
 """What each quirk of the released vertebra code does, measured on small phantoms."""
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import SimpleNamespace
 
 import keras
@@ -27,7 +27,7 @@ from vertebra.preparation import (
     to_raw_scale,
 )
 from vertebra.sampling import TrainingSampler, without_empty
-from vertebra.search import Oracle, run_search
+from vertebra.study.oracle import Oracle, run_search
 from vertebra.weighting import weight_map
 
 SHAPE = (64, 48, 48)
@@ -38,6 +38,11 @@ PORT_SCHEDULE = ("learning_rate", "learning_rate_steps", "max_steps", "fix_stati
                  "fix_statistics_over", "steps_per_evaluation", "eval_iters")  # fmt: skip
 STEPS = 200
 PATCHES = 40
+
+
+def as_batch(patch):
+    """Return a patch and its targets as a batch of one."""
+    return keras.tree.map_structure(lambda array: array[None], patch)
 
 
 class EffectBench(TrainedBench):
@@ -80,8 +85,7 @@ class EffectBench(TrainedBench):
         compile_model(model, config, xla=False)
         sampler = TrainingSampler(self.cases[:2], config, seed=self.seed, augment=False)
         for step in range(STEPS):
-            inputs, targets = sampler(step)
-            model.train_on_batch(inputs[None], {name: y[None] for name, y in targets.items()})
+            model.train_on_batch(*as_batch(sampler(step)))
         calibrate_sites(model, (sampler(STEPS + number)[0] for number in range(24)))
         return model
 
@@ -105,12 +109,16 @@ class EffectBench(TrainedBench):
             EffectProbe(("fix_statistics_after",), "V2", "schedule", self.fixing),
             EffectProbe(("steps_per_evaluation",), "V18", "validation", self.looks),
             EffectProbe(("eval_iters",), "V19", "validation", self.looks),
-            EffectProbe(("validation_statistics",), "V1", "validation", self.validation),
-            EffectProbe(("inference_statistics",), "V1 V2", "inference", self.inference),
-            EffectProbe(("traversal",), "V10-V16", "search", self.search),
-            EffectProbe(("remove_incomplete",), "V17", "search", self.search_cut),
-            EffectProbe(("largest_piece",), "V41", "search", self.search_with_islands),
-        ]
+            EffectProbe(("validation_statistics",), "V1", "validation",
+                        lambda config: self._answers(config.validation_statistics)),
+            EffectProbe(("inference_statistics",), "V1 V2", "inference",
+                        lambda config: self._answers(config.inference_statistics)),
+            EffectProbe(("traversal",), "V10-V16", "search", self._search),
+            EffectProbe(("remove_incomplete",), "V17", "search",
+                        partial(self._search, halved=True)),
+            EffectProbe(("largest_piece",), "V41", "search",
+                        partial(self._search, islands=True)),
+        ]  # fmt: skip
 
     def split(self, config: Config) -> MeasuredEffect:
         """Divide the ten cases 1 to 10."""
@@ -204,14 +212,7 @@ class EffectBench(TrainedBench):
         model = self.model
         compile_model(model, replace(config, learning_rate_steps=()), xla=False)
         sampler = TrainingSampler(self.cases[2:], config, seed=self.seed, augment=False)
-        rows = []
-        for index in range(8):
-            inputs, targets = sampler(index)
-            rows.append(
-                model.test_on_batch(
-                    inputs[None], {name: y[None] for name, y in targets.items()}, return_dict=True
-                )
-            )
+        rows = [model.test_on_batch(*as_batch(sampler(n)), return_dict=True) for n in range(8)]
         mask = np.mean([row["mask_loss"] for row in rows])
         other = config.completeness_weight * np.mean([row["completeness_loss"] for row in rows])
         words = f"the completeness is {other / (mask + other):.2%} of the loss"
@@ -219,11 +220,10 @@ class EffectBench(TrainedBench):
 
     def schedule(self, config: Config) -> MeasuredEffect:
         """Follow the learning rate to the end of training."""
-        drops = config.learning_rate_steps
 
         def rate(step: int) -> float:
-            drop = sum(step > limit for limit in drops)
-            return config.learning_rate * 0.1**drop if step < config.max_steps else 0.0
+            drops = sum(step > limit for limit in config.learning_rate_steps)
+            return config.learning_rate * 0.1**drops if step < config.max_steps else 0.0
 
         rates = [rate(step) for step in range(0, 25_000, 500)]
         words = f"{config.max_steps} steps, the last at a rate of {rate(config.max_steps - 1):.0e}"
@@ -234,23 +234,14 @@ class EffectBench(TrainedBench):
         after, steps = config.fix_statistics_after, np.arange(0, config.max_steps, 100)
         shares = [0.0 if after is None else fixed_share(step, after, config.fix_statistics_over)
                   for step in steps]  # fmt: skip
-        return MeasuredEffect(
-            shares, f"training ends with {shares[-1]:.0%} of the statistics fixed"
-        )
+        words = f"training ends with {shares[-1]:.0%} of the statistics fixed"
+        return MeasuredEffect(shares, words)
 
     def looks(self, config: Config) -> MeasuredEffect:
         """Count the looks at test patches while training."""
         count = config.max_steps // config.steps_per_evaluation
         words = f"{count} looks at {config.eval_iters} patches each"
         return MeasuredEffect([count, config.eval_iters], words)
-
-    def validation(self, config: Config) -> MeasuredEffect:
-        """Measure the network as the look while training does."""
-        return self._answers(config.validation_statistics)
-
-    def inference(self, config: Config) -> MeasuredEffect:
-        """Measure the network as the search uses it."""
-        return self._answers(config.inference_statistics)
 
     def _answers(self, statistics: str) -> MeasuredEffect:
         """Dice of patches with one vertebra to be found, and voxels where all are remembered."""
@@ -268,29 +259,18 @@ class EffectBench(TrainedBench):
         words = f"phantom's Dice {np.mean(scores):.3f}; {np.mean(false):.0f} voxels where all is"
         return MeasuredEffect(np.stack(masks), f"{words} remembered")
 
-    def search(self, config: Config) -> MeasuredEffect:
-        """Search a phantom with a network that knows the truth."""
-        return self._search(config)
+    def _search(
+        self, config: Config, *, halved: bool = False, islands: bool = False
+    ) -> MeasuredEffect:
+        """Search a phantom with a network that knows the truth.
 
-    def search_cut(self, config: Config) -> MeasuredEffect:
-        """The same in a scan that cuts a vertebra in half."""
-        return self._search(config, cut=middle_of_second(self.scans[2][1].array))
-
-    def search_with_islands(self, config: Config) -> MeasuredEffect:
-        """The same with an island beside every answer."""
-        return self._search(config, islands=True)
-
-    def _search(self, config: Config, *, cut: int = 0, islands: bool = False) -> MeasuredEffect:
+        `halved`: the scan cuts the second vertebra in half; `islands`: one beside every answer.
+        """
         whole = self.scans[2][1].array
-        labels = whole[cut:]
+        second = np.unique(whole[whole > 0])[1]
+        labels = whole[middle_slice(whole, second) :] if halved else whole
         found, ended = run_search(labels, Oracle(whole, config, islands=islands), config)
         matching = match_instances(found.mask, labels)
         outcome = f"{matching.found} of {len(matching.references)} vertebrae, "
         outcome += f"{len(matching.predictions)} finds, {len(found.visits)} windows"
         return MeasuredEffect(found.mask > 0, f"{outcome}; {ended}")
-
-
-def middle_of_second(labels: np.ndarray) -> int:
-    """Return the slice half-way through the second vertebra from below."""
-    present = np.unique(labels[labels > 0])
-    return middle_slice(labels, present[1])

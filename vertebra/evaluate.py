@@ -41,7 +41,8 @@ def evaluate(
         Case.from_dict(entry) for entry in record.read_split()["test"]
     ]  # fmt: skip
     folder = pred_dir or run / "predictions"
-    refuse_nothing(cases, run)
+    if not cases:
+        raise OptionError(f"{run} has no test cases; expected --label_dir with the reference")
     synthetic = phantom or bool(record.manifest.get("phantom") and not label_dir)
     synthetic = synthetic or is_phantom(cases[0].label_path.parent)
     trained_on = {entry["id"] for entry in record.read_split().get("train", [])}
@@ -56,18 +57,14 @@ def evaluate(
         title="vertebra: vertebrae one after the other in CT",
         curve=[("loss",), ("mask_patch_dice", "val_dice"), ("val_agreement",)],
         phantom=synthetic,
-        others=measures_of_all_labels(summary, len(cases)),
+        # What is no mean of rows.
+        others={"all labels": {name: {"mean": value, "n": len(cases)}
+                               for name, value in summary.items()}},
         cohort=cohort,
         **scores.pictures(plane, phantom=synthetic),
-    )
+    )  # fmt: skip
     write_json(record.path / "report" / "instances.json", {"cases": scores.facts, **summary})
     print_instances(scores.facts, summary)
-
-
-def refuse_nothing(cases, run: Path) -> None:
-    """Raise `OptionError` where there is nothing to measure."""
-    if not cases:
-        raise OptionError(f"{run} has no test cases; expected --label_dir with the reference")
 
 
 def summarise_instances(instances) -> dict:
@@ -82,11 +79,6 @@ def summarise_instances(instances) -> dict:
         "f1": 2 * found / (finds + vertebrae) if finds + vertebrae else None,
         "released_average_dice": sum(released) / len(released),
     }
-
-
-def measures_of_all_labels(summary: dict, scans: int) -> dict:
-    """Return the rates and the original's average as the report holds what is no mean of rows."""
-    return {"all labels": {name: {"mean": value, "n": scans} for name, value in summary.items()}}
 
 
 def print_instances(instances, summary) -> None:

@@ -23,13 +23,8 @@ WINDOW = [tf.TensorSpec((None, None, None), tf.float32, name=name) for name in (
 def look(network: keras.Model, image: tf.Tensor, memory: tf.Tensor) -> dict[str, tf.Tensor]:
     """Return what the network says of a window: what the search runs and `export` saves.
 
-    Args:
-        network: of `build_for_any_size(config)`.
-        image: (z, y, x) float32.
-        memory: (z, y, x) float32.
-
-    Returns:
-        `mask`: probabilities (z, y, x) float32; `completeness`: (1,) float32.
+    Image and memory are (z, y, x) float32; `mask` holds probabilities (z, y, x) float32,
+    `completeness` (1,) float32.
     """
     found = network(tf.stack([image, memory], axis=-1)[tf.newaxis], training=False)
     return {
@@ -46,15 +41,10 @@ def on_windows(model: keras.Model, config: Config) -> Callable:
 
 
 def make_ask(model: keras.Model, config: Config) -> Callable:
-    """Return the function that the search asks.
+    """Return the function that the search asks, with the `inference_statistics`.
 
-    Args:
-        model: of `build_model(config)` or of any larger size.
-        config: uses `inference_statistics`, `patch_size`.
-
-    Returns:
-        image, memory (z, y, x) float32 -> probabilities (z, y, x) float32, completeness. It raises
-        `DataError` for a window that the network cannot take.
+    It takes image and memory (z, y, x) float32 and returns probabilities (z, y, x) float32 and the
+    completeness; it raises `DataError` for a window that the network cannot take.
     """
     run = on_windows(model, config)
 

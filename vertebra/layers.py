@@ -33,17 +33,6 @@ def exact_moments(x):
     return mean, variance
 
 
-class MomentSink:
-    """Takes the statistics that layers compute while a function is traced; see `calibration`."""
-
-    def __init__(self):
-        self.found = []
-
-    def add(self, layer, site: int, mean, variance) -> None:
-        """Take the mean and variance (channel) that a layer used at one of its sites."""
-        self.found.append((layer, site, mean, variance))
-
-
 @keras.saving.register_keras_serializable(package="vertebra")
 class SiteNormalisation(keras.layers.Layer):
     """Batch normalisation whose statistics at inference come from one of three places.
@@ -61,7 +50,7 @@ class SiteNormalisation(keras.layers.Layer):
             raise ValueError(f"statistics is {statistics!r}; expected one of {STATISTICS}")
         self.sites = sites
         self.statistics = statistics
-        self.sink = None
+        self.sink = None  # takes (layer, site, mean, variance) while `calibration` traces
 
     def build(self, input_shape):
         """Make scale, shift, the moving statistics and those of every site."""
@@ -99,7 +88,7 @@ class SiteNormalisation(keras.layers.Layer):
             return ops.convert_to_tensor(self.site_means[site]), self.site_variances[site]
         mean, variance = exact_moments(x)
         if self.sink is not None:
-            self.sink.add(self, site, mean, variance)
+            self.sink((self, site, mean, variance))
         if not training:
             return mean, variance
         self._move(site, ops.stop_gradient(mean), ops.stop_gradient(variance), x)
@@ -155,17 +144,12 @@ class Block(keras.layers.Layer):
         shape = tuple(input_shape)
         for position, norm in ((0, 2), (3, 5)):
             bound = (27 * shape[-1]) ** -0.5
-            uniform = keras.initializers.RandomUniform(-bound, bound)
             conv = keras.layers.Conv3D(
-                self.filters,
-                3,
-                padding="same",
-                activation="relu",
-                kernel_initializer=uniform,
+                self.filters, 3, padding="same", activation="relu", dtype=self.dtype_policy,
+                kernel_initializer=keras.initializers.RandomUniform(-bound, bound),
                 bias_initializer=keras.initializers.RandomUniform(-bound, bound),
-                dtype=self.dtype_policy,
                 name=f"conv_{position}",
-            )
+            )  # fmt: skip
             normalise = SiteNormalisation(
                 self.sites, self.statistics, dtype=self.dtype_policy, name=f"norm_{norm}"
             )

@@ -57,9 +57,6 @@ class FixStatistics(keras.callbacks.Callback):
 
     Suddenly done, it kills the single channel of the last block. The share depends on the step
     alone, so that a resumed run goes on alike.
-
-    Args:
-        config: uses `fix_statistics_after`, `fix_statistics_over`.
     """
 
     def __init__(self, config: Config):

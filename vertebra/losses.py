@@ -34,12 +34,8 @@ def make_mask_loss(config):
     """Return `mask_loss` as Keras calls it; the target has two channels, mask and weights."""
 
     def loss_of_mask(y_true, y_pred):
-        return mask_loss(
-            y_true[..., :1],
-            y_pred,
-            y_true[..., 1:],
-            false_positive_weight=config.false_positive_weight,
-        )
+        share = config.false_positive_weight
+        return mask_loss(y_true[..., :1], y_pred, y_true[..., 1:], false_positive_weight=share)
 
     return loss_of_mask
 

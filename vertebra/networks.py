@@ -8,9 +8,9 @@ from pathlib import Path
 from common.errors import OptionError
 from common.inference.command import with_inference_of
 from common.runs.folder import load_config
+from vertebra.ask_server import open_served
 from vertebra.config import INFERENCE_FIELDS, PRESETS, Config, Preset
 from vertebra.inference import load_network, load_original, make_ask
-from vertebra.served import open_served
 
 
 def refuse_two_networks(weights: Path | None, model: Path | None, url: str | None) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from vertebra.augmentation import stretch_linear, stretch_nearest
+from vertebra.augmentation import blur, stretch_linear, stretch_nearest
 from vertebra.config import CODE
 from vertebra.sampling import Changes, is_complete, place_window
 
@@ -64,13 +64,11 @@ def extract_patch(
     window = place_window(centre, labels.shape, CODE)
     box = tuple(slice(low, high) for low, high in zip(*window, strict=True))
     image, labels_cut, weight = (arrays[name][box] for name in ("image", "label", "weight"))
-    memory, target = (
-        (labels_cut > chosen).astype(labels.dtype),
-        (labels_cut == chosen).astype(labels.dtype),
-    )
+    dtype = labels.dtype
+    memory, target = (labels_cut > chosen).astype(dtype), (labels_cut == chosen).astype(dtype)
     whole = np.count_nonzero(labels == (1 if empty else chosen))
     if empty:
-        memory, target = (labels_cut > 0).astype(labels.dtype), np.zeros_like(target)
+        memory, target = (labels_cut > 0).astype(dtype), np.zeros_like(target)
         weight = np.ones_like(target)
     patch, changes, start = (image, memory, target, weight), Changes(*[False] * 4), -1
     if elastic is not None:
@@ -88,7 +86,7 @@ def change(patch, *, choose, numbers, elastic):
             (image, target, memory, weight), random=elastic, alpha=ALPHA
         )
     if blurred := numbers.rand() > 0.5:
-        image = blur_originally(image)
+        image = blur(image, CODE)
     if noisy := numbers.rand() > 0.5:
         image = add_noise(image, numbers)
     if cropped := numbers.rand() > 0.5:
@@ -110,11 +108,6 @@ def deform_originally(arrays, *, random: np.random.RandomState, alpha: float):
     return [map_coordinates(array, places, order=1, mode="reflect") for array in arrays]
 
 
-def blur_originally(image: np.ndarray) -> np.ndarray:
-    """Blur by one voxel; integers are cut after each axis [V27]."""
-    return gaussian_filter(image, sigma=1)
-
-
 def add_noise(image: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     """Add noise of 15.8 (50 times the root of 0.1); the result is float64."""
     return image + 50 * random.normal(0, 0.1**0.5, image.shape)
@@ -124,9 +117,5 @@ def crop_z_originally(arrays, start: int):
     """Keep 80 slices and stretch them to the former number: image, memory, target, weight."""
     size = len(arrays[0])
     image, memory, target, weight = (array[start : start + KEPT] for array in arrays)
-    return (
-        stretch_linear(image, size),
-        stretch_nearest(memory, size),
-        stretch_nearest(target, size),
-        stretch_linear(weight, size),
-    )
+    memory, target = stretch_nearest(memory, size), stretch_nearest(target, size)
+    return stretch_linear(image, size), memory, target, stretch_linear(weight, size)

@@ -14,22 +14,15 @@ from vertebra.pth import read_pth
 STEP = "num_batches_tracked"
 BLOCKS = ("conv_initial", "conv_final", "conv_rest", "conv_up")
 """In the order of the original's file."""
-NORMS = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
-}
+NORMS = {"weight": "gamma", "bias": "beta",
+         "running_mean": "moving_mean", "running_var": "moving_variance"}  # fmt: skip
 
 
 def read_original(path: Path) -> dict[str, Any]:
     """Return the 58 arrays, by name, of an original's weights file or the weights in its snapshot.
 
-    Nothing of the file is executed (`vertebra.pth`).
-
-    Raises:
-        DataError: nothing there, no such file, truncated, or it holds something else.
-    Source: train.py (weights and latest_checkpoints.pth).
+    Nothing of the file is executed (`vertebra.pth`). Raises `DataError` where it is missing,
+    truncated or holds something else. Source: train.py (weights and latest_checkpoints.pth).
     """
     found = read_pth(path)
     if "model_state_dict" in found:
@@ -62,13 +55,10 @@ def assign_optimizer(optimizer, model, snapshot: Path) -> None:
     Raises `DataError` where the file is no snapshot, or one of another architecture.
     """
     found = read_pth(snapshot)
+    kinds = ("exp_avg", "exp_avg_sq")
     try:
         states = found["optimizer_state_dict"]["state"]
-        moments = {
-            f"{index}.{kind}": states[index][kind]
-            for index in states
-            for kind in ("exp_avg", "exp_avg_sq")
-        }
+        moments = {f"{index}.{kind}": states[index][kind] for index in states for kind in kinds}
         step = int(states[0]["step"])
     except (KeyError, TypeError, AttributeError):
         raise DataError(
@@ -84,7 +74,7 @@ def assign_optimizer(optimizer, model, snapshot: Path) -> None:
     }
     targets = {}
     for index, (variable, transform) in enumerate(trained_in_order(model)):
-        for kind, slot in zip(("exp_avg", "exp_avg_sq"), slots[id(variable)], strict=True):
+        for kind, slot in zip(kinds, slots[id(variable)], strict=True):
             targets[f"{index}.{kind}"] = (slot, transform)
     assign_by_name(moments, targets, source=str(snapshot))
     optimizer.iterations.assign(step)
@@ -92,10 +82,8 @@ def assign_optimizer(optimizer, model, snapshot: Path) -> None:
 
 def trained_in_order(model) -> list:
     """Return (variable, transform) of the trained tensors in the order of the original's file."""
-    moving = ("running_mean", "running_var")
-    return [
-        target for name, target in variables_by_name(model).items() if not name.endswith(moving)
-    ]
+    every = variables_by_name(model).items()
+    return [target for name, target in every if ".running_" not in name]
 
 
 def with_channels_of(tensors, config: Config, *, source: str) -> Config:

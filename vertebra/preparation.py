@@ -71,14 +71,12 @@ def resample_smoothly(volume: Volume, spacing_mm: float, outside: float, order: 
         SimpleITK.Transform(), kind, volume.geometry.origin_mm, (spacing_mm,) * 3,
         volume.geometry.direction, float(outside),
     )  # fmt: skip
-    array = SimpleITK.GetArrayFromImage(resampled)
-    dtype = volume.array.dtype
+    array, dtype = SimpleITK.GetArrayFromImage(resampled), volume.array.dtype
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
         array = np.clip(np.rint(array), limits.min, limits.max)
-    return Volume(
-        array.astype(dtype), replace(volume.geometry, spacing_mm=(float(spacing_mm),) * 3)
-    )
+    geometry = replace(volume.geometry, spacing_mm=(float(spacing_mm),) * 3)
+    return Volume(array.astype(dtype), geometry)
 
 
 def make_isotropic(volume: Volume, config: Config) -> Volume:
@@ -98,10 +96,7 @@ def make_isotropic_mask(volume: Volume, config: Config) -> Volume:
 def upright(volume: Volume) -> Volume:
     """Reorder the axes so that x, y, z grow to the left, to the back and cranially [V37]."""
     direction = np.reshape(volume.geometry.direction, (3, 3))
-    if (
-        np.array_equal(np.abs(direction).argmax(axis=0), (0, 1, 2))
-        and (direction.diagonal() > 0).all()
-    ):
+    if (np.abs(direction).argmax(axis=0) == (0, 1, 2)).all() and (direction.diagonal() > 0).all():
         return volume
     return from_itk(SimpleITK.DICOMOrient(to_itk(volume), "LPS"))
 
@@ -235,9 +230,6 @@ def split_ids(ids: Sequence[int], config: Config) -> dict[str, list[int]]:
     ids = sorted(ids)
     limit = int(len(ids) * config.split_ratio)
     if config.split_by_id:
-        return {
-            "train": [number for number in ids if number < limit],
-            "test": [number for number in ids if number >= limit],
-        }
+        return {"train": [n for n in ids if n < limit], "test": [n for n in ids if n >= limit]}
     limit = min(max(limit, 1), max(len(ids) - 1, 1))
     return {"train": ids[:limit], "test": ids[limit:]}

@@ -15,7 +15,6 @@ from common.data.prepared_store import PreparedCase
 from common.data.rng import rng_for
 from common.errors import DataError
 from vertebra.augmentation import (
-    as_mask,
     blur,
     deform,
     displacement_fields,
@@ -68,11 +67,6 @@ def place_window(centre: Sequence[int], shape: Sequence[int], config: Config) ->
     return Window(tuple(low), tuple(start + edge for start in low))
 
 
-def cut_window(volume: np.ndarray, window: Window) -> np.ndarray:
-    """Return a window of a volume, zeros where it leaves the volume."""
-    return cut(volume, *window)
-
-
 def cut_example(
     arrays: Mapping[str, np.ndarray], label: int | None, window: Window, config: Config
 ) -> Patch:
@@ -81,17 +75,15 @@ def cut_example(
     `label` is the vertebra to be found; None: all are in the memory and nothing is [V29]. `weights`
     [V26] says where the weights come from.
     """
-    image = cut_window(arrays["image"], window).astype(np.float32)
-    labels = cut_window(arrays["label"], window)
+    image, labels = cut(arrays["image"], *window, np.float32), cut(arrays["label"], *window)
     if label is None:
-        ones = np.ones(image.shape, np.float32)
         memory = (labels > 0).astype(np.uint8)
-        return Patch(image, memory, np.zeros_like(memory), ones, False)
-    memory, target = ((labels > label).astype(np.uint8), (labels == label).astype(np.uint8))
+        return Patch(image, memory, np.zeros_like(memory), np.ones_like(image), False)
+    memory, target = (labels > label).astype(np.uint8), (labels == label).astype(np.uint8)
     if config.weights == "target":
         weight = weight_map(target, config)
     else:
-        weight = cut_window(arrays["weight"], window)
+        weight = cut(arrays["weight"], *window)
     return Patch(image, memory, target, np.maximum(weight, config.weight_alpha), False)
 
 
@@ -102,11 +94,6 @@ class Changes(NamedTuple):
     blur: bool
     noise: bool
     crop: bool
-
-
-def draw_changes(rng: np.random.Generator) -> Changes:
-    """Draw which of the four changes are made."""
-    return Changes(*(bool(u > 0.5) for u in rng.random(4)))
 
 
 def change_patch(
@@ -122,8 +109,10 @@ def change_patch(
         fields = displacement_fields(
             rng, image.shape, alpha=config.elastic_alpha, sigma=config.elastic_sigma
         )
-        image, memory_, target_, weight = deform((image, memory, target, weight), fields)
-        memory, target = as_mask(memory_, memory.dtype), as_mask(target_, target.dtype)
+        dtype = memory.dtype
+        image, memory, target, weight = deform((image, memory, target, weight), fields)
+        # Halves are foreground, as in the original.
+        memory, target = (memory >= 0.5).astype(dtype), (target >= 0.5).astype(dtype)
     if changes.blur:
         # Whole numbers are cut after each axis only where the code's way is asked for [V27].
         image = blur(np.rint(image).astype(np.int16) if config.integer_blur else image, config)
@@ -136,8 +125,8 @@ def change_patch(
         shown = slice(start, start + config.crop_slices)
         image, weight = (stretch_linear(a[shown], edge) for a in (image, weight))
         memory, target = (stretch_nearest(a[shown], edge) for a in (memory, target))
-    arrays = (np.asarray(image, np.float32), memory, target, np.asarray(weight, np.float32))
-    return Patch(*arrays, patch.complete), shown
+    image, weight = np.asarray(image, np.float32), np.asarray(weight, np.float32)
+    return Patch(image, memory, target, weight, patch.complete), shown
 
 
 def is_complete(visible: int, total: int, config: Config) -> bool:
@@ -183,7 +172,7 @@ class TrainingSampler:
         patch = cut_example(arrays, label, window, config)
         before, shown = patch.target, slice(None)
         if self.augment:
-            patch, shown = change_patch(patch, draw_changes(rng), rng, config)
+            patch, shown = change_patch(patch, Changes(*(rng.random(4) > 0.5)), rng, config)
         # [V8] After the stretch a vertebra has up to 1.6 times its voxels.
         counted = before[shown] if config.count_before_stretch else patch.target
         complete = label is not None and is_complete(int(counted.sum()), total, config)

@@ -18,10 +18,8 @@ WHOLE, CUT_OFF = "vertebra", "vertebra cut off by the scan"
 def read_pair(case: Case, folder: Path) -> tuple[Volume, Volume]:
     """Read mask and reference of a case on one grid.
 
-    A mask that the released way wrote has no geometry [V21]; then the shapes must be equal.
-
-    Raises:
-        DataError: a file is missing or unreadable, or their grids differ.
+    A mask that the released way wrote has no geometry [V21]; then the shapes must be equal. Raises
+    `DataError` where a file is missing or unreadable, or their grids differ.
     """
     path = prediction_path(folder, case.id)
     prediction, reference = load_labels(path), load_labels(case.label_path)
@@ -34,11 +32,8 @@ def read_pair(case: Case, folder: Path) -> tuple[Volume, Volume]:
 def score(case: Case, folder: Path) -> ScoredCase:
     """Read and measure one case: a row per vertebra of the reference.
 
-    Returns:
-        The case; its facts are the counts, the released Dice and what else is one per scan.
-
-    Raises:
-        DataError: the mask is missing, unreadable or on another grid than the reference.
+    The facts are the counts, the released Dice and what else is one per scan. Raises as
+    `read_pair`.
     """
     prediction, reference = read_pair(case, folder)
     arrays = prediction.array, reference.array

@@ -25,8 +25,7 @@ class SearchError(DataError):
 def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) -> None:
     """Search scan after scan; where the released search breaks down the others are finished.
 
-    Raises:
-        DataError: a scan cannot be used, or no mask was written for one.
+    Raises `DataError` where a scan cannot be used, or no mask was written for one.
     """
     broken = []
     for path in after_first(scans, "scan"):
@@ -121,16 +120,14 @@ def show(path: Path, search: Traversal) -> None:
 
 def findings(search: Traversal, working: Volume, path: Path) -> dict:
     """Return the findings of a search for the JSON file beside the mask."""
-    direction = np.reshape(working.geometry.direction, (3, 3)) * working.geometry.spacing_mm
+    origin, direction = working.geometry.origin_mm, working.geometry.direction
+    to_mm = np.reshape(direction, (3, 3)) * working.geometry.spacing_mm
     return {
         "scan": path.name,
         "ended": search.ended,
         "vertebrae": [
-            {
-                **vars(vertebra),
-                "centre_mm": (working.geometry.origin_mm + direction @ vertebra.centre[::-1]),
-            }
-            for vertebra in search.vertebrae
+            {**vars(found), "centre_mm": origin + to_mm @ found.centre[::-1]}
+            for found in search.vertebrae
         ],
         "visits": [visit._asdict() for visit in search.visits],
     }

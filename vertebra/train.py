@@ -5,9 +5,9 @@ from pathlib import Path
 
 from common.runs.folder import open_run
 from common.runtime import configure_runtime
+from vertebra.case_cache import store_cases
 from vertebra.config import RUN, Config, Preset
 from vertebra.data import SUBSETS, files_of, find_prepared_cases, is_phantom
-from vertebra.store import store_cases
 
 
 def train(

@@ -7,6 +7,7 @@ Arrays are (Z, Y, X), z grows cranially; both searches go from the top down. A w
 `patch_size` around a centre, [centre - half, centre + half) on every axis.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -238,9 +239,8 @@ def _write_released(search: Traversal, answer: Answer, centre: Centre) -> None:
     search.memory[box][answer.mask] = 1
     # [V16] An overflowing label raises here, as it does in the original.
     search.mask[box][answer.mask] = search.label
-    search.vertebrae.append(
-        Vertebra(search.label, centre, int(answer.mask.sum()), answer.completeness, True)
-    )
+    voxels = int(answer.mask.sum())
+    search.vertebrae.append(Vertebra(search.label, centre, voxels, answer.completeness, True))
 
 
 def _slide_released(search: Traversal) -> Centre:
@@ -263,8 +263,7 @@ def _box(centre: Centre, half: int) -> tuple[slice, ...]:
 def begin_mended(image: np.ndarray, config: Config) -> Traversal:
     """Start with the first of a grid of windows that reaches every face [V11]."""
     grid = search_grid(image.shape, config)
-    mask = np.zeros(image.shape, np.int32)
-    memory = np.zeros(image.shape, np.uint8)
+    mask, memory = np.zeros(image.shape, np.int32), np.zeros(image.shape, np.uint8)
     return Traversal(image, config, mask, memory, grid[0], 1, grid=grid)
 
 
@@ -274,12 +273,9 @@ def search_grid(shape, config: Config) -> list[Centre]:
     Every axis begins and ends with a window at the face; one no longer than a window has one
     centre.
     """
-    half = config.patch_size // 2
-    axes = []
-    for size in shape:
-        low, high = _limits(size, half)
-        axes.append([*range(low, high, config.step), high])
-    return [(z, y, x) for z in axes[0][::-1] for y in axes[1] for x in axes[2]]
+    limits = [_limits(size, config.patch_size // 2) for size in shape]
+    z, y, x = ([*range(low, high, config.step), high] for low, high in limits)
+    return list(itertools.product(z[::-1], y, x))
 
 
 def _limits(size: int, half: int) -> tuple[int, int]:
@@ -305,13 +301,13 @@ def cut_mended(search: Traversal) -> tuple[np.ndarray, np.ndarray] | None:
 
     Returns image and memory; None for a window that holds too little but air [V36].
     """
-    image = cut_padded(search.image, search.centre, search.half)
-    config = search.config
-    if config.skip_air and not search.approaching:
-        free = cut_padded(search.memory, search.centre, search.half) == 0
-        if np.count_nonzero((image > AIR_LIMIT) & free) <= config.min_vol:
-            return None
-    return image, cut_padded(search.memory, search.centre, search.half)
+    image, memory = (
+        cut_padded(volume, search.centre, search.half) for volume in (search.image, search.memory)
+    )
+    if search.config.skip_air and not search.approaching:
+        dense = np.count_nonzero((image > AIR_LIMIT) & (memory == 0))
+        return (image, memory) if dense > search.config.min_vol else None
+    return image, memory
 
 
 def cut_padded(volume: np.ndarray, centre: Centre, half: int) -> np.ndarray:

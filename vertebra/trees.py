@@ -8,12 +8,14 @@ from common.data.volumes import write_volume
 from common.errors import DataError
 from common.files import write_json
 from vertebra.config import Config, Layout
-from vertebra.data import Case, load_case
+from vertebra.data import SUBSETS, Case, load_case
 from vertebra.preparation import crop_range, crop_z, make_isotropic, make_isotropic_mask, upright
 from vertebra.verse import label_upwards
 from vertebra.weighting import weight_map
 
-TREE_ENTRIES = {"train", "test", "split.json", "phantom.json"}
+TREE_ENTRIES = {*SUBSETS, "split.json", MARKER}
+ENDINGS = {"img": ".mhd", "seg": "_label.mhd", "weight": "_weight.nrrd"}
+"""Folders of a subset, and what follows the case's name in each."""
 
 
 def refuse_foreign_tree(folder: Path) -> None:
@@ -29,12 +31,12 @@ def refuse_foreign_tree(folder: Path) -> None:
 
 def begin_tree(tree: Path, dataset: Path, *, cases, subset_of, config: Config) -> None:
     """Make the folders of a tree, its split.json and, for phantoms, their marker."""
-    for subset in ("train", "test"):
-        for kind in ("img", "seg", "weight"):
+    for subset in SUBSETS:
+        for kind in ENDINGS:
             (tree / subset / kind).mkdir(parents=True)
     split = {
         subset: [case.id for case in cases if subset_of[case.number] == subset]
-        for subset in ("train", "test")
+        for subset in SUBSETS
     }
     write_json(tree / "split.json", {**split, "spacing_mm": config.spacing_mm})
     marker = read_marker(dataset)
@@ -61,9 +63,10 @@ def prepare_case(
     parts = {"img": image, "seg": labels, "weight": weight}
     low, high = crop_range(labels.array, name=str(case.label_path))
     for kind, volume in parts.items():
-        write_part(whole / subset, case, kind, volume)
         cut = crop_z(volume, low, high, keep_geometry=config.keep_geometry)
-        write_part(cropped / subset, case, kind, cut)
+        for tree, part in ((whole, volume), (cropped, cut)):
+            path = tree / subset / kind / f"{case.id}{ENDINGS[kind]}"
+            write_volume(path, part.array, part.geometry, compress=True)
 
 
 def on_working_grid(case: Case, config: Config, layout: Layout = "csi") -> tuple[Volume, Volume]:
@@ -74,13 +77,3 @@ def on_working_grid(case: Case, config: Config, layout: Layout = "csi") -> tuple
     if config.keep_geometry:
         image, labels = upright(image), upright(labels)
     return make_isotropic(image, config), make_isotropic_mask(labels, config)
-
-
-def write_part(folder: Path, case: Case, kind: str, volume: Volume) -> None:
-    """Write one volume of a case under the original's name."""
-    name = {
-        "img": f"{case.id}.mhd",
-        "seg": f"{case.id}_label.mhd",
-        "weight": f"{case.id}_weight.nrrd",
-    }[kind]
-    write_volume(folder / kind / name, volume.array, volume.geometry, compress=True)

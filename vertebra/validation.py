@@ -10,7 +10,7 @@ from common.report.overlay import picture_of_overlay
 from vertebra.config import Config
 from vertebra.inference import make_ask
 from vertebra.learning import agreement, patch_dice
-from vertebra.losses import completeness_loss, mask_loss
+from vertebra.losses import completeness_loss, make_mask_loss
 from vertebra.model import set_statistics
 from vertebra.sampling import VALIDATION, TrainingSampler
 
@@ -55,14 +55,7 @@ def measure_patch(
     found, truth = mask[None, ..., None], targets["mask"][None]
     guess, label = np.array([[completeness]], np.float32), targets["completeness"][None]
     return {
-        "mask_loss": float(
-            mask_loss(
-                truth[..., :1],
-                keras.ops.convert_to_tensor(found),
-                truth[..., 1:],
-                false_positive_weight=config.false_positive_weight,
-            )
-        ),
+        "mask_loss": float(make_mask_loss(config)(truth, keras.ops.convert_to_tensor(found))),
         "completeness_loss": float(completeness_loss(label, keras.ops.convert_to_tensor(guess))),
         "dice": float(patch_dice(truth, found)),
         "agreement": float(agreement(label, guess)[0, 0]),

@@ -9,7 +9,6 @@ in many orientations, which needs `keep_geometry` [V37].
 Source: the data description at osf.io/4skx2.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +67,9 @@ def label_upwards(labels: Volume, path: Path) -> Volume:
     1 is L6, 2 L5, ... 7 T13, 8 T12, ... 26 C1; 0 all else. Raises `DataError` for a label that is
     not VerSe's; `path` is named in the message.
     """
-    ranks: Mapping[int, int] = {label: rank for rank, label in enumerate(UPWARDS, start=1)}
-    renumbered = np.zeros(labels.array.shape, np.uint8)
-    for label in np.unique(labels.array).tolist():
-        if label not in ranks and label not in NO_VERTEBRAE:
-            raise DataError(f"{path}: found the label {label}; expected VerSe's, 1 to 28")
-        if label in ranks:
-            renumbered[labels.array == label] = ranks[label]
-    return Volume(renumbered, labels.geometry)
+    unknown = np.setdiff1d(labels.array, UPWARDS + NO_VERTEBRAE)
+    if unknown.size:
+        raise DataError(f"{path}: found the label {unknown[0]}; expected VerSe's, 1 to 28")
+    ranks = np.zeros(max(UPWARDS) + 1, np.uint8)
+    ranks[list(UPWARDS)] = np.arange(1, len(UPWARDS) + 1)
+    return Volume(ranks[labels.array], labels.geometry)

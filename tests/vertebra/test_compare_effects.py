@@ -12,7 +12,7 @@ from vertebra.calibration import calibrate_sites
 from vertebra.config import CODE, QUICK
 from vertebra.effects import BASE, EffectBench
 from vertebra.inference import build_for_any_size
-from vertebra.search import Oracle, run_search
+from vertebra.study.oracle import Oracle, run_search
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,16 @@ import pytest
 
 from common.data.prepared_store import write_prepared_case
 from common.errors import DataError
-from vertebra.augmentation import deform, displacement_fields, smoothing_matrix, stretch_coordinates
+from vertebra.augmentation import (
+    blur,
+    deform,
+    displacement_fields,
+    smoothing_matrix,
+    stretch_coordinates,
+)
 from vertebra.config import CODE, PORT
 from vertebra.original_sampler import (
     add_noise,
-    blur_originally,
     crop_z_originally,
     deform_originally,
     extract_patch,
@@ -22,9 +27,9 @@ from vertebra.sampling import (
     TrainingSampler,
     change_patch,
     cut_example,
-    cut_window,
     place_window,
 )
+from vertebra.windows import cut
 
 SMALL = replace(PORT, patch_size=32, crop_slices=20)
 
@@ -138,8 +143,8 @@ def test_elastic_of_the_code(augment):
 @pytest.mark.shared
 def test_blur_noise_and_crop_of_the_code(augment, recipe):
     image = augment["el_img"]
-    np.testing.assert_array_equal(blur_originally(image), augment["blur_int16"])
-    np.testing.assert_allclose(blur_originally(image.astype(float)), augment["blur_float64"])
+    np.testing.assert_array_equal(blur(image, CODE), augment["blur_int16"])
+    np.testing.assert_allclose(blur(image.astype(float), CODE), augment["blur_float64"])
     random_state = np.random.RandomState(int(augment["noise_seed"]))
     np.testing.assert_allclose(add_noise(image, random_state), augment["noise_out"], rtol=1e-12)
     arrays = volume(recipe, int(augment["rc_volume_seed"]))
@@ -208,7 +213,7 @@ def test_window_of_the_port():
     ramp = np.arange(1, 5)[:, None, None] * np.ones((1, 40, 40), int)
     window = place_window((2, 20, 20), ramp.shape, SMALL)
     assert window.low == (-14, 4, 4)
-    np.testing.assert_array_equal(np.flatnonzero(cut_window(ramp, window)[:, 0, 0]),
+    np.testing.assert_array_equal(np.flatnonzero(cut(ramp, *window)[:, 0, 0]),
                                   [14, 15, 16, 17])  # fmt: skip
 
 
@@ -251,8 +256,8 @@ def test_completeness_by_hand(small_case):
     arrays = dict(small_case.arrays)
     window = place_window((10, 20, 18), arrays["label"].shape, SMALL)
     patch = cut_example(arrays, 100, window, SMALL)
-    assert patch.target.sum() == (cut_window(arrays["label"], window) == 100).sum() > 2000
-    assert (patch.memory == 1).sum() == (cut_window(arrays["label"], window) > 100).sum()
+    assert patch.target.sum() == (cut(arrays["label"], *window) == 100).sum() > 2000
+    assert (patch.memory == 1).sum() == (cut(arrays["label"], *window) > 100).sum()
     rng = np.random.default_rng(0)
     changed, shown = change_patch(patch, Changes(False, False, False, True), rng, SMALL)
     assert changed.image.shape == (32, 32, 32)

@@ -11,10 +11,10 @@ from common.data.volumes import read_volume, write_volume
 from common.errors import OptionError, RunError
 from common.export.passport import PASSPORT, describe_input, hash_files, without_tensors
 from common.files import write_json
+from vertebra.ask_server import config_of, open_served
 from vertebra.config import QUICK
 from vertebra.networks import refuse_two_networks
 from vertebra.predict import predict
-from vertebra.served import config_of, open_served
 from vertebra.traverse import traverse
 
 CONFIG = replace(QUICK, patch_size=32, step=16, min_vol=20, spacing_mm=2.0)

@@ -17,38 +17,26 @@ TORCH = {"packages": ("torch",), "environment": {"KERAS_BACKEND": "torch"}}
 def list_contests(channels: int, patch_size: int) -> list[Contest]:
     """Return the training step, one look of the search, and the deformation of a patch."""
     sizes = {"channels": channels, "patch_size": patch_size}
-    patch = f"{patch_size} x {patch_size} x {patch_size}, {channels} channels"
+    cube = f"{patch_size} x {patch_size} x {patch_size}"
+    patch = f"{cube}, {channels} channels"
+    deformation = (
+        Side("ours", f"{HERE}.sides:deform_patch"),
+        Side("the code's way", f"{HERE}.sides:deform_as_the_code", is_same=False),
+    )
     return [
-        Contest(
-            TRAINING,
-            patch,
-            (
-                Side("ours", f"{HERE}.sides:train"),
-                *torch_sides(f"{HERE}.torch_twin:train"),
-                Side("the code's layout, PyTorch", f"{HERE}.original_torch:train", **TORCH),
-            ),
-            sizes,
-        ),
-        Contest(
-            INFERENCE,
-            f"one window of {patch}",
-            (
-                Side("ours", f"{HERE}.sides:look"),
-                *torch_sides(f"{HERE}.torch_twin:look"),
-                Side("the code's layout, PyTorch", f"{HERE}.original_torch:look", **TORCH),
-            ),
-            sizes,
-        ),
-        Contest(
-            "deformation",
-            f"four arrays of {patch_size} x {patch_size} x {patch_size}",
-            (
-                Side("ours", f"{HERE}.sides:deform_patch"),
-                Side("the code's way", f"{HERE}.sides:deform_as_the_code", is_same=False),
-            ),
-            sizes,
-        ),
+        Contest(TRAINING, patch, sides_of_network("train"), sizes),
+        Contest(INFERENCE, f"one window of {patch}", sides_of_network("look"), sizes),
+        Contest("deformation", f"four arrays of {cube}", deformation, sizes),
     ]
+
+
+def sides_of_network(function: str) -> tuple[Side, ...]:
+    """Return the sides that run the network by a function that each of their modules has."""
+    return (
+        Side("ours", f"{HERE}.sides:{function}"),
+        *torch_sides(f"{HERE}.torch_twin:{function}"),
+        Side("the code's layout, PyTorch", f"{HERE}.original_torch:{function}", **TORCH),
+    )
 
 
 def config_of(sizes) -> Config:

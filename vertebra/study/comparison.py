@@ -13,7 +13,6 @@ from common.study.compare import (
     describe_variable,
     inference_table,
     layers_table,
-    require_run,
 )
 from common.study.dice_definitions import DicePair
 from common.study.microscope import compare_recorded, recorded_shapes
@@ -27,8 +26,8 @@ from vertebra.model import build_model
 from vertebra.original_weights import assign_original, read_original, variables_by_name
 from vertebra.recording import NETWORK, rebuild
 from vertebra.scoring import read_pair
-from vertebra.search import run_search
 from vertebra.study.live_torch import compare_live
+from vertebra.study.oracle import run_search
 
 STATISTICS = ("batch", "moving", "per_site")
 
@@ -51,20 +50,16 @@ def list_parts(
 
 
 def compare_layers(preset: Preset) -> Table:
-    """Lay the original's tensors beside those of a preset's network."""
-    return layers_table(list_layers(preset), recorded_shapes("vertebra", NETWORK))
-
-
-def list_layers(preset: Preset) -> list[dict]:
-    """Return a row per tensor of the network: the original's name, the port's, shape, sites."""
+    """Lay the original's tensors beside those of a preset's network, and count a tensor's sites."""
     model = build_model(PRESETS[preset])
-    return [
+    rows = [
         {
             **describe_variable(name, variable),
             "sites": getattr(model.get_layer(name.partition(".")[0]), "sites", 1),
         }
         for name, (variable, _) in variables_by_name(model).items()
     ]
+    return layers_table(rows, recorded_shapes("vertebra", NETWORK))
 
 
 def compare_activations() -> Table:
@@ -85,12 +80,8 @@ def read_prediction(run: Path):
 def compare_inference(run: Path) -> list[dict]:
     """Search the test cases of a run in several ways.
 
-    Args:
-        run: run folder with a trained network.
-
-    Returns:
-        A row per case and way: statistics, search, windows, finds, vertebrae found at IoU 0.5, and
-        how it ended.
+    Returns a row per case and way: statistics, search, windows, finds, vertebrae found at IoU 0.5,
+    and how it ended.
     """
     network, config = load_run_network(run)
     configure_runtime(seed=0)
@@ -123,14 +114,11 @@ def search_one_way(model, image, labels, config: Config, *, statistics, traversa
     }
 
 
-def compare_weights(run: Path | None, original: Path) -> list[dict]:
+def compare_weights(run: Path, original: Path) -> list[dict]:
     """Return a row per tensor: its largest difference between a .pth file and a run.
 
-    Raises:
-        OptionError: no run is given.
-        DataError: the file cannot be read or is of another architecture.
+    Raises `DataError` where the file cannot be read or is of another architecture.
     """
-    require_run(run, original, what="file")
     trained, config = load_run_network(run)
     converted = build_for_any_size(replace(config, inference_statistics="batch"))
     assign_original(converted, read_original(original), source=str(original))

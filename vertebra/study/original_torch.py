@@ -21,8 +21,7 @@ from vertebra.study.torch_twin import make_loss, make_optimiser
 class Network(nn.Module):
     """Patch and memory (batch, 2, z, y, x) to mask (batch, 1, z, y, x) and completeness (1,).
 
-    Args:
-        channels: of all blocks but the last.
+    `channels` are those of all blocks but the last.
     """
 
     def __init__(self, channels: int):

@@ -12,11 +12,7 @@ from vertebra.traverse import advance, begin, cut_padded
 
 
 def bench_search(shape: tuple[int, int, int]) -> None:
-    """Print the windows that a search looks at, with and without those of air.
-
-    Args:
-        shape: slices, rows, columns of the phantom, 1 mm.
-    """
+    """Print the windows of a search of a phantom (slices, rows, columns), with and without air."""
     image, labels = make_scan(shape, (1.0, 1.0, 1.0), rng_for(0, 0))
     half = PORT.patch_size // 2
     for skip in (False, True):

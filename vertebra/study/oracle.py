@@ -26,12 +26,8 @@ def run_search(image: np.ndarray, ask, config: Config) -> tuple[Traversal, str]:
 class Oracle:
     """A network that knows the labels: the windows it is asked about are windows of the label map.
 
-    It answers with the topmost vertebra of which less than half is remembered.
-
-    Args:
-        labels: (Z, Y, X) label map, larger labels further up.
-        config: uses `min_vol`, `patch_size` and `complete_fraction`.
-        islands: add a cube of voxels in a corner to every answer.
+    It answers with the topmost vertebra of which less than half is remembered; larger labels
+    (Z, Y, X) lie further up. `islands` adds a cube of voxels in a corner to every answer.
     """
 
     def __init__(self, labels: np.ndarray, config: Config, *, islands: bool = False):
