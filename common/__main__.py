@@ -4,8 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from common.cli import run_guarded
-from common.errors import OptionError
+from common.cli import run_guarded, unknown_command
 
 COMMANDS = {
     "reproduce": ("common.suite.reproduce", "run every paper from data to report"),
@@ -22,20 +21,19 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status, 2 after a mistake of the user's."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: python -m common COMMAND [options]\n\ncommands:")
-        print("\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items()))
-        return 0 if words else 2
 
     def act() -> int:
+        if not words or words[0] in ("-h", "--help"):
+            print("usage: python -m common COMMAND [options]\n\ncommands:")
+            lines = (f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())
+            print("\n".join(lines), flush=True)
+            return 0 if words else 2
         if words[0] not in COMMANDS:
-            raise OptionError(
-                f"unknown command {words[0]!r}; expected one of: {', '.join(COMMANDS)}"
-            )
+            raise unknown_command(words[0], list(COMMANDS))
         module, _ = COMMANDS[words[0]]
         return importlib.import_module(module).main(words[1:])
 
-    return run_guarded(f"common {words[0]}", act)
+    return run_guarded(f"common {words[0] if words else ''}", act)
 
 
 if __name__ == "__main__":

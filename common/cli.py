@@ -20,8 +20,10 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from difflib import get_close_matches
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +71,33 @@ def main(
         Exit status: 0, or 2 after a mistake of the user's, which is one line on stderr.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    available = find_commands(paper)
-    if not words or words[0] in ("-h", "--help"):
-        print(describe_paper(paper, available, command_aliases or {}))
-        return 0 if words else 2
-    command = (command_aliases or {}).get(words[0], words[0])
+    aliases = command_aliases or {}
+    command = aliases.get(words[0], words[0]) if words else ""
 
-    def act() -> None:
+    def act() -> int:
+        available = find_commands(paper)
+        if not words or words[0] in ("-h", "--help"):
+            print(describe_paper(paper, available, aliases), flush=True)
+            return 0 if words else 2
         if command not in available:
-            known = ", ".join([*available, *(command_aliases or {})])
-            raise OptionError(f"unknown command {words[0]!r}; expected one of: {known}")
+            raise unknown_command(words[0], [*available, *aliases])
         run_command(paper, command, words[1:], option_aliases or {})
+        return 0
 
     return run_guarded(f"{paper} {command}", act)
+
+
+def unknown_command(word: str, known: Sequence[str]) -> OptionError:
+    """Return the refusal of a word that is none of the known commands."""
+    return OptionError(
+        f"unknown command {word!r}{nearest(word, known)}; expected one of: {', '.join(known)}"
+    )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ", did you mean ...?" with the known word that is most like one; empty: none is."""
+    near = get_close_matches(word, known, n=1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,6 +120,9 @@ def run_guarded(program: str, act: Callable[[], int | None]) -> int:
         Exit status: that of the command (None is 0), 2 after a mistake of the user's, 130 after
         Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal or file that knows ASCII alone
+            stream.reconfigure(errors="replace")
     try:
         return act() or 0
     except UserError as mistake:
@@ -205,8 +224,16 @@ def parse_command(
         words = bracket_tuples(complete_flags(words, function), function, config_module.Config)
         values = parser.parse_args(words)
     except argparse.ArgumentError as mistake:
-        raise OptionError(plain_message(str(mistake))) from None
+        message = plain_message(str(mistake))
+        if unknown := re.match("unrecognized arguments: (--[^ =]+)", message):
+            near = nearest(unknown[1], _long_options(parser))
+            message = message.replace(unknown[1], unknown[1] + near, 1)
+        raise OptionError(message) from None
     return function, config_module.Config, values
+
+
+def _long_options(parser: argparse.ArgumentParser) -> list[str]:
+    return [name for action in parser._actions for name in action.option_strings if "--" in name]
 
 
 def spell_options(words: Sequence[str], aliases: Mapping[str, str]) -> list[str]:

@@ -125,13 +125,13 @@ def make_kinds(folder: Path) -> list[Kind]:
     add("NIfTI, .nii.gz", "fetal", "imgs/PHANTOM0000.nii.gz", check_fetal)
     add("label map, .nii.gz", "fetal", "seg/PHANTOM0000.nii.gz", check_fetal)
     image = sitk.ReadImage(str(made / "fetal/imgs/PHANTOM0000.nii.gz"))
-    for key in image.GetMetaDataKeys():
-        image.EraseKey(key)
+    bare = sitk.GetImageFromArray(sitk.GetArrayFromImage(image))  # without NIfTI's own fields
+    bare.CopyInformation(image)
     for ending, part in ((".nii", ""), (".mha", ""), (".mhd", ""), (".mhd", ".raw"), (".nrrd", "")):
         name = f"as{part or ending}"
         if not (made / name).exists():
             shutil.copytree(made / "fetal", made / name)
-            sitk.WriteImage(image, str(made / name / f"imgs/a{ending}"))
+            sitk.WriteImage(bare, str(made / name / f"imgs/a{ending}"))
             listing = made / name / "phantom.csv"
             text = listing.read_text()
             listing.write_text(text.replace("imgs/PHANTOM0000.nii.gz", f"imgs/a{ending}"))

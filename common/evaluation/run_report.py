@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -84,7 +85,8 @@ def write_evaluation(
         run_section(record),
     ]
     with write_folder_atomically(folder, replace=True) as unfinished:
-        write_text_atomically(unfinished / "cases.csv", pd.DataFrame(rows).to_csv(index=False))
+        table = pd.DataFrame([{key: as_cell(row[key]) for key in row} for row in rows])
+        write_text_atomically(unfinished / "cases.csv", table.to_csv(index=False))
         write_json(
             unfinished / "report.json",
             {
@@ -124,6 +126,13 @@ def summarise_rows(
         }
         for label in labels
     }
+
+
+def as_cell(value: Any) -> Any:
+    """Return a value as it is written to a table: a word that a spreadsheet would take for a
+    formula gets an apostrophe, which it shows as text."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t"))
+    return f"'{value}" if formula else value
 
 
 def worst_first(rows: Sequence[Mapping]) -> list[Mapping]:

@@ -1,10 +1,13 @@
 """The folder of models that a server watches: versions, and the two files that configure it."""
 
+import re
 from pathlib import Path
 
 from common.errors import OptionError
 from common.files import write_text_atomically
 
+SERVABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+VERSION = re.compile(r"[0-9]{1,18}")
 MODELS_CONFIG = "models.config"
 BATCHING = "batching_parameters.txt"
 SERVED_AT = "/models"
@@ -27,10 +30,13 @@ def version_folder(to: Path, name: str, version: int | None) -> Path:
     """Return where a version (None: the next one) of a model goes, <to>/<name>/<version>.
 
     Raises:
-        OptionError: the number is below 1, the version exists, or the name cannot be a folder's.
+        OptionError: the number is below 1, the version exists, or the name cannot be served.
     """
-    if not name or name.startswith(".") or any(sign in '/\\"' or sign <= " " for sign in name):
-        raise OptionError(f"--name: found {name!r}; expected a word that can name a folder")
+    if not SERVABLE.fullmatch(name):
+        raise OptionError(
+            f"--name: found {name[:150]!r}; expected up to 128 letters of ASCII, digits, _, - and "
+            "., which folders, URLs and servers take, and no . or - at the start"
+        )
     if version is not None and version < 1:
         raise OptionError(f"--version: found {version}; expected 1 or more")
     folder = to / name / str(version or next_version(to / name))
@@ -51,13 +57,15 @@ def next_version(folder: Path) -> int:
 
 def find_versions(folder: Path) -> list[int]:
     """Return the numbers of a model's versions, rising."""
-    return sorted(int(entry.name) for entry in Path(folder).glob("*") if entry.name.isdigit())
+    return sorted(
+        int(entry.name) for entry in Path(folder).glob("*") if VERSION.fullmatch(entry.name)
+    )
 
 
 def find_models(to: Path) -> list[str]:
     """Return the names of the models in a folder: its folders with a version that is whole."""
     found = {path.parents[1].name for path in Path(to).glob("*/*/saved_model.pb")
-             if path.parent.name.isdigit()}  # fmt: skip
+             if VERSION.fullmatch(path.parent.name)}  # fmt: skip
     return sorted(found)
 
 

@@ -1,5 +1,6 @@
 """The command line: options from signatures, presets as defaults, one line per mistake."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -200,13 +201,42 @@ def test_a_command_can_be_done_twice_in_one_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_output_cut_short_by_its_reader_is_no_error():
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("fetal_brain compare", "presets"),
+        ("fetal_brain --help", "usage: python -m fetal_brain COMMAND [options]"),
+        ("common --help", "usage: python -m common COMMAND [options]"),
+    ],
+)
+def test_output_cut_short_by_its_reader_is_no_error(words, first):
     done = subprocess.run(
-        f"{sys.executable} -m fetal_brain compare | head -1",
-        shell=True,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "presets\n"
+        f"set -o pipefail; {sys.executable} -m {words} | head -1",
+        shell=True, executable="/bin/bash", env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == f"{first}\n"
     assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_a_terminal_of_ascii_alone_gets_replaced_characters():
+    """`±` ended `evaluate` with a UnicodeEncodeError."""
+    code = "from common.cli import run_guarded; run_guarded('x', lambda: print('0.9 ± 0.1'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("0.9 ? 0.1\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["trian"], "unknown command 'trian', did you mean train?; expected one of"),
+        (["train", "--batchsize", "3"], "arguments: --batchsize, did you mean --batch_size? 3"),
+    ],
+)
+def test_the_nearest_known_word_is_suggested(words, hint, capsys):
+    assert cli.main("fetal_brain", argv=words) == 2
+    assert hint in capsys.readouterr().err

@@ -195,3 +195,10 @@ def test_a_phantom_is_nobodys_data(record):
             cohort="somebody",
         )  # fmt: skip
     assert not (record.path / "report").exists()
+
+
+def test_a_spreadsheet_takes_no_id_for_a_formula(record):
+    write(record, rows=[row("=1+1", "brain", 0.5), row("@x", "brain", -0.5)])
+    lines = (record.path / "report" / "cases.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["'=1+1", "'@x"]
+    assert "-0.5" in lines[2].split(",")  # numbers stay numbers

@@ -7,6 +7,7 @@ from common.export.versions import (
     BATCHING,
     MODELS_CONFIG,
     find_models,
+    find_versions,
     next_version,
     version_folder,
     write_server_files,
@@ -33,7 +34,9 @@ def test_folder_of_a_version(tmp_path):
         version_folder(tmp_path, "model", 9)
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", 'a"b', "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", ".hidden", "a/b", "a b", 'a"b', "a\n", "my:model", "a?b#c", "ünï", "m" * 129]
+)
 def test_a_name_that_is_no_folders(tmp_path, name):
     with pytest.raises(OptionError, match="--name: found "):
         version_folder(tmp_path, name, None)
@@ -68,3 +71,13 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"models.config cannot be written: Not a directory"):
         write_server_files(tmp_path / "file")
+
+
+def test_folders_that_are_numbers_elsewhere_are_no_versions(tmp_path):
+    """int("²") ended every later export with a traceback."""
+    for name in ("²", "٣", "1", "x"):
+        (tmp_path / "model" / name).mkdir(parents=True)
+        (tmp_path / "model" / name / "saved_model.pb").touch()
+    assert find_versions(tmp_path / "model") == [1]
+    assert find_models(tmp_path) == ["model"]
+    assert version_folder(tmp_path, "model", None).name == "2"
