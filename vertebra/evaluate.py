@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from common.errors import OptionError
-from common.files import write_json
-from common.runs.folder import load_run
+from common.files import read_json, write_json
+from common.runs.folder import Run, load_run
 from vertebra.config import RUN
 from vertebra.data import Case, cases_of_labels, is_phantom
 
 
 def evaluate(
-    run: Path = RUN,
+    run: Path | None = None,
     *,
     label_dir: Path | None = None,
     pred_dir: Path | None = None,
@@ -24,7 +24,8 @@ def evaluate(
     well: the released code's average, which sees neither false nor mixed-up finds.
 
     Args:
-        run: run folder; the report goes to its report/ folder.
+        run: run folder; the report goes to its report/ folder. Default: weights; none is needed
+            where label_dir and pred_dir are given, and the report goes to report/ in pred_dir.
         label_dir: folder with the reference, <scan>_label.*; default: the test cases of the run.
         pred_dir: folder with the masks, <scan>_pred.nrrd; default: predictions/ in the run folder.
         test_dir: folder with the scans, for the pictures, where label_dir is given.
@@ -36,16 +37,22 @@ def evaluate(
     from common.evaluation.run_report import write_evaluation
     from vertebra.scoring import score
 
-    record = load_run(run)
+    if run is None and label_dir and pred_dir:
+        record, split = masks_without_run(pred_dir), {}
+    else:
+        run = run or RUN
+        record = load_run(run)
+        split = record.read_split()
     cases = cases_of_labels(label_dir, test_dir) if label_dir else [
-        Case.from_dict(entry) for entry in record.read_split()["test"]
+        Case.from_dict(entry) for entry in split["test"]
     ]  # fmt: skip
-    folder = pred_dir or run / "predictions"
+    folder = pred_dir or record.path / "predictions"
     if not cases:
-        raise OptionError(f"{run} has no test cases; expected --label_dir with the reference")
+        found = f"{label_dir} has no *_label files" if label_dir else f"{run} has no test cases"
+        raise OptionError(f"{found}; expected --label_dir with the reference")
     synthetic = phantom or bool(record.manifest.get("phantom") and not label_dir)
     synthetic = synthetic or is_phantom(cases[0].label_path.parent)
-    trained_on = {entry["id"] for entry in record.read_split().get("train", [])}
+    trained_on = {entry["id"] for entry in split.get("train", [])}
 
     scores = score_cases((score(case, folder) for case in cases), trained_on)
     summary = summarise_instances(scores.facts)
@@ -65,6 +72,14 @@ def evaluate(
     )  # fmt: skip
     write_json(record.path / "report" / "instances.json", {"cases": scores.facts, **summary})
     print_instances(scores.facts, summary)
+
+
+def masks_without_run(folder: Path) -> Run:
+    """Return what stands for the run of masks: their folder, and the networks that made them."""
+    found = [read_json(path) for path in sorted(folder.glob("*_pred.json"))]
+    networks = [each["network"] for each in found if isinstance(each, dict) and "network" in each]
+    facts = {"predictions": str(folder.absolute()), "network": ", ".join(dict.fromkeys(networks))}
+    return Run(folder, {}, {"paper": "vertebra", **facts})
 
 
 def summarise_instances(instances) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.geometry import check_same_grid
+from common.data.geometry import Volume, check_same_grid
 from common.data.inspection import Entry, Inspection, listed, note_grid, note_twins
 from common.data.volumes import check_scan, read_geometry, read_volume, stem_of
 from vertebra.config import Config, Layout
@@ -25,7 +25,15 @@ from vertebra.data import (
     load_labels,
     source_case,
 )
-from vertebra.preparation import crop_range, isotropic_size, split_ids, to_raw_scale, upright
+from vertebra.preparation import (
+    check_room,
+    crop_range,
+    isotropic_size,
+    make_isotropic_mask,
+    split_ids,
+    to_raw_scale,
+    upright,
+)
 from vertebra.verse import find_verse_scans, label_upwards, verse_case
 
 THICK_MM = 3.0
@@ -143,7 +151,15 @@ def inspect_labels(entry: Entry, case: Case, image_grid, config: Config, layout:
         labels = entry.attempt(label_upwards, labels, path)
     if labels is not None:
         labels = upright(labels) if config.keep_geometry else labels
-        entry.attempt(crop_range, labels.array, name=str(path))
+        entry.attempt(check_cropped, labels, config, path)
+
+
+def check_cropped(labels: Volume, config: Config, path: Path) -> None:
+    """Raise `DataError` for labels that cannot be cropped, or not trained on afterwards."""
+    if config.window_limits == "x_size":  # what is left of them must then have room for patches
+        labels = make_isotropic_mask(labels, config)
+    low, high = crop_range(labels.array, name=str(path))
+    check_room((high - low, *labels.array.shape[1:]), config, name=str(path))
 
 
 def inspect_split(inspection: Inspection, cases: list[Case], config: Config) -> None:

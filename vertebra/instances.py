@@ -29,7 +29,8 @@ class Matching:
     @property
     def found(self) -> int:
         """Pairs whose IoU is at least one half."""
-        return sum(self.iou_of(*pair) >= MATCH_IOU for pair in self.pairs)
+        row, column = self.references.index, self.predictions.index
+        return sum(bool(self.iou[row(a), column(b)] >= MATCH_IOU) for a, b in self.pairs)
 
     @property
     def precision(self) -> float:
@@ -46,11 +47,6 @@ class Matching:
         """2 found / (finds + vertebrae); NaN without either."""
         total = len(self.predictions) + len(self.references)
         return 2 * self.found / total if total else float("nan")
-
-    def iou_of(self, reference: int, prediction: int) -> float:
-        """Return the IoU of two labels."""
-        row, column = self.references.index(reference), self.predictions.index(prediction)
-        return float(self.iou[row, column])
 
 
 def match_instances(prediction: np.ndarray, reference: np.ndarray) -> Matching:
@@ -69,10 +65,9 @@ def match_instances(prediction: np.ndarray, reference: np.ndarray) -> Matching:
     references = tuple(int(value) for value in labels[labels > 0])
     predictions = tuple(int(value) for value in found[found > 0])
     rows, columns = linear_sum_assignment(-iou)
+    best = zip(rows, columns, strict=True)
     pairs = tuple(
-        (references[row], predictions[column])
-        for row, column in zip(rows, columns, strict=True)
-        if iou[row, column] > 0
+        (references[row], predictions[column]) for row, column in best if iou[row, column]
     )
     return Matching(references, predictions, pairs, iou, dice)
 

@@ -5,9 +5,16 @@ from typing import Literal
 
 from common.data.names import check_outputs
 from common.data.volumes import stem_of
+from common.files import sha256_of
 from common.runtime import configure_runtime
 from vertebra.config import RUN, Preset
 from vertebra.data import choose_scans, prediction_path
+
+
+def name_of(network: Path) -> str:
+    """Return where a network lies, and of a weights file what is in it."""
+    content = f" (sha256 {sha256_of(network)})" if network.is_file() else ""
+    return f"{network.absolute()}{content}"
 
 
 def predict(
@@ -84,4 +91,4 @@ def predict(
         outputs = [(str(path), [prediction_path(out, stem_of(path))]) for path in scans]
         check_outputs(outputs, scans, option=f"--output_dir {out}")
         out.mkdir(parents=True, exist_ok=True)
-        segment_all(scans, ask, config, out=out)
+        segment_all(scans, ask, config, out=out, network=name_of(weights or model or run))

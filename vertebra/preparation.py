@@ -132,16 +132,9 @@ def from_itk(image) -> Volume:
 def to_raw_scale(image: np.ndarray, config: Config, *, name: str) -> tuple[np.ndarray, str]:
     """Bring a scan to the unsigned scale that the network knows: air near 0, water near 1024.
 
-    Args:
-        image: any shape, integer or float.
-        config: uses `intensity` [V34].
-        name: of the file, for the message.
-
-    Returns:
-        The image (a new one where something changed) and what was done, in words, or "".
-
-    Raises:
-        DataError: it is on neither scale.
+    The image has any shape and real dtype; `intensity` says its scale [V34]. Returns the image (a
+    new one where something changed) and what was done, in words, or "". Raises `DataError`, which
+    calls the image `name`, where it is on neither scale.
     """
     if config.intensity == "as_is":
         return image, ""
@@ -219,6 +212,17 @@ def crop_z(volume: Volume, low: int, high: int, *, keep_geometry: bool) -> Volum
         origin = tuple(float(c) for c in volume.geometry.origin_mm + shift)
         geometry = replace(volume.geometry, origin_mm=origin)
     return Volume(volume.array[low:high], geometry)
+
+
+def check_room(shape: Sequence[int], config: Config, *, name: str) -> None:
+    """Raise `DataError` for a cropped volume that the windows of the released code leave [V7]."""
+    edge = config.patch_size
+    if config.window_limits == "x_size" and not edge <= shape[2] <= min(shape):
+        raise DataError(
+            f"{name}: {' x '.join(map(str, shape))} voxels are left after cropping, which patches"
+            f" of {edge} leave; expected x of at least {edge} and no larger than y and z, or"
+            " --window_limits per_axis"
+        )
 
 
 def split_ids(ids: Sequence[int], config: Config) -> dict[str, list[int]]:

@@ -140,9 +140,7 @@ KNOWN = {
 class RestrictedUnpickler(pickle.Unpickler):
     """Builds dicts, lists, plain values and arrays; every other name in the file is refused.
 
-    Args:
-        file: binary file at the begin of a pickle.
-        storages: filled with a storage by key; None where no tensor may occur.
+    `storages` is filled with a storage by key; None where no tensor may occur.
     """
 
     def __init__(self, file, storages: dict | None = None):

@@ -201,11 +201,10 @@ class TrainingSampler:
             )
 
     def __call__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return patch number `index` as the network takes it.
+        """Return patch number `index` as the network takes it: inputs and targets.
 
-        Returns:
-            (Z, Y, X, 2) float32, image and memory; {"mask": (Z, Y, X, 2) float32, target and
-            weight, "completeness": (1,) float32}.
+        Image and memory (Z, Y, X, 2) float32; {"mask": (Z, Y, X, 2) float32, target and weight,
+        "completeness": (1,) float32}.
         """
         patch = self.draw(index)
         inputs = np.stack([patch.image, patch.memory.astype(np.float32)], axis=-1)

@@ -22,7 +22,9 @@ class SearchError(DataError):
     """The released search broke down on a scan or was given up."""
 
 
-def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) -> None:
+def segment_all(
+    scans: list[Path], ask: Callable, config: Config, *, out: Path, network: str
+) -> None:
     """Search scan after scan; where the released search breaks down the others are finished.
 
     Raises `DataError` where a scan cannot be used, or no mask was written for one.
@@ -30,7 +32,7 @@ def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) 
     broken = []
     for path in after_first(scans, "scan"):
         try:
-            print(segment_scan(path, ask, config, out=out))
+            print(segment_scan(path, ask, config, out=out, network=network))
         except SearchError as problem:
             if len(scans) == 1:
                 raise
@@ -40,8 +42,8 @@ def segment_all(scans: list[Path], ask: Callable, config: Config, *, out: Path) 
         raise DataError(f"no mask was written for {', '.join(broken)}")
 
 
-def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str:
-    """Search one scan, write mask and findings, and return a line about it."""
+def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path, network: str) -> str:
+    """Search one scan, write mask and findings, which name the network, and return a line."""
     source = load_scan(path)
     start = time.monotonic()
     working, notes = to_working_grid(source, config, name=str(path))
@@ -55,7 +57,8 @@ def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path) -> str
     # [V16] The released way keeps the scan's own type.
     array = mask.array if config.traversal == "code" else mask.array.astype(np.uint8)
     write_volume(target, array, mask.geometry, compress=True)
-    write_json(target.with_suffix(".json"), findings(search, working, path))
+    found = {"scan": path.name, "network": network, **findings(search, working)}
+    write_json(target.with_suffix(".json"), found)
     labels = {vertebra.label for vertebra in search.vertebrae if vertebra.label}
     return (
         f"{path.name}: {len(labels)} vertebrae, {len(search.visits)} windows,"
@@ -118,12 +121,11 @@ def show(path: Path, search: Traversal) -> None:
         )
 
 
-def findings(search: Traversal, working: Volume, path: Path) -> dict:
+def findings(search: Traversal, working: Volume) -> dict:
     """Return the findings of a search for the JSON file beside the mask."""
     origin, direction = working.geometry.origin_mm, working.geometry.direction
     to_mm = np.reshape(direction, (3, 3)) * working.geometry.spacing_mm
     return {
-        "scan": path.name,
         "ended": search.ended,
         "vertebrae": [
             {**vars(found), "centre_mm": origin + to_mm @ found.centre[::-1]}

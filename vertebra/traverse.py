@@ -151,24 +151,13 @@ def advance(
 def traverse(
     image: np.ndarray, ask: Callable, config: Config, *, max_visits: int | None = None
 ) -> Traversal:
-    """Find vertebrae one after the other.
+    """Find vertebrae one after the other in raw intensities (Z, Y, X) on the isotropic grid.
 
-    Args:
-        image: (Z, Y, X) raw intensities on the isotropic grid.
-        ask: see `advance`.
-        config: uses the fields under "Inference" and `patch_size`.
-        max_visits: see `advance`.
-
-    Returns:
-        The search that has ended: `mask` (Z, Y, X), `vertebrae` in the order of their discovery,
-        `visits`, `ended`. Mask: int32, 1, 2, ... from the top; released rules: the image's dtype,
-        100, 200, ...
-
-    Raises:
-        DataError: the image has no voxels.
-        Exception: what `ask` raises, and what the released rules run into.
-
-    Source: instance_segmentation.py; the paper, as far as it could be read.
+    Returns the search that has ended: `mask` (Z, Y, X), `vertebrae` in the order of their
+    discovery, `visits`, `ended`. Mask: int32, 1, 2, ... from the top; released rules: the image's
+    dtype, 100, 200, ... Raises `DataError` for an image without voxels, what `ask` raises, and what
+    the released rules run into. Source: instance_segmentation.py; the paper, as far as it could be
+    read.
     """
     search = begin(image, config)
     for _ in advance(search, ask, max_visits=max_visits):

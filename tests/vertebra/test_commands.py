@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from commands import run
 
+from common import cli
 from common.data.geometry import Geometry
 from common.data.volumes import read_volume, write_volume
+from vertebra.__main__ import COMMAND_ALIASES, without_checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -246,6 +248,40 @@ def test_evaluation_by_name(work, tmp_path):
     assert f"{count} of {count} vertebrae found" in said
     assert "precision 1.000  recall 1.000  f1 1.000" in said
     assert f"average Dice: {count / (count + 1):.3f}" in said
+
+
+def test_evaluation_without_a_run(tmp_path, capsys):
+    """The original's `eval`: two folders; the report names the network that made the masks."""
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "masks").mkdir()
+    labels = np.zeros((12, 8, 8), np.int16)
+    labels[1:5, 2:6, 2:6], labels[7:11, 2:6, 2:6] = 100, 200
+    geometry = Geometry((2.0, 2.0, 2.0))
+    write_volume(tmp_path / "labels" / "case1_label.mhd", labels, geometry)
+    write_volume(tmp_path / "masks" / "case1_pred.nrrd", labels * (labels > 100), geometry)
+    (tmp_path / "masks" / "case1_pred.json").write_text('{"network": "/there/weights.pth"}')
+    words = ["eval", "--label_dir", tmp_path / "labels", "--pred_dir", tmp_path / "masks"]
+    assert cli.main("vertebra", argv=list(map(str, words)), command_aliases=COMMAND_ALIASES) == 0
+    said = capsys.readouterr().out
+    assert "case1  1 of 2 vertebrae found (IoU 0.5) with 1 finds, foreground Dice 0.667" in said
+    assert "The released code's average Dice: 0.333" in said  # (0 + 0 + 1) / 3
+    report = tmp_path / "masks" / "report"
+    assert json.loads((report / "instances.json").read_text())["recall"] == 0.5
+    page = (report / "index.html").read_text()
+    assert "/there/weights.pth" in page
+    assert str(tmp_path / "masks") in page
+
+
+def test_two_folders_of_the_original_are_one_run(monkeypatch, capsys):
+    """`--weight W --checkpoints K`: W is the run, and that K is passed over is said."""
+    words = ["train", "--weight", "W", "--checkpoints", "K", "--lr", "1e-3"]
+    assert without_checkpoints(words) == ["train", "--weight", "W", "--lr", "1e-3"]
+    assert capsys.readouterr().err == (
+        "--checkpoints: passed over; snapshots lie in checkpoints/ of the run\n"
+    )
+    assert without_checkpoints(["train", "--checkpoints=K", "--run=W"]) == ["train", "--run=W"]
+    alone = ["train", "--checkpoints", "K"]
+    assert without_checkpoints(alone) == alone
 
 
 def test_help_is_quick():

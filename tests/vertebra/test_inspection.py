@@ -7,9 +7,12 @@ import pytest
 
 from common.cli import main
 from common.data.volumes import read_volume, write_volume
+from common.errors import DataError
 from vertebra.config import QUICK
+from vertebra.data import load_labels
 from vertebra.inspection import inspect_dataset
 from vertebra.phantom import phantom
+from vertebra.preparation import check_room, crop_range, make_isotropic_mask
 
 SHAPE, SPACING = (40, 60, 50), (2.0, 2.0, 2.0)
 
@@ -46,6 +49,24 @@ def test_every_scan_has_its_own_faults(folder, tmp_path):
     assert "no vertebra is labelled" in faults["case6"]
     assert len(faults) == 6
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_scans_that_patches_of_the_code_leave_are_a_fault(folder, tmp_path):
+    """[V7] `--check --preset code` passed, and training then refused the first patch."""
+    config = replace(QUICK, window_limits="x_size")
+    inspection = inspect_dataset(folder, config, tmp_path / "cropped")
+    assert len(inspection.faulty) == 6
+    labels = make_isotropic_mask(load_labels(folder / "case1_label.mhd"), config).array
+    low, high = crop_range(labels, name="case1")
+    assert inspection.entries[0].faults == [
+        f"{folder / 'case1_label.mhd'}: {high - low} x 40 x 34 voxels are left after cropping, "
+        "which patches of 32 leave; expected x of at least 32 and no larger than y and z, or "
+        "--window_limits per_axis"
+    ]
+    check_room((40, 40, 34), config, name="case1")
+    for shape in ((33, 40, 34), (40, 33, 34), (40, 40, 31)):
+        with pytest.raises(DataError, match="left after cropping"):
+            check_room(shape, config, name="case1")
 
 
 def test_names_that_occur_twice_hide_nothing_else(folder, tmp_path):

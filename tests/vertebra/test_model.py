@@ -1,6 +1,9 @@
 """The network against the original's: outputs, blocks, statistics, sizes."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -214,6 +217,21 @@ def test_saved_and_loaded(tmp_path):
     patch = np.random.default_rng(0).normal(size=(1, 32, 32, 32, 2)).astype(np.float32)
     for name in ("mask", "completeness"):
         np.testing.assert_array_equal(model(patch)[name], loaded(patch)[name])
+
+
+@pytest.mark.slow
+def test_file_loads_after_import_of_the_layers_alone(tmp_path):
+    """As the card says; nothing else of the package is needed."""
+    model = build_model(replace(QUICK, channels=2))
+    model.save(tmp_path / "model.keras")
+    program = (
+        "import keras\nimport vertebra.layers\n"
+        f"model = keras.saving.load_model({str(tmp_path / 'model.keras')!r})\n"
+        "print(model.count_params(), type(model.get_layer('conv_rest')).__module__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True,
+                          text=True, cwd=Path(__file__).parents[2])  # fmt: skip
+    assert done.stdout.split() == [str(model.count_params()), "vertebra.layers"]
 
 
 @pytest.mark.parametrize("statistics", ["batch", "per_site"])

@@ -1,5 +1,6 @@
 """The search with an exported network: the same finds as with a function, and refusals."""
 
+import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -82,6 +83,8 @@ def test_every_find_is_that_of_the_search_with_a_function(exported, scan, tmp_pa
     expected = traverse(read_volume(scan).array, answer, CONFIG)
     np.testing.assert_array_equal(found.array, expected.mask)
     assert found.geometry.origin_mm == (1.0, 2.0, 3.0)
+    findings = json.loads((tmp_path / "case1_pred.json").read_text())
+    assert (findings["scan"], findings["network"]) == ("case1.nrrd", str(exported))
     # Numbered from the top; each box in full.
     assert [int(found.array[low + 3, 18, 20]) for low in (26, 15, 4)] == [1, 2, 3]
     assert np.bincount(found.array.reshape(-1)).tolist()[1:] == [7 * 12 * 12] * 3
