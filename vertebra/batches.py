@@ -17,16 +17,10 @@ def make_dataset(
 
     The patches of a resumed run are those of an unbroken one.
     """
-    shape = (config.patch_size,) * 3
+    pair = tf.TensorSpec((*(config.patch_size,) * 3, 2), tf.float32)
     return make_batches(
         TrainingSampler(cases, config, seed=seed),
-        element_spec=(
-            tf.TensorSpec((*shape, 2), tf.float32),
-            {
-                "mask": tf.TensorSpec((*shape, 2), tf.float32),
-                "completeness": tf.TensorSpec((1,), tf.float32),
-            },
-        ),
+        element_spec=(pair, {"mask": pair, "completeness": tf.TensorSpec((1,), tf.float32)}),
         batch_size=1,
         first_step=first_step,
         last_step=config.max_steps,

@@ -14,7 +14,6 @@ quick: the port made small."""
 Layout = Literal["csi", "verse"]
 """csi: one flat folder, the paper's; verse: VerSe's rawdata and derivatives."""
 
-
 RUN = Path("weights")
 """Run folder where none is named; the original's --weight and --checkpoints."""
 PHANTOM_SHAPE = (120, 112, 112)
@@ -138,31 +137,6 @@ class Config:
 
 
 PORT = Config()
-CODE = replace(
-    PORT,
-    image_interpolation="nearest",
-    outside="zero",
-    intensity="as_is",
-    split_by_id=True,
-    keep_geometry=False,
-    inference_statistics="batch",
-    validation_statistics="moving",
-    window_limits="x_size",
-    count_before_stretch=False,
-    elastic_alpha=20.0,
-    completeness_weight=1.0,
-    memory_gain=1.0,
-    sparse_begin=False,
-    fix_statistics_after=None,
-    integer_blur=True,
-    learning_rate_steps=(),
-    max_steps=20,
-    steps_per_evaluation=2,
-    eval_iters=1,
-    traversal="code",
-    remove_incomplete=False,
-    largest_piece=False,
-)
 PAPER = replace(
     PORT,
     image_interpolation="nearest",
@@ -175,6 +149,22 @@ PAPER = replace(
     validation_statistics="batch",
     learning_rate_steps=(),
     largest_piece=False,
+)
+CODE = replace(
+    PAPER,
+    outside="zero",
+    intensity="as_is",
+    split_by_id=True,
+    keep_geometry=False,
+    validation_statistics="moving",
+    window_limits="x_size",
+    count_before_stretch=False,
+    integer_blur=True,
+    max_steps=20,
+    steps_per_evaluation=2,
+    eval_iters=1,
+    traversal="code",
+    remove_incomplete=False,
 )
 QUICK = replace(
     PORT,

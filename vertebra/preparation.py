@@ -104,13 +104,10 @@ def upright(volume: Volume) -> Volume:
 def back_to_source(mask: Volume, source: tuple[tuple[int, int, int], Geometry]) -> Volume:
     """Resample a mask onto the grid of the scan it was made from, by nearest neighbour."""
     shape, geometry = source
-    reference = SimpleITK.Image(list(map(int, shape[::-1])), SimpleITK.sitkUInt8)
-    reference.SetSpacing(geometry.spacing_mm)
-    reference.SetOrigin(geometry.origin_mm)
-    reference.SetDirection(geometry.direction)
     resampled = SimpleITK.Resample(
-        to_itk(mask), reference, SimpleITK.Transform(), SimpleITK.sitkNearestNeighbor, 0
-    )
+        to_itk(mask), to_itk(Volume(np.empty(shape, np.uint8), geometry)), SimpleITK.Transform(),
+        SimpleITK.sitkNearestNeighbor, 0,
+    )  # fmt: skip
     return Volume(SimpleITK.GetArrayFromImage(resampled), geometry)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from common.runs.folder import load_run
@@ -17,7 +18,7 @@ from common.study.compare import (
 from common.study.dice_definitions import DicePair
 from common.study.microscope import compare_recorded, recorded_shapes
 from common.study.parts import shared_parts
-from vertebra.config import PRESETS, Config, Preset
+from vertebra.config import PRESETS, Preset
 from vertebra.data import Case, load_case, prediction_path
 from vertebra.effects import EffectBench
 from vertebra.inference import build_for_any_size, load_run_network, make_ask
@@ -87,31 +88,20 @@ def compare_inference(run: Path) -> list[dict]:
     configure_runtime(seed=0)
     weights = network.get_weights()
     rows = []
-    for entry in load_run(run).read_split()["test"]:
-        case = Case.from_dict(entry)
+    for case in map(Case.from_dict, load_run(run).read_split()["test"]):
         image, labels = load_case(case, config)
-        for statistics in STATISTICS:
-            for traversal in ("port", "code"):
-                model = build_for_any_size(config)  # statistics are chosen when it is traced
-                model.set_weights(weights)
-                found = search_one_way(model, image.array, labels.array, config,
-                                       statistics=statistics, traversal=traversal)  # fmt: skip
-                rows.append({"case": case.id, "statistics": statistics, "search": traversal,
-                             **found})  # fmt: skip
+        for statistics, traversal in product(STATISTICS, ("port", "code")):
+            way = replace(config, inference_statistics=statistics, traversal=traversal)
+            model = build_for_any_size(way)  # statistics are chosen when it is traced
+            model.set_weights(weights)
+            search, ended = run_search(image.array, make_ask(model, way), way)
+            matching = match_instances(search.mask, labels.array)
+            rows.append({
+                "case": case.id, "statistics": statistics, "search": traversal,
+                "windows": len(search.visits), "finds": len(matching.predictions),
+                "found": f"{matching.found} of {len(matching.references)}", "ended": ended,
+            })  # fmt: skip
     return rows
-
-
-def search_one_way(model, image, labels, config: Config, *, statistics, traversal) -> dict:
-    """Return what one search of one scan comes to, also where it breaks down."""
-    config = replace(config, inference_statistics=statistics, traversal=traversal)
-    search, ended = run_search(image, make_ask(model, config), config)
-    matching = match_instances(search.mask, labels)
-    return {
-        "windows": len(search.visits),
-        "finds": len(matching.predictions),
-        "found": f"{matching.found} of {len(matching.references)}",
-        "ended": ended,
-    }
 
 
 def compare_weights(run: Path, original: Path) -> list[dict]:

@@ -66,9 +66,8 @@ def record(torch, weights: dict[str, np.ndarray], rebuilt: Rebuilt) -> list[Reco
         if name.partition("@")[0] != block:
             raise AssertionError(f"the layout runs {block} where the port has {name}")
         layers.append(as_layer(name, np.moveaxis(output, 1, -1)))
-    layers.append(as_layer("mask", np.moveaxis(mask.numpy(), 1, -1)))
-    layers.append(as_layer("completeness", completeness.numpy().reshape(1, 1)))
-    return layers
+    mask = as_layer("mask", np.moveaxis(mask.numpy(), 1, -1))
+    return [*layers, mask, as_layer("completeness", completeness.numpy().reshape(1, 1))]
 
 
 def as_layer(name: str, values: np.ndarray) -> RecordedLayer:
