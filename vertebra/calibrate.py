@@ -39,20 +39,20 @@ def calibrate(
     from common.network.trained import save_network
     from vertebra import calibration, inference, learning
 
-    config = replace(load_config(run, Config), inference_statistics="batch")
-    if patches is not None:
-        config = replace(config, calibration_patches=patches)
-    if config.calibration_patches < 1:
-        raise OptionError(f"--patches: found {config.calibration_patches}; expected 1 or more")
+    config = load_config(run, Config)
+    patches = config.calibration_patches if patches is None else patches
+    if patches < 1:
+        raise OptionError(f"--patches: found {patches}; expected 1 or more")
     # Windows of the released sampler may leave a scan [V7]; here they never do.
-    config = replace(config, window_limits="per_axis", keep_geometry=False)
+    config = replace(config, inference_statistics="batch", calibration_patches=patches,
+                     window_limits="per_axis", keep_geometry=False)  # fmt: skip
     cases = find_prepared_cases(dataset, subset)
     configure_runtime(seed=seed)
     model = inference.load_network(run, config)
     with tempfile.TemporaryDirectory() as scratch:
         stored = store_cases(cases, Path(scratch), config)
         drawn = learning.calibration_patches(stored, config, seed)
-        shown = tqdm(drawn, total=config.calibration_patches, desc="calibrate", unit="patch")
+        shown = tqdm(drawn, total=patches, desc="calibrate", unit="patch")
         count = calibration.calibrate_sites(model, shown)
     save_network(model, run / "model.keras")
     (run / "checkpoints").mkdir(exist_ok=True)

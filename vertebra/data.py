@@ -190,11 +190,10 @@ def load_case(case: Case, config: Config) -> tuple[Volume, Volume]:
     return Volume(array, image.geometry), labels
 
 
-def check_labelled(labels: Volume, path: Path) -> Volume:
-    """Return labels as they are; refuse them without any vertebra."""
+def check_labelled(labels: Volume, path: Path) -> None:
+    """Refuse labels without any vertebra."""
     if not labels.array.any():
         raise DataError(f"{path}: no vertebra is labelled; expected labels above 0")
-    return labels
 
 
 def is_phantom(folder: Path) -> bool:

@@ -146,16 +146,16 @@ def inspect_labels(entry: Entry, case: Case, image_grid, config: Config, layout:
         return
     found = np.unique(labels.array)
     entry.facts["labels"] = listed(found[found > 0]) or "none"
-    labels = entry.attempt(check_labelled, labels, path)
-    if labels is not None and layout == "verse":
-        labels = entry.attempt(label_upwards, labels, path)
-    if labels is not None:
-        labels = upright(labels) if config.keep_geometry else labels
-        entry.attempt(check_cropped, labels, config, path)
+    entry.attempt(check_cropped, labels, path, config, layout)
 
 
-def check_cropped(labels: Volume, config: Config, path: Path) -> None:
+def check_cropped(labels: Volume, path: Path, config: Config, layout: Layout) -> None:
     """Raise `DataError` for labels that cannot be cropped, or not trained on afterwards."""
+    check_labelled(labels, path)
+    if layout == "verse":
+        labels = label_upwards(labels, path)
+    if config.keep_geometry:
+        labels = upright(labels)
     if config.window_limits == "x_size":  # what is left of them must then have room for patches
         labels = make_isotropic_mask(labels, config)
     low, high = crop_range(labels.array, name=str(path))

@@ -4,8 +4,6 @@ Points are millimetres in the array's axis order (Z, Y, X) from the centre of th
 cranially, y backwards. Densities are Hounsfield units; files hold them plus 1024, as CSI's do.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from common.data.geometry import Geometry, Volume
@@ -20,14 +18,17 @@ PITCH_MM = 27.0
 CORTEX_MM = 1.8
 
 
-@dataclass(frozen=True)
 class Column:
-    """The middle line of the bodies: y and x as functions of z, in mm."""
+    """The middle line of the bodies: y and x as functions of z, in mm.
 
-    bend_mm: tuple[float, float]
-    wavelength_mm: tuple[float, float]
-    phase: tuple[float, float]
-    offset_mm: tuple[float, float]
+    It is bent at random, well to the front and back, a little to the side.
+    """
+
+    def __init__(self, rng: np.random.Generator):
+        self.bend_mm = rng.uniform(5, 10), rng.uniform(-4, 4)
+        self.wavelength_mm = rng.uniform(280, 380), rng.uniform(300, 400)
+        self.phase = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
+        self.offset_mm = rng.uniform(6, 12), rng.uniform(-5, 5)
 
     def at(self, z: float) -> tuple[float, float]:
         """Return (y, x) at a height."""
@@ -48,16 +49,6 @@ class Column:
         return np.stack([up, back, np.cross(up, back)])
 
 
-def draw_column(rng: np.random.Generator) -> Column:
-    """Draw how a column is bent: well to the front and back, a little to the side."""
-    return Column(
-        bend_mm=(rng.uniform(5, 10), rng.uniform(-4, 4)),
-        wavelength_mm=(rng.uniform(280, 380), rng.uniform(300, 400)),
-        phase=(rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)),
-        offset_mm=(rng.uniform(6, 12), rng.uniform(-5, 5)),
-    )
-
-
 def make_scan(
     shape: tuple[int, int, int],
     spacing_zyx_mm: tuple[float, float, float],
@@ -69,7 +60,7 @@ def make_scan(
     highest vertebra are cut by the ends of the scan as a rule.
     """
     points = grid_points(shape, spacing_zyx_mm)
-    column = draw_column(rng)
+    column = Column(rng)
     image = make_torso(points, rng)
     labels = np.zeros(shape, np.int16)
     half_mm = shape[0] * spacing_zyx_mm[0] / 2

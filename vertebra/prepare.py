@@ -40,7 +40,7 @@ def prepare(
         check: only look: print everything that is wrong with any scan or label file, write nothing,
             and end with status 2 if anything keeps the data from being used.
     """
-    from vertebra.trees import begin_tree, on_working_grid, prepare_case, refuse_foreign_tree
+    from vertebra.trees import begin_tree, prepare_case, refuse_foreign_tree
 
     if check:
         inspect_dataset(dataset, config, output_crop, layout=layout).conclude()
@@ -57,13 +57,8 @@ def prepare(
         for tree in (whole, cropped):
             begin_tree(tree, dataset, cases=cases, subset_of=subset_of, config=config)
         for case in tqdm(cases, desc="prepare", unit="case"):
-            prepare_case(
-                case,
-                on_working_grid(case, config, layout),
-                (whole, cropped),
-                subset=subset_of[case.number],
-                config=config,
-            )
+            subset = subset_of[case.number]
+            prepare_case(case, (whole, cropped), subset=subset, config=config, layout=layout)
     for subset, numbers in split.items():
         print(f"{subset}: {len(numbers)} cases, numbers {', '.join(map(str, numbers))}")
     print(f"Prepared: {output_crop}")

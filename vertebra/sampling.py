@@ -1,7 +1,7 @@
 """Training patches: which vertebra, where the window lies, what is remembered, what is changed.
 
 Axis order (Z, Y, X). `TrainingSampler` draws any patch by its number alone, so that training
-resumes anywhere [V23]; `original_sampler.py` repeats the released code draw by draw.
+resumes anywhere [V23]; `tests/vertebra_sampler.py` repeats the released code draw by draw.
 """
 
 from collections.abc import Mapping, Sequence

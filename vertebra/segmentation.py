@@ -111,14 +111,9 @@ def run_search(path: Path, image: np.ndarray, ask: Callable, config: Config) -> 
 def show(path: Path, search: Traversal) -> None:
     """Show the last step on a terminal; nothing where there is none."""
     if sys.stderr.isatty() and search.visits:
-        visit = search.visits[-1]
-        print(
-            f"\r{path.name}: window {len(search.visits)} at {visit.centre}: {visit.decision},"
-            f" {len(search.vertebrae)} found ",
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
+        visit, window = search.visits[-1], f"{path.name}: window {len(search.visits)}"
+        said = f"{window} at {visit.centre}: {visit.decision}, {len(search.vertebrae)} found "
+        print(f"\r{said}", end="", file=sys.stderr, flush=True)
 
 
 def findings(search: Traversal, working: Volume) -> dict:

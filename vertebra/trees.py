@@ -45,19 +45,14 @@ def begin_tree(tree: Path, dataset: Path, *, cases, subset_of, config: Config) -
 
 
 def prepare_case(
-    case: Case,
-    grids: tuple[Volume, Volume],
-    trees: tuple[Path, Path],
-    *,
-    subset: str,
-    config: Config,
+    case: Case, trees: tuple[Path, Path], *, subset: str, config: Config, layout: Layout
 ) -> None:
     """Write scan, labels and weights of one case into the resampled and the cropped tree.
 
-    `grids` are those of `on_working_grid`. Raises `DataError` where the case cannot be cropped.
-    Source: data/preprocessing.py.
+    Raises `DataError` where the case cannot be used or cropped. Source: data/preprocessing.py.
     """
-    (image, labels), (whole, cropped) = grids, trees
+    image, labels = on_working_grid(case, config, layout)
+    whole, cropped = trees
     geometry = labels.geometry if config.keep_geometry else Geometry((1.0, 1.0, 1.0))
     weight = Volume(weight_map(labels.array, config), geometry)
     parts = {"img": image, "seg": labels, "weight": weight}
@@ -69,7 +64,7 @@ def prepare_case(
             write_volume(path, part.array, part.geometry, compress=True)
 
 
-def on_working_grid(case: Case, config: Config, layout: Layout = "csi") -> tuple[Volume, Volume]:
+def on_working_grid(case: Case, config: Config, layout: Layout) -> tuple[Volume, Volume]:
     """Return scan and labels of a source case on the isotropic grid, upright [V37]."""
     image, labels = load_case(case, config)
     if layout == "verse":

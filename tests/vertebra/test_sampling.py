@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from vertebra_sampler import add_noise, crop_z_originally, extract_patch
 
 from common.data.prepared_store import write_prepared_case
 from common.errors import DataError
@@ -16,12 +17,6 @@ from vertebra.augmentation import (
     stretch_coordinates,
 )
 from vertebra.config import CODE, PORT
-from vertebra.original_sampler import (
-    add_noise,
-    crop_z_originally,
-    deform_originally,
-    extract_patch,
-)
 from vertebra.sampling import (
     Changes,
     TrainingSampler,
@@ -29,6 +24,7 @@ from vertebra.sampling import (
     cut_example,
     place_window,
 )
+from vertebra.study.sides import deform_originally
 from vertebra.windows import cut
 
 SMALL = replace(PORT, patch_size=32, crop_slices=20)

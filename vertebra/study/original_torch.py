@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from common.cost.turns import Contender
 from common.study.contenders import predict, share_weights, train_in_torch
+from common.study.torch_twin import channels_first, channels_last
 from vertebra.model import build_model
 from vertebra.original_weights import variables_by_name
 from vertebra.study.bench import config_of, draw_patch
@@ -55,13 +56,14 @@ def block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def build(sizes, folder: Path) -> Network:
-    """Return the network with the first side's weights; it predicts in train mode, too [V1]."""
+def build(sizes, folder: Path) -> tuple[Network, torch.Tensor]:
+    """Return the network with the first side's weights, which predicts in train mode, too [V1], and
+    the patch."""
     model = build_model(config_of(sizes))
     share_weights(model, folder)
     network = Network(sizes["channels"])
     network.load_state_dict(state_of(model), strict=False)
-    return network.train()
+    return network.train(), channels_first(draw_patch(sizes), torch.contiguous_format)
 
 
 def state_of(model) -> dict[str, torch.Tensor]:
@@ -77,23 +79,22 @@ def state_of(model) -> dict[str, torch.Tensor]:
 
 def train(sizes, folder: Path) -> Contender:
     """Take the training step of train.py on one patch."""
-    network = build(sizes, folder)
+    network, patch = build(sizes, folder)
     find_loss = make_loss(sizes)
     return train_in_torch(
         network,
         make_optimiser(network, sizes),
         lambda found: find_loss({"mask": found[0], "completeness": found[1][None]}),
-        [torch.from_numpy(draw_patch(sizes)).movedim(-1, 1).contiguous()],
+        [patch],
     )
 
 
 def look(sizes, folder: Path) -> Contender:
     """Find the mask of one window."""
-    network = build(sizes, folder)
-    patch = torch.from_numpy(draw_patch(sizes)).movedim(-1, 1).contiguous()
+    network, patch = build(sizes, folder)
 
     @torch.inference_mode()
     def run() -> np.ndarray:
-        return network(patch)[0].movedim(1, -1).numpy()
+        return channels_last(network(patch)[0])
 
     return predict(run)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from common.cost.turns import Contender
 from common.study.contenders import configure, predict, share_weights, train_in_keras
@@ -11,7 +12,6 @@ from vertebra.augmentation import deform, displacement_fields
 from vertebra.config import CODE, PORT
 from vertebra.learning import compile_model
 from vertebra.model import build_model
-from vertebra.original_sampler import deform_originally
 from vertebra.study.bench import config_of, draw_patch, draw_target
 
 
@@ -47,6 +47,22 @@ def deform_as_the_code(sizes, folder: Path) -> Contender:
     random, arrays = np.random.RandomState(0), draw_arrays(sizes)
     alpha = CODE.elastic_alpha
     return predict(lambda: np.stack(deform_originally(arrays, random=random, alpha=alpha)))
+
+
+def deform_originally(arrays, *, random: np.random.RandomState, alpha: float):
+    """Deform arrays of one shape with scipy as the released code does.
+
+    Integers stay integer, halves are rounded from zero. Source: data/data_augmentation.py.
+    """
+    shape = arrays[0].shape
+    first, second, third = (
+        gaussian_filter(random.rand(*shape) * 2 - 1, CODE.elastic_sigma, mode="constant") * alpha
+        for _ in range(3)
+    )
+    # The field drawn first moves along the second axis.
+    grid = np.indices(shape, sparse=True)
+    places = [index + field for index, field in zip(grid, (second, first, third), strict=True)]
+    return [map_coordinates(array, places, order=1, mode="reflect") for array in arrays]
 
 
 def draw_arrays(sizes) -> list[np.ndarray]:

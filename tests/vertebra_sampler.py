@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
 
 from vertebra.augmentation import blur, stretch_linear, stretch_nearest
 from vertebra.config import CODE
 from vertebra.sampling import Changes, is_complete, place_window
+from vertebra.study.sides import deform_originally
 
-ALPHA, SIGMA = CODE.elastic_alpha, CODE.elastic_sigma
 KEPT = CODE.crop_slices
 
 
@@ -83,7 +82,7 @@ def change(patch, *, choose, numbers, elastic):
     start = -1
     if deformed := numbers.rand() > 0.5:
         image, target, memory, weight = deform_originally(
-            (image, target, memory, weight), random=elastic, alpha=ALPHA
+            (image, target, memory, weight), random=elastic, alpha=CODE.elastic_alpha
         )
     if blurred := numbers.rand() > 0.5:
         image = blur(image, CODE)
@@ -93,19 +92,6 @@ def change(patch, *, choose, numbers, elastic):
         start = choose.randint(0, len(image) - KEPT - 1)
         image, memory, target, weight = crop_z_originally((image, memory, target, weight), start)
     return (image, memory, target, weight), Changes(deformed, blurred, noisy, cropped), start
-
-
-def deform_originally(arrays, *, random: np.random.RandomState, alpha: float):
-    """Deform arrays of one shape with scipy; integers stay integer, halves rounded from zero."""
-    shape = arrays[0].shape
-    first, second, third = (
-        gaussian_filter(random.rand(*shape) * 2 - 1, SIGMA, mode="constant", cval=0) * alpha
-        for _ in range(3)
-    )
-    # The field drawn first moves along the second axis.
-    grid = np.indices(shape, sparse=True)
-    places = [index + field for index, field in zip(grid, (second, first, third), strict=True)]
-    return [map_coordinates(array, places, order=1, mode="reflect") for array in arrays]
 
 
 def add_noise(image: np.ndarray, random: np.random.RandomState) -> np.ndarray:
