@@ -124,11 +124,6 @@ def set_statistics(model: keras.Model, statistics: str) -> None:
         layer.statistics = statistics
 
 
-def round_mask(probabilities):
-    """Return the mask of probabilities: foreground strictly above one half, as rounding to even."""
-    return probabilities > 0.5
-
-
 def make_optimizer(config) -> keras.optimizers.Optimizer:
     """Return Adam; after each of `learning_rate_steps` the rate is a tenth of what it was."""
     rate = config.learning_rate

@@ -181,11 +181,11 @@ def crop_range(labels: np.ndarray, *, name: str) -> tuple[int, int]:
         raise DataError(f"{name}: no vertebra is labelled; expected labels above 0")
     low, high = (middle_slice(labels, value) for value in (present[0], present[-1]))
     if high <= low:
-        found, hint = ("a single vertebra", "")
-        if present.size > 1:
-            found, hint = "labels that grow downwards", " (VerSe's do: --layout verse)"
+        if present.size == 1:
+            raise DataError(f"{name}: found a single vertebra; expected two or more")
         raise DataError(
-            f"{name}: found {found}; expected two vertebrae or more, larger labels further up{hint}"
+            f"{name}: found labels that grow downwards; expected larger labels further up, or"
+            " --layout verse, whose labels grow downwards"
         )
     return low, high
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.data.inspection import count_in_words
 from common.errors import DataError
 from common.files import write_folder_atomically
 from vertebra.config import Config, Layout, Preset
@@ -60,5 +61,6 @@ def prepare(
             subset = subset_of[case.number]
             prepare_case(case, (whole, cropped), subset=subset, config=config, layout=layout)
     for subset, numbers in split.items():
-        print(f"{subset}: {len(numbers)} cases, numbers {', '.join(map(str, numbers))}")
+        listed = ", ".join(map(str, numbers)) or "none"
+        print(f"{subset}: {count_in_words(len(numbers), 'case')}, numbers {listed}")
     print(f"Prepared: {output_crop}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.errors import DataError
 from vertebra.config import Config
-from vertebra.windows import centroid, cut, largest_piece, overlap
+from vertebra.windows import centroid, cut, largest_piece, overlap, round_mask
 
 MOST_VISITS = 2000
 """Windows after which the released search, which may be endless, is given up."""
@@ -142,8 +142,7 @@ def advance(
         answer, window = None, rules.cut(search)
         if window is not None:
             probabilities, completeness = ask(*window)
-            # Strictly above one half: the original rounds half to even.
-            answer = Answer(np.asarray(probabilities) > 0.5, float(completeness))
+            answer = Answer(round_mask(np.asarray(probabilities)), float(completeness))
         rules.react(search, answer)
         yield search
 

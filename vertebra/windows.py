@@ -33,6 +33,11 @@ def cut(volume: np.ndarray, low: Sequence[int], high: Sequence[int], dtype=None)
     return window
 
 
+def round_mask(probabilities):
+    """Return the mask of probabilities: foreground strictly above one half, as rounding to even."""
+    return probabilities > 0.5
+
+
 def centroid(mask: np.ndarray) -> np.ndarray:
     """Return the centre of mass of a mask that is not empty, (3,) float64."""
     flat = np.flatnonzero(mask)

@@ -38,7 +38,8 @@ def work(tmp_path_factory):
     command("phantom", "--out", here.phantom, "--cases", 3, "--shape", "56,90,80").ok()
     trees = ["--output_isotropic", folder / "iso", "--output_crop", here.crop]
     ratio = ["--preset", "quick", "--split_ratio", 0.67]
-    command("prepare", "--dataset", here.phantom, *trees, *ratio).ok()
+    said = command("prepare", "--dataset", here.phantom, *trees, *ratio).ok()
+    assert "train: 2 cases, numbers 1, 2\ntest: 1 case, numbers 3\n" in said
     command("train", "--dataset", here.crop, "--run", here.run, *TINY, *STEPS).ok()
     return here
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from vertebra.config import CODE
 from vertebra.learning import compile_model, patch_dice
 from vertebra.losses import completeness_loss, mask_errors, mask_loss
-from vertebra.model import build_model, make_optimizer, round_mask
+from vertebra.model import build_model, make_optimizer
 from vertebra.original_weights import (
     assign_optimizer,
     assign_original,
@@ -19,6 +19,7 @@ from vertebra.original_weights import (
     trained_in_order,
     variables_by_name,
 )
+from vertebra.windows import round_mask
 
 SMALL = replace(CODE, channels=4)
 

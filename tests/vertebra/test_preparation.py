@@ -78,8 +78,12 @@ def test_reversed_labels_and_no_labels_are_refused():
     with pytest.raises(DataError, match="no vertebra"):
         crop_range(labels, name="case")
     labels[1], labels[8] = 200, 100
-    with pytest.raises(DataError, match="grow downwards"):
+    with pytest.raises(DataError) as refusal:
         crop_range(labels, name="case")
+    assert str(refusal.value) == (
+        "case: found labels that grow downwards; expected larger labels further up, or "
+        "--layout verse, whose labels grow downwards"
+    )
 
 
 def test_crop_keeps_the_place():
