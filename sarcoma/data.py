@@ -85,15 +85,23 @@ def find_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset | Non
     Raises:
         DataError: it leads to another file, or promises more than the file can hold.
     """
-    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-        raise DataError(f"{path}: {group.name}/{name} is a link to another file; expected the data")
-    entry = group.get(name)
+    entry = find_entry(group, name, path)
     if not isinstance(entry, h5py.Dataset):
         return None
     if entry.external or entry.is_virtual:
         raise DataError(f"{path}: {entry.name} reads other files; expected the data")
     if entry.nbytes > DEFLATE_MOST * entry.id.get_storage_size():
         raise DataError(f"{path}: {entry.name} has shape {entry.shape}, but hardly any data")
+    return entry
+
+
+def find_entry(group: h5py.Group, name: str, path: Path) -> h5py.Group | h5py.Dataset | None:
+    """Return what a name leads to, unless it leads to another file, if only by a detour."""
+    link, entry = group.get(name, getlink=True), group.get(name)
+    elsewhere = entry is not None and entry.file.filename != group.file.filename
+    if isinstance(link, h5py.ExternalLink) or elsewhere:
+        full = f"{group.name.rstrip('/')}/{name}"
+        raise DataError(f"{path}: {full} is a link to another file; expected the data")
     return entry
 
 
@@ -135,7 +143,7 @@ def check_modalities(config: Config) -> None:
 
 def find_group(file: h5py.File, name: str, path: Path) -> h5py.Group:
     """Return a group that holds at least one patient."""
-    group = file.get(name)
+    group = find_entry(file, name, path)
     if not isinstance(group, h5py.Group):
         found = ", ".join(sorted(file)) or "nothing"
         raise DataError(f"{path} has no group {name}; found {found}")
@@ -241,13 +249,20 @@ def load_patient(
 ) -> LoadedPatient:
     """Read one patient's volumes; raises `DataError` for a damaged file, NaN or infinities."""
     with open_hdf5(patient.source) as file:
-        images = {name: file[GROUPS[name]][patient.id][()] for name in modalities}
+        images = {name: read_volume(file, GROUPS[name], patient) for name in modalities}
         label = None
         if with_label and LABELS in file:
-            label = lesion_of(file[LABELS][patient.id][()], patient)
+            label = lesion_of(read_volume(file, LABELS, patient), patient)
     for name, image in images.items():
         check_values(image, GROUPS[name], patient)
     return LoadedPatient(images, label)
+
+
+def read_volume(file: h5py.File, name: str, patient: Patient) -> np.ndarray:
+    """Read a patient's volume of one group; the file may be another than when it was listed."""
+    group = find_group(file, name, patient.source)
+    find_shape(patient.id, name, group, patient.source)
+    return group[patient.id][()]
 
 
 def check_values(image: np.ndarray, group: str, patient: Patient) -> None:

@@ -211,6 +211,8 @@ class TestBadInput:
         ("kind", "said"),
         [
             ("link", "/ct_data/A is a link to another file"),
+            ("detour", "/ct_data/A is a link to another file"),
+            ("group", r"a\.h5: /ct_data is a link to another file; expected the data"),
             ("external", "/ct_data/A reads other files"),
             ("virtual", "/ct_data/A reads other files"),
             ("huge", r"/ct_data/A has shape \(100000, 100000, 100000\), but hardly any data"),
@@ -219,12 +221,20 @@ class TestBadInput:
     def test_data_outside_the_file(self, tmp_path, kind, said):
         """Nothing of another file comes back as voxels, and no header takes memory."""
         path, shape = write_file(tmp_path / "a.h5"), (5, 60, 60)
+        listed = find_patients(path, PORT)["A"]
         (tmp_path / "secret").write_bytes(b"x" * 5 * 60 * 60)
         with h5py.File(path, "r+") as file:
             del file["ct_data/A"]
             group = file["ct_data"]
             if kind == "link":
                 group["A"] = h5py.ExternalLink(str(path), "/pet_data/A")
+            elif kind in ("detour", "group"):
+                other = write_file(tmp_path / "other.h5")
+                file["other"] = h5py.ExternalLink(str(other), "/ct_data")
+                group["A"] = h5py.SoftLink("/other/A")
+                if kind == "group":
+                    del file["ct_data"]
+                    file.move("other", "ct_data")
             elif kind == "external":
                 raw = [(str(tmp_path / "secret"), 0, h5py.h5f.UNLIMITED)]
                 group.create_dataset("A", shape, "u1", external=raw)
@@ -236,6 +246,8 @@ class TestBadInput:
                 group.create_dataset("A", (100_000,) * 3, "f4", chunks=(8, 8, 8))
         with pytest.raises(DataError, match=said):
             find_patients(path, PORT)
+        with pytest.raises(DataError, match=said):
+            load_patient(listed, ("ct",))
 
     def test_absent_file(self, tmp_path):
         with pytest.raises(DataError, match="does not exist"):
