@@ -40,7 +40,8 @@ def prepare(
         return
     split = split_patients(find_patients(data, config), config)
     cases = {subset: prepare_cases(split[subset], out, config) for subset in SUBSETS}
-    print(f"Prepared patients: {sum(map(len, cases.values()))} in {out}")
+    count = sum(map(len, cases.values()))
+    print(f"Prepared patients: {count} in {out}; train uses them with --prepared {out}")
     if patches is not None:
         training = cases["training"] + cases["validation"]
         for name, chosen in (("train", training), ("test", cases["test"])):

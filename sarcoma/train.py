@@ -77,8 +77,8 @@ def train(
 
         stack = Stack(cases, config, slices=config.training_slices)
         # [S8] What the released script calls by names that it never defines.
-        chosen, held_back = choose_patches(make_pool(stack, config), config)
-        held_back = held_back if run_validation else held_back[:0]
+        pool = make_pool(stack, config)
+        chosen, held_back = choose_patches(pool, config, run_validation=run_validation)
         record.record(patches={"training": len(chosen), "held back": len(held_back)})
         sampler = PatchSampler(stack, chosen, config, seed=seed)
         steps = config.steps_per_epoch or sampler.batches
@@ -113,13 +113,16 @@ def check_options(config: Config, *, run_validation: bool) -> None:
         )
 
 
-def choose_patches(pool, config: Config):
-    """Return the patches to train on and those held back; warn where both share patients [S2]."""
+def choose_patches(pool, config: Config, *, run_validation: bool):
+    """Return the patches to train on and those to look at; warn where both share patients [S2]."""
     if config.validation == "patients":
         return pool, pool[:0]
+    chosen, held_back = split_pool(pool, config)
+    if not run_validation:
+        return chosen, held_back[:0]
     print(
         "warning: the validation patches are neighbours of training patches in the same slices; "
         "their Dice says little about a new patient (--validation patients)",
         file=sys.stderr,
     )
-    return split_pool(pool, config)
+    return chosen, held_back

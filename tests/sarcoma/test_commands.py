@@ -23,7 +23,7 @@ from sarcoma.patch_files import PREDICTED_PATCHES, TRUE_PATCHES, measure_patch_f
 from sarcoma.predict import predict
 from sarcoma.reproduce import find_file
 from sarcoma.study.comparison import compare_flips, list_layers
-from sarcoma.train import train
+from sarcoma.train import choose_patches, train
 
 command = partial(run_command, "sarcoma")
 TINY = replace(
@@ -148,6 +148,16 @@ class TestRun:
     def test_evaluation_before_prediction(self, run, data, tmp_path):
         with pytest.raises(DataError, match="run predict first"):
             evaluate(run, predictions=tmp_path)
+
+    def test_no_warning_of_patches_that_nobody_looks_at(self, capsys):
+        """They are held back all the same: the switch does not change what is trained on."""
+        pool, config = np.arange(10), replace(TINY, validation="patches", split_index=7)
+        chosen, looked_at = choose_patches(pool, config, run_validation=False)
+        assert (capsys.readouterr().err, len(looked_at)) == ("", 0)
+        same, held_back = choose_patches(pool, config, run_validation=True)
+        np.testing.assert_array_equal(chosen, same)
+        assert (len(chosen), len(held_back)) == (7, 3)
+        assert capsys.readouterr().err.startswith("warning: the validation patches are neighbours")
 
     def test_patches_of_two_runs(self, tmp_path):
         np.save(tmp_path / TRUE_PATCHES, np.zeros((3, 28, 28, 1), np.int32))

@@ -156,5 +156,7 @@ def test_small_slices_are_refused(petct, tmp_path):
 def test_split_of_the_port_is_prepared(petct, tmp_path, capsys):
     config = replace(PORT, pad_small_slices=True)
     prepare(petct, tmp_path / "out", config=config)
-    assert "Prepared patients: 7" in capsys.readouterr().out
+    out = tmp_path / "out"
+    said = f"Prepared patients: 7 in {out}; train uses them with --prepared {out}\n"
+    assert said in capsys.readouterr().out
     assert len(split_patients(find_patients(petct, config), config)["training"]) == 4
