@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from common.errors import DataError
-from sarcoma.data import find_dataset, open_hdf5
+from sarcoma.data import find_dataset, find_entry, open_hdf5
 
 
 def read_original(path: Path) -> dict[str, Any]:
@@ -21,15 +22,16 @@ def read_original(path: Path) -> dict[str, Any]:
     Source: train.py, `model.save`.
     """
     with open_hdf5(path) as file:
-        weights = file["model_weights"] if "model_weights" in file else file
+        weights = find_entry(file, "model_weights", path) or file
         if "layer_names" not in weights.attrs:
             raise DataError(f"{path} has no layer_names: expected a model saved by Keras 2")
         tensors = {}
         for layer in texts(weights.attrs["layer_names"]):
-            if layer not in weights:
+            group = find_entry(weights, layer, path)
+            if not isinstance(group, h5py.Group):
                 raise DataError(f"{path} names the layer {layer} but lacks its weights")
-            for name in texts(weights[layer].attrs.get("weight_names", ())):
-                tensors[name] = read_array(weights[layer], name, path)
+            for name in texts(group.attrs.get("weight_names", ())):
+                tensors[name] = read_array(group, name, path)
     if not tensors:
         raise DataError(f"{path} lists layers but holds no weights; expected a trained model")
     return tensors
@@ -42,7 +44,7 @@ def read_optimizer(path: Path) -> dict[str, Any]:
     trained variables, empty where the file lacks them, or `DataError` where they are not in pairs.
     """
     with open_hdf5(path) as file:
-        group = file.get("optimizer_weights")
+        group = find_entry(file, "optimizer_weights", path)
         names = [] if group is None else texts(group.attrs.get("weight_names", ()))
         arrays = [read_array(group, name, path) for name in names]
         trained = 0

@@ -197,6 +197,26 @@ class TestBadFiles:
         with pytest.raises(DataError, match="names the layer conv2d but lacks its weights"):
             read_original(small_file)
 
+    @pytest.mark.parametrize("name", ["model_weights", "model_weights/conv2d"])
+    def test_weights_of_another_file(self, small_file, tmp_path, name):
+        other = shutil.copy(small_file, tmp_path / "other.h5")
+        with h5py.File(small_file, "a") as file:
+            del file[name]
+            file[name] = h5py.ExternalLink(str(other), f"/{name}")
+        with pytest.raises(DataError) as refusal:
+            read_original(small_file)
+        said = f"{small_file}: /{name} is a link to another file; expected the data"
+        assert str(refusal.value) == said
+
+    def test_moments_without_weights(self, small_file):
+        """h5py says KeyError."""
+        with h5py.File(small_file, "a") as file:
+            del file["model_weights"]
+            file["optimizer_weights/step"] = 3
+            file["optimizer_weights"].attrs["weight_names"] = ["step"]
+        with pytest.raises(DataError, match=r"small\.h5 is damaged: .*model_weights"):
+            read_optimizer(small_file)
+
     def test_truncated(self, small_file):
         small_file.write_bytes(small_file.read_bytes()[:3000])
         with pytest.raises(DataError, match=r"small\.h5"):
