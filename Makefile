@@ -13,12 +13,14 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-# Two processes, each with half of the cores; a file stays together, with what its tests share.
+# Two processes, each with half of the cores; a file stays together, with what its tests share, and
+# the files come in the order of tests/conftest.py.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-quick: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 # What the sources amount to: entries, circles, imports, lines.
 census:

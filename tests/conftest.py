@@ -27,6 +27,12 @@ if WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files whose tests take long: a worker that gets one last keeps all waiting."""
+    long = {item.path for item in items if item.get_closest_marker("alone")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
     """Run a test marked `alone` in a process of its own.

@@ -6,7 +6,12 @@ from typing import NamedTuple
 from common.errors import RunError
 from common.export.parity import PARITY, difference, read_parity
 from common.export.passport import PASSPORT, find_changes, read_passport, without_tensors
-from common.export.saved_model import evaluate_signatures, forced_xla, read_signatures
+from common.export.saved_model import (
+    evaluate_signatures,
+    forced_xla,
+    foreign_operations,
+    read_signatures,
+)
 from common.export.warmup import WARMUP_FILE, read_warmup
 
 
@@ -19,11 +24,12 @@ class Check(NamedTuple):
     detail: str
 
 
-def verify(folder: Path) -> list[Check]:
+def verify(folder: Path, *, trust: bool = False) -> list[Check]:
     """Run all checks of a folder, models/<name>/<version>, in this process.
 
-    Nothing is evaluated where files are not those of the passport: what a changed graph would do is
-    not known.
+    Nothing is evaluated where files are not those of the passport, since what a changed graph would
+    do is not known; nor, unless with `trust`, where the graph has operations that no export of the
+    suite has, since a stranger's passport says of a stranger's graph what he likes.
     """
     try:
         passport = read_passport(folder)
@@ -33,12 +39,18 @@ def verify(folder: Path) -> list[Check]:
         return [Check("passport", "FAILED", str(problem))]
     except (KeyError, TypeError, AttributeError):
         return [Check("passport", "FAILED", f"{folder / PASSPORT} lacks what schema 1 asks for")]
-    whole = all(step.result == "ok" for step in steps)
+    reason = ""
+    if any(step.result != "ok" for step in steps):
+        reason = "the files are not those of the passport"
+    elif not trust:
+        steps += check_operations(folder)
+        if steps[-1].result != "ok":
+            reason = "the graph may do anything; --trust runs it"
     rest = {"signatures": check_signatures, "no forced XLA": check_xla,
             "warmup requests": check_warmup, "recorded case": check_parity}  # fmt: skip
     for what, check in rest.items():
-        if not whole:
-            steps.append(Check(what, "not tried", "the files are not those of the passport"))
+        if reason:
+            steps.append(Check(what, "not tried", reason))
             continue
         try:
             steps += check(folder, passport)
@@ -52,6 +64,17 @@ def check_files(folder: Path, expected: dict[str, str]) -> list[Check]:
     """Compare the files of a folder with the list of the passport: missing, changed, extra."""
     wrong = [Check("file", "FAILED", fault) for fault in find_changes(folder, expected)]
     return wrong or [Check("files", "ok", f"{len(expected)} with their sha256, no other")]
+
+
+def check_operations(folder: Path) -> list[Check]:
+    """Look for operations that could do more than compute: read and write files, run Python."""
+    try:
+        foreign = foreign_operations(folder)
+    except (OSError, ValueError):
+        return []  # no graph that could be run, as the next check says
+    if foreign:
+        return [Check("operations", "FAILED", f"not of this suite: {', '.join(foreign)}")]
+    return [Check("operations", "ok", "those of this suite's exports alone")]
 
 
 def check_signatures(folder: Path, passport: dict) -> list[Check]:

@@ -11,6 +11,28 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 XLA_MARK = "_XlaMustCompile"
 """Attribute of a node or function that only a server with the XLA compiler can run."""
+HARMLESS = frozenset(
+    """
+    Abs Add AddN AddV2 All Any ArgMax ArgMin Assert AssignVariableOp AvgPool AvgPool3D
+    BatchMatMulV2 BatchToSpaceND BiasAdd BroadcastArgs BroadcastTo Cast Ceil ClipByValue
+    ConcatV2 Const Conv2D Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 Cumsum DepthToSpace
+    DepthwiseConv2dNative DisableCopyOnRead DivNoNan Einsum Elu EmptyTensorList EnsureShape
+    Equal Exp ExpandDims Fill Floor FloorDiv FloorMod FusedBatchNormV3 GatherNd GatherV2 Greater
+    GreaterEqual Identity IdentityN If IsFinite IsNan LeakyRelu Less LessEqual LinSpace Log
+    LogicalAnd LogicalNot LogicalOr LogSoftmax LowerBound MatMul Max Maximum MaxPool MaxPool3D
+    Mean Min Minimum MirrorPad Mul Neg NoOp NotEqual OneHot OnesLike Pack Pad PadV2
+    PartitionedCall Placeholder Pow PreventGradient Prod Range Rank ReadVariableOp RealDiv Relu
+    Relu6 Reshape ResizeBilinear ResizeNearestNeighbor ReverseV2 Rint Roll Round Rsqrt ScatterNd
+    Select SelectV2 Shape Sigmoid Sign Size Slice Softmax SpaceToBatchND SpaceToDepth Split
+    SplitV Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall StatelessIf
+    StatelessWhile StaticRegexFullMatch StopGradient StridedSlice StringJoin Sub Sum Tanh
+    TensorListConcatV2 TensorListFromTensor TensorListGetItem TensorListLength TensorListPopBack
+    TensorListPushBack TensorListReserve TensorListSetItem TensorListStack TensorScatterAdd
+    TensorScatterUpdate Tile TopKV2 Transpose Unpack UpperBound VarHandleOp VarIsInitializedOp
+    Where While ZerosLike
+    """.split()
+)
+"""Operations that compute, keep variables and branch: what exports are made of, and their like."""
 
 
 def read_signatures(folder: Path) -> dict[str, dict]:
@@ -50,6 +72,38 @@ def forced_xla(folder: Path) -> list[str]:
     marked = [(node.name, node.attr) for node in nodes]
     marked += [(function.signature.name, function.attr) for function in functions]
     return [name for name, attributes in marked if attributes[XLA_MARK].b]
+
+
+def foreign_operations(folder: Path) -> list[str]:
+    """Return the operations of a SavedModel that the suite's exports never have.
+
+    A graph is a program: it can read and write files, run Python of this process or operations of a
+    plug-in. What loading and calling the signatures can reach is looked at: all functions but those
+    that the variables' own saver alone calls, which nothing here runs.
+    """
+    meta = _read_graph(folder)
+    functions = {function.signature.name: function for function in meta.graph_def.library.function}
+    saver = meta.saver_def.save_tensor_name.partition(":")[0], meta.saver_def.restore_op_name
+    own = [node for node in meta.graph_def.node if node.name in saver]
+    nodes = [node for node in meta.graph_def.node if node.name not in saver]
+    saving = _reached(own, functions)
+    called = _reached(nodes, functions) | set(meta.object_graph_def.concrete_functions)
+    for name in set(functions) - (saving - called):
+        nodes += functions[name].node_def
+    return sorted({node.op for node in nodes} - HARMLESS - set(functions))
+
+
+def _reached(nodes, functions: Mapping) -> set[str]:
+    """Return the names of the functions that some nodes call, and these in turn."""
+    reached, left = set(), list(nodes)
+    while left:
+        node = left.pop()
+        values = [value.func.name for value in node.attr.values() if value.HasField("func")]
+        values += [each.name for value in node.attr.values() for each in value.list.func]
+        for name in {node.op, *values} & set(functions) - reached:
+            reached.add(name)
+            left += functions[name].node_def
+    return reached
 
 
 def _read_graph(folder: Path):

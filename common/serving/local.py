@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import DataError
-from common.export.saved_model import read_signatures
+from common.export.saved_model import foreign_operations, read_signatures
 from common.serving.protocol import Request, Served, Signature, TensorSpec
 
 
@@ -23,6 +23,8 @@ class LocalModel:
         self._identity = name, version
         try:
             self._signatures = read_signatures(folder)
+            if foreign := foreign_operations(folder):
+                raise ValueError(f"its graph has operations of no export: {', '.join(foreign)}")
             # Kept whole: the signatures do not keep the variables alive on their own.
             self._loaded = tf.saved_model.load(str(folder))
         except (OSError, ValueError, KeyError, tf.errors.OpError) as failure:

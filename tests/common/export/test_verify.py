@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common.__main__ import main
 from common.export.checks import verify
 from common.export.parity import PARITY
 from common.export.passport import PASSPORT, hash_files, read_passport
+from common.export.saved_model import foreign_operations
 from common.files import write_json
 
 pytestmark = pytest.mark.slow
@@ -117,6 +119,40 @@ class TestFindings:
         signatures["serving_default"]["inputs"]["image"]["dtype"] = "float64"
         restate(copy, signatures=signatures)
         assert "serving_default: found " in failures(copy)["signatures"]
+
+    def test_a_graph_that_writes_files_is_not_run(self, exported, tmp_path):
+        """A forger's passport agrees with his graph; only its operations tell."""
+        folder, victim = tmp_path / "x" / "1", tmp_path / "victim"
+        shutil.copytree(exported("vertebra").folder, folder)
+        loaded = tf.saved_model.load(str(folder))
+        honest = loaded.signatures["serving_default"]
+
+        class Forged(tf.Module):
+            @tf.function
+            def serve(self, image, memory):
+                tf.raw_ops.WriteFile(filename=str(victim), contents="x")
+                return self.honest(image=image, memory=memory)
+
+        module = Forged()
+        module.model, module.honest = loaded, honest
+        specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name)
+                 for name, spec in honest.structured_input_signature[1].items()}  # fmt: skip
+        forged = module.serve.get_concrete_function(**specs)
+        passport, parity = (folder / PASSPORT).read_bytes(), (folder / PARITY).read_bytes()
+        extra = shutil.copytree(folder / "assets.extra", tmp_path / "extra")
+        shutil.rmtree(folder)
+        tf.saved_model.save(module, str(folder), {"serving_default": forged})
+        shutil.copytree(extra, folder / "assets.extra")
+        (folder / PASSPORT).write_bytes(passport)
+        (folder / PARITY).write_bytes(parity)
+        restate(folder)
+        assert foreign_operations(folder) == ["WriteFile"]
+        checks = {check.what: check for check in verify(folder)}
+        assert checks["operations"] == ("operations", "FAILED", "not of this suite: WriteFile")
+        assert checks["recorded case"].result == "not tried"
+        assert not victim.exists()
+        assert "operations" not in {check.what for check in verify(folder, trust=True)}
+        assert victim.read_text() == "x"
 
     def test_a_damaged_graph(self, copy):
         (copy / "saved_model.pb").write_bytes(b"\xff" * 40)
