@@ -9,6 +9,7 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest; tensorflow_serving/util
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,19 @@ LARGEST_WHOLE = 2**24
 UNREACHED = (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException)
 """What urllib raises where no server answers, or not in time."""
 REST_HINT = "; the server's own limit is --rest_api_timeout_in_ms, 30 s unless it is set"
+
+DAMAGED = KeyError, TypeError, ValueError, AttributeError, OverflowError
+"""What an answer of another form than the server's leads to."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Scans go to the server that the user named and to no other."""
+
+    def redirect_request(self, *_):
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 class RestServer:
@@ -56,7 +70,7 @@ class RestServer:
                     if entry.get("inputs")  # "__saved_model_init_op" has none
                 },
             )
-        except (KeyError, TypeError, ValueError):
+        except DAMAGED:
             raise self._strange("no signatures in it") from None
 
     def prepare(
@@ -100,8 +114,9 @@ class RestServer:
                 url, data=body, headers={"Content-Type": "application/json"}
             )
             try:
-                with urllib.request.urlopen(request, timeout=seconds) as response:
-                    return self._read(response, limit)
+                end = time.monotonic() + seconds
+                with _OPENER.open(request, timeout=seconds) as response:
+                    return self._read(response, limit, end)
             except urllib.error.HTTPError as refusal:
                 raise self._explain(refusal, body) from None
             except UNREACHED as failure:
@@ -112,8 +127,12 @@ class RestServer:
 
         return protocol.ask_patiently(ask, self._patience, address=self.address)
 
-    def _read(self, response, limit: int):
-        text = response.read(limit + 1)
+    def _read(self, response, limit: int, end: float):
+        text = bytearray()
+        while len(text) <= limit and (piece := response.read1(1 << 20)):
+            text += piece
+            if time.monotonic() > end:  # the timeout is for each piece
+                raise TimeoutError
         if len(text) > limit:
             raise ServingError(
                 f"{self.address}: the answer has more than {mib(limit)} of JSON; expected a "
@@ -121,7 +140,7 @@ class RestServer:
             )
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._strange("no JSON") from None
 
     def _explain(self, refusal: urllib.error.HTTPError, body: bytes | None) -> Exception:

@@ -1,6 +1,8 @@
 """The messages themselves, held to the official definitions; URLs; patience."""
 
+import http.server
 import json
+import threading
 import time
 
 import numpy as np
@@ -11,7 +13,7 @@ from common.serving import protocol
 from common.serving.client import as_declared
 from common.serving.opening import Address, open_transport, parse_url
 from common.serving.protocol import Patience, TensorSpec, UnavailableError, ask_patiently
-from common.serving.rest_transport import encode
+from common.serving.rest_transport import RestServer, encode
 
 QUICK = Patience(deadline_s=5, retries=0)
 
@@ -163,3 +165,80 @@ def test_kinds_of_tensors():
     assert not known.agrees(TensorSpec("float32", (3, 5, 1)))
     assert not known.agrees(TensorSpec("float64", (3, 5, 2)))
     assert str(known) == "float32 (3, ?, 2)"
+
+
+class TestHostileServer:
+    """What listens at the address need not be TensorFlow Serving."""
+
+    @pytest.fixture
+    def ask(self):
+        """A function that asks a server, whose answer another function writes, for signatures."""
+        servers = []
+
+        def ask(answer, deadline_s=5):
+            class Handler(http.server.BaseHTTPRequestHandler):
+                def do_GET(self):
+                    answer(self)
+
+                def log_message(self, *_):
+                    pass
+
+            servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+            threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{servers[-1].server_address[1]}"
+            patience = Patience(deadline_s=deadline_s, retries=0)
+            return RestServer(address, name="m", version=1, patience=patience).ask_metadata()
+
+        yield ask
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+    def test_redirects_are_not_followed(self, ask):
+        seen = []
+
+        def elsewhere(handler):
+            seen.append(handler.path)
+            handler.send_response(302)
+            handler.send_header("Location", "/other")
+            handler.end_headers()
+
+        with pytest.raises(ServingError, match="rejected the request, HTTP 302"):
+            ask(elsewhere)
+        assert seen == ["/v1/models/m/versions/1/metadata"]
+
+    def test_one_deadline_for_all_pieces(self, ask):
+        """A byte every 0.1 s held a deadline of 3 s for as long as bytes came."""
+
+        def drip(handler):
+            handler.send_response(200)
+            handler.end_headers()
+            for _ in range(100):
+                try:
+                    handler.wfile.write(b" ")
+                    handler.wfile.flush()
+                except OSError:
+                    return
+                time.sleep(0.1)
+
+        began = time.monotonic()
+        with pytest.raises(ServingError, match="no answer within 1 s"):
+            ask(drip, deadline_s=1)
+        assert time.monotonic() - began < 5
+
+    @pytest.mark.parametrize(
+        "text",
+        ["[" * 100_000, "[]", '{"metadata": []}', '{"metadata": {"signature_def": 1e999}}',
+         '{"model_spec": {"name": "m", "version": 1e999}, '
+         '"metadata": {"signature_def": {"signature_def": {}}}}',
+         '{"model_spec": {"name": "m", "version": 1}, '
+         '"metadata": {"signature_def": {"signature_def": {"a": []}}}}'],
+    )  # fmt: skip
+    def test_strange_answers_are_one_line(self, ask, text):
+        def answer(handler):
+            handler.send_response(200)
+            handler.end_headers()
+            handler.wfile.write(text.encode())
+
+        with pytest.raises(ServingError, match="expected that of TensorFlow Serving's"):
+            ask(answer)
