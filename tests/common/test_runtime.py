@@ -146,3 +146,17 @@ class TestThreads:
     def test_options_are_refused(self, value):
         with pytest.raises(OptionError, match=f"--threads is {value}; expected 1 to "):
             limit_threads(value)
+
+
+@pytest.mark.parametrize("backend", ["jax", "nonsense"])
+def test_the_users_backend_of_keras_does_not_matter(backend):
+    """It ended every command in a traceback out of `import tensorflow`."""
+    code = (
+        "from common.runtime import load_tensorflow_quietly as load; load(); "
+        "import keras; print(keras.backend.backend())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("tensorflow\n", "")
