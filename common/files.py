@@ -140,6 +140,11 @@ def _check_yaml(text: str) -> None:
             raise ValueError("found an alias (*name); expected every value spelt out")
 
 
+def find_pattern(path: Path) -> str:
+    """Return the first character for which TensorFlow takes a path for a pattern; empty: none."""
+    return next((sign for sign in str(path) if sign in "*?[\\"), "")
+
+
 def make_folder(path: Path, name: str = "") -> None:
     """Make a folder with its parents unless it is there; `RunError` calls it `name`."""
     try:

@@ -175,3 +175,13 @@ class TestAssign:
     def test_text_instead_of_numbers(self, targets):
         tensors = TENSORS | {"conv/bias": np.array([b"a", b"b"])}
         self.assert_refused(tensors, targets, "conv/bias holds .*, expected numbers")
+
+
+def test_a_path_that_is_taken_for_a_pattern_is_refused(tmp_path):
+    prefix = write_checkpoint(tmp_path / "model")
+    folder = tmp_path / "ck [1]"
+    folder.mkdir()
+    for path in tmp_path.glob("model*"):
+        path.rename(folder / path.name)
+    with pytest.raises(DataError, match=r"ck \[1\]/model has a '\[', by which TensorFlow finds no"):
+        read_tf_checkpoint(folder / prefix.name)
