@@ -18,7 +18,9 @@ import inspect
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -118,8 +120,15 @@ def run_guarded(program: str, act: Callable[[], int | None]) -> int:
 
     Returns:
         Exit status: that of the command (None is 0), 2 after a mistake of the user's, 130 after
-        Ctrl-C.
+        Ctrl-C. SIGTERM ends the process with 143, after all that is unfinished was put away.
     """
+
+    def end(*_: Any) -> None:
+        print(f"{program}: terminated", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a terminal or file that knows ASCII alone
             stream.reconfigure(errors="replace")

@@ -73,9 +73,8 @@ def run_stages(
         words = [str(word) for word in stage.options]
         _say(f"{place} python -m {paper} {stage.command} {' '.join(words)}")
         began = time.monotonic()
-        ended = subprocess.run([sys.executable, "-m", paper, stage.command, *words], check=False)
-        if ended.returncode:
-            failure = f"{stage.command} failed with status {ended.returncode}"
+        if status := run_process([sys.executable, "-m", paper, stage.command, *words]):
+            failure = f"{stage.command} failed with status {status}"
             write_json(out / STAGES, {**state, "status": "failed", "failure": failure})
             raise StageError(failure)
         seconds.append((stage.command, round(time.monotonic() - began, 2)))
@@ -125,13 +124,23 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def run_process(words: Sequence[str]) -> int:
+    """Run a command and return its exit status; what ends this process ends the command, too."""
+    with subprocess.Popen(words) as process:
+        try:
+            return process.wait()
+        except SystemExit:  # SIGTERM; Ctrl-C reaches all processes of a terminal by itself
+            process.terminate()
+            raise
+
+
 def run_papers(papers: Sequence[str], words: Sequence[str], *, preset: str) -> dict[str, str]:
     """Run one command of every paper, whatever becomes of the others; return why some failed."""
     failures = {}
     for paper in papers:
         out, began = RUNS / f"{paper}-{preset}", time.time()
         command = [sys.executable, "-m", paper, *words, "--out", str(out)]
-        if status := subprocess.run(command, check=False).returncode:
+        if status := run_process(command):
             failures[paper] = why_failed(out / STAGES, status, since=began)
     if failures:
         print(f"failed: {', '.join(failures)}", file=sys.stderr)

@@ -86,8 +86,6 @@ def test_folders_that_are_numbers_elsewhere_are_no_versions(tmp_path):
 @pytest.mark.parametrize("place", ["models [1]", "a*", "b?/c"])
 def test_paths_that_tensorflow_takes_for_patterns_are_refused(tmp_path, place):
     """It wrote such a folder, found nothing in it, and ended in a traceback."""
-    with pytest.raises(
-        OptionError, match=r"--to: .* no saved model; expected a path without"
-    ):
+    with pytest.raises(OptionError, match=r"--to: .* no saved model; expected a path without"):
         version_folder(tmp_path / place, "model", None)
     assert not list(tmp_path.iterdir())

@@ -1,12 +1,15 @@
 """The main job: papers are found, a failing stage stops its paper and no other, a page is made."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common.errors import OptionError
@@ -184,3 +187,24 @@ class TestStages:
         state = json.loads((project / "out" / "reproduce.json").read_text())
         assert (state["status"], state["failure"]) == ("failed", "two failed with status 3")
         assert [verb for verb, _ in state["seconds"]] == ["one"]
+
+
+@pytest.mark.slow
+def test_the_whole_tree_ends_with_the_main_job(tmp_path):
+    """`train` ran on when `reproduce` was terminated."""
+    words = ["-m", "fetal_brain", "reproduce", "--out", str(tmp_path / "out")]
+    job = subprocess.Popen(
+        [sys.executable, *words], env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    main, patience = psutil.Process(job.pid), time.monotonic() + 120
+    while time.monotonic() < patience:
+        children = main.children(recursive=True)
+        if any("train" in child.cmdline() for child in children):
+            break
+        time.sleep(0.05)
+    job.terminate()
+    assert job.wait(60) == 143
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+    assert "fetal_brain reproduce: terminated" in job.stderr.read()
