@@ -82,6 +82,7 @@ def test_what_is_served_is_what_the_tiles_give(network, tiling, shape, changes, 
     assert np.ptp(expected.probabilities[..., 1]) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shifts", [1, 2])
 def test_boxes_equal_whole_tiles_on_the_lattice(network, monkeypatch, shifts):
     """Both for networks whose layers can be computed for a box alone and for those of which whole
@@ -104,6 +105,7 @@ def test_an_empty_region_gives_nothing(network):
     assert not np.any(found["labels"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiply", [True, False])
 def test_a_mask_of_other_numbers(network, multiply):
     """[G8] The engine multiplies by them; the port asks whether they are above 0."""

@@ -73,6 +73,7 @@ def test_the_lattice_is_what_tiles_on_it_give(network, image, shifts):
     assert np.ptp(found[..., 1]) > 0.05
 
 
+@pytest.mark.slow
 def test_the_lattice_does_not_depend_on_the_tiles(network, image):
     """[G5] [G4] The engine's own outcome moves with the size of its tiles, the lattice's does not.
 
@@ -109,6 +110,7 @@ def test_without_contexts_both_ways_agree(image):
     assert np.ptp(found[0][..., 1]) > 0.1
 
 
+@pytest.mark.slow
 def test_averaged_lattices(network, image):
     """Three lattices displaced by a voxel each: the mean of all phases; every voxel counts once."""
     config = replace(LATTICE, lattice_shifts=3)
@@ -129,6 +131,7 @@ def test_lattice_steps():
     assert [inference.spoilt_voxels(PORT, axis) for axis in range(3)] == [1, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [ENGINE, LATTICE])
 @pytest.mark.parametrize("divided", [True, False])
 def test_a_mask_changes_nothing_inside(network, image, config, divided, monkeypatch):

@@ -253,6 +253,7 @@ def test_batches_keep_their_shape(image):
     assert steps == [(5, 8), (8, 8)]
 
 
+@pytest.mark.slow
 def test_masks(network, image):
     """[G8] The engine multiplies by the mask's value; [G9] outside all classes are 0."""
     mask = np.zeros(image.shape[:3])

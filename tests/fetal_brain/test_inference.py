@@ -184,6 +184,7 @@ print((peak_memory() - before) / image.nbytes)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_depth():
     """In a process of its own, in shares of the image: a copy of it for a moment twice, and labels.
     Float64 sums of two classes and their counts would take six times the image."""

@@ -89,6 +89,7 @@ def test_sizes_that_the_network_cannot_take_are_refused(changes, expected):
         build_for_any_plane(replace(PORT, **changes))
 
 
+@pytest.mark.slow
 def test_ties_do_not_depend_on_the_kernels_in_force(tmp_path):
     """[F30] A constant background ties everywhere; oneDNN's kernels and TensorFlow's own give
     gradients that differ by rounding, 6e-7 of their size."""

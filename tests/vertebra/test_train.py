@@ -118,6 +118,7 @@ def test_validation_and_picture(case):
     assert make_validation(model, [], config, seed=0) is None
 
 
+@pytest.mark.slow
 def test_killed_run_ends_bit_for_bit_like_an_unbroken_one(tmp_path):
     """[V23] [V31] Killed after its first checkpoint, across the step that fixes the statistics."""
     phantom = ["--out", tmp_path / "phantom", "--cases", 3, "--shape", "56,90,80"]

@@ -69,6 +69,7 @@ def unpack(starts, values, shape):
     return np.repeat([0, *values], lengths).reshape(shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_released_search_step_by_step(name, recorded, volumes, recipe):
     """Every window, decision, target, count and label; the mask, or the way it breaks down."""
@@ -118,6 +119,7 @@ def test_mended_search_finds_all(name, volumes, recipe):
         np.testing.assert_array_equal(search.mask == number, labels == label)
 
 
+@pytest.mark.slow
 def test_mended_search_ends_with_a_network_that_alternates(volumes, recipe):
     """The released search is endless here; every approach is forced to an end."""
     labels, _ = volumes("T6_flip_forced_average")
@@ -205,6 +207,7 @@ def test_incomplete_vertebrae_are_remembered_but_left_out(volumes, recipe):
     np.testing.assert_array_equal(np.unique(kept.mask), np.arange(12))
 
 
+@pytest.mark.slow
 def test_skipping_air_changes_visits_and_nothing_else(recipe):
     image, labels = recipe.spine((200, 160, 400), 6, 5, 24, 24, centre=(80, 90))
     image[:, :, 200:] = 20  # nothing but air to the side
