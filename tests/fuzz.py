@@ -170,7 +170,16 @@ def make_kinds(folder: Path) -> list[Kind]:
         "--config",
         "run",
         "r/config.yaml",
-        command("fetal_brain", "train", "--config", "{}/r/config.yaml", "--run", "again"),
+        command(
+            "fetal_brain",
+            "train",
+            "--config",
+            "{}/r/config.yaml",
+            "--run",
+            "again",
+            "--max_steps",
+            "2",
+        ),
     )
     add("passport", "models", "fetal_brain/1/passport.json", reader(read_model))
     (made / "claims/fetal_brain").mkdir(parents=True)

@@ -120,6 +120,8 @@ def rows_by_name(
             raise DataError(f"{table.path}: found the column {name} twice; expected it once")
     for row in table.rows:
         check_cells(table, row, header)
+        if any("\0" in cell for cell in row.cells):
+            raise DataError(f"{table.where(row)}: found a NUL character; expected text")
     return [dict(zip(header, row.cells, strict=True)) for row in table.rows]
 
 

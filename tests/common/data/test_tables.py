@@ -151,3 +151,11 @@ def test_outputs_that_would_replace_each_other_or_an_input(tmp_path):
     read = [tmp_path / "link" / "scan.npy"]
     with pytest.raises(OptionError, match=r"--out x: scan\.npy there is a file to read"):
         check_outputs([("e", [tmp_path / "scan.npy"])], read, option="--out x")
+
+
+def test_a_nul_character_is_no_text(tmp_path):
+    """As part of a path it was a ValueError."""
+    path = tmp_path / "list.csv"
+    path.write_bytes(b"id,image\na,b\0c.nii.gz\n")
+    with pytest.raises(DataError, match=r"list.csv, line 2: found a NUL character; expected text"):
+        rows_by_name(read_table(path), ("id", "image"))
