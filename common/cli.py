@@ -24,12 +24,11 @@ import threading
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
-from difflib import get_close_matches
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from common.errors import OptionError, RunError, UserError
+from common.errors import OptionError, RunError, UserError, nearest
 from common.runtime import forget_networks, limit_threads, load_tensorflow_quietly
 
 COMMANDS = ("phantom", "prepare", "plan", "train", "predict", "evaluate", "export", "convert",
@@ -92,14 +91,13 @@ def main(
 def unknown_command(word: str, known: Sequence[str]) -> OptionError:
     """Return the refusal of a word that is none of the known commands."""
     return OptionError(
-        f"unknown command {word!r}{nearest(word, known)}; expected one of: {', '.join(known)}"
+        f"unknown command {word!r}{_hint(word, known)}; expected one of: {', '.join(known)}"
     )
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ", did you mean ...?" with the known word that is most like one; empty: none is."""
-    near = get_close_matches(word, known, n=1)
-    return f", did you mean {near[0]}?" if near else ""
+def _hint(word: str, known: Iterable[str]) -> str:
+    near = nearest(word, known)
+    return near and f", did you mean {near}?"
 
 
 class Parser(argparse.ArgumentParser):
@@ -235,8 +233,8 @@ def parse_command(
     except argparse.ArgumentError as mistake:
         message = plain_message(str(mistake))
         if unknown := re.match("unrecognized arguments: (--[^ =]+)", message):
-            near = nearest(unknown[1], _long_options(parser))
-            message = message.replace(unknown[1], unknown[1] + near, 1)
+            hint = _hint(unknown[1], _long_options(parser))
+            message = message.replace(unknown[1], unknown[1] + hint, 1)
         raise OptionError(message) from None
     return function, config_module.Config, values
 

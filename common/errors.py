@@ -1,5 +1,8 @@
 """Errors caused by user input; reported in one line on stderr, with exit status 2."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """A user's mistake: one line that names the file or option, what was found and expected."""
@@ -23,6 +26,11 @@ class TrainingDivergedError(UserError):
 
 class ServingError(UserError):
     """A model server does not answer, or not as the model's passport says."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that is most like one that is not known; empty: none is."""
+    return next(iter(get_close_matches(word, known, n=1)), "")
 
 
 def one_line(failure: Exception) -> str:

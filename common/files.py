@@ -140,9 +140,11 @@ def _check_yaml(text: str) -> None:
             raise ValueError("found an alias (*name); expected every value spelt out")
 
 
-def find_pattern(path: Path) -> str:
-    """Return the first character for which TensorFlow takes a path for a pattern; empty: none."""
-    return next((sign for sign in str(path) if sign in "*?[\\"), "")
+def explain_pattern(path: Path, what: str) -> str:
+    """Say by which character TensorFlow takes a path for a pattern and finds no `what`; or ""."""
+    sign = next((sign for sign in str(path) if sign in "*?[\\"), "")
+    expected = "expected a path without * ? [ and backslashes"
+    return sign and f"{path} has a {sign!r}, by which TensorFlow finds no {what}; {expected}"
 
 
 def make_folder(path: Path, name: str = "") -> None:

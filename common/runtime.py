@@ -107,12 +107,14 @@ def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Keep the garbage collector away from what is imported, which lives to the end anyway."""
+    collecting = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if collecting:
+            gc.enable()
 
 
 def forbid_keras() -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import DataError
+from common.files import plain
 from raseg.config import CHANNELS, VOLUME_SHAPE, Config
 
 BINS = 5
@@ -100,8 +101,7 @@ def encode(values: np.ndarray, *, wrap: bool, what: str) -> np.ndarray:
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise DataError(f"{what}: found NaN or infinite values; expected finite numbers")
-        loss = loss_of_fractions(values)
-        if loss > MOST_LOSS and not wrap:
+        if not wrap and (loss := loss_of_fractions(values)) > MOST_LOSS:
             raise DataError(
                 f"{what}: values of {values.min():.4g} to {values.max():.4g} would lose "
                 f"{100 * loss:.0f} % of their deviation as whole numbers; expected a scanner's "
@@ -133,7 +133,7 @@ def loss_of_fractions(values: np.ndarray) -> float:
 
 def settings_of(config: Config) -> dict:
     """Return what the index keeps of a configuration, as JSON gives it back."""
-    return json.loads(json.dumps({name: getattr(config, name) for name in SETTINGS}))
+    return plain({name: getattr(config, name) for name in SETTINGS})
 
 
 def write_record(file, label: np.ndarray, image: np.ndarray) -> None:

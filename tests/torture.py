@@ -26,8 +26,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from commands import program, with_project
 
-ROOT = Path(__file__).resolve().parents[1]
 MOST_KILLS_OF_ONE = 3
 GROWING = ("log.csv", "manifest.json", "last.npz", "prepared.json")
 """Files that a command changes as it goes; they are whole at each moment, but not yet the last."""
@@ -129,10 +129,9 @@ def leftovers(folder: Path) -> list[str]:
 
 def begin(paper: str, words: tuple[str, ...], folder: Path) -> subprocess.Popen:
     """Start a command in a folder, in a process group of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
     with (folder.parent / "output.txt").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", paper, *words], cwd=folder, env=environment,
+            program(paper, words), cwd=folder, env=with_project({"TF_CPP_MIN_LOG_LEVEL": "2"}),
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 

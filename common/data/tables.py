@@ -10,10 +10,9 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from common.errors import DataError
+from common.errors import DataError, nearest
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 LARGEST_TABLE = 50_000_000
@@ -211,7 +210,7 @@ def _columns(cells: Sequence[str]) -> str:
 def _explain_unknown(cell: str, columns: Sequence[str], prefixes: Sequence[str]) -> str:
     name = column_name(cell)
     ending = name.partition("_")[2] or name
-    near = get_close_matches(name, [*columns, *(prefix + ending for prefix in prefixes)], n=1)
-    hint = f"did you mean {near[0]}? Expected" if near else "expected"
+    near = nearest(name, [*columns, *(prefix + ending for prefix in prefixes)])
+    hint = f"did you mean {near}? Expected" if near else "expected"
     known = ", ".join([*(f"{prefix}..." for prefix in prefixes), *columns])
     return f"unknown column {cell!r}; {hint} {known}"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from common.errors import OptionError
-from common.files import find_pattern, write_text_atomically
+from common.files import explain_pattern, write_text_atomically
 
 SERVABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 VERSION = re.compile(r"[0-9]{1,18}")
@@ -39,11 +39,8 @@ def version_folder(to: Path, name: str, version: int | None) -> Path:
         )
     if version is not None and version < 1:
         raise OptionError(f"--version: found {version}; expected 1 or more")
-    if sign := find_pattern(to.absolute()):
-        raise OptionError(
-            f"--to: {to.absolute()} has a {sign!r}, by which TensorFlow finds no saved model; "
-            "expected a path without * ? [ and backslashes"
-        )
+    if reason := explain_pattern(to.absolute(), "saved model"):
+        raise OptionError(f"--to: {reason}")
     folder = to / name / str(version or next_version(to / name))
     refuse_existing(folder)
     return folder

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import DataError
-from common.files import find_pattern
+from common.files import explain_pattern
 
 Transform = Callable[[np.ndarray], np.ndarray]
 Ignored = str | Callable[[str], bool]
@@ -29,11 +29,8 @@ def read_tf_checkpoint(path: Path) -> dict[str, np.ndarray]:
         DataError: there is no checkpoint, or a truncated or damaged one; names the file.
     """
     prefix = find_checkpoint_prefix(Path(path))
-    if sign := find_pattern(prefix):
-        raise DataError(
-            f"{prefix} has a {sign!r}, by which TensorFlow finds no checkpoint; expected a path "
-            "without * ? [ and backslashes"
-        )
+    if reason := explain_pattern(prefix, "checkpoint"):
+        raise DataError(reason)
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         names = sorted(reader.get_variable_to_shape_map())

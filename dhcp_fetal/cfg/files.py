@@ -10,11 +10,10 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from common.errors import DataError, OptionError
+from common.errors import DataError, OptionError, nearest
 from dhcp_fetal.cfg.keys import KEYS, REFUSED
 
 Kind = Literal["model", "train", "test"]
@@ -217,6 +216,6 @@ def _explain_unknown(name: str, kind: Kind) -> str:
     owners = [other for other in KEYS if name in KEYS[other]]
     if owners:
         return f"a key of {' and '.join(owners)} files, found in a {kind} file"
-    close = get_close_matches(name, KEYS[kind], n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    close = nearest(name, KEYS[kind])
+    hint = f"did you mean {close}? " if close else ""
     return f"unknown key; {hint}The engine would ignore it: put # before the line to do so"
