@@ -11,6 +11,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import OptionError
@@ -115,6 +118,42 @@ def _uncollected() -> Iterator[None]:
         gc.freeze()
         if collecting:
             gc.enable()
+
+
+class _WithKeras(MetaPathFinder):
+    """Finds Keras as Python does, and imports a module of ours behind it."""
+
+    def __init__(self, module: str):
+        self.module = module
+
+    def find_spec(self, name, path=None, target=None):
+        """Return nothing but for Keras itself, and for that once."""
+        if name != "keras":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is None or spec.loader is None:
+            return None
+        run = spec.loader.exec_module
+
+        def run_and_register(keras):
+            run(keras)
+            import_module(self.module)
+
+        spec.loader.exec_module = run_and_register
+        return spec
+
+
+def import_with_keras(module: str) -> None:
+    """Import a module of registered layers now, or as soon as something imports Keras.
+
+    So `import <paper>` is all that `keras.saving.load_model` needs, and still loads nothing:
+    `--help` stays quick, and TensorFlow starts as the options say, which are read later.
+    """
+    if sys.modules.get("keras"):
+        import_module(module)
+    else:
+        sys.meta_path.insert(0, _WithKeras(module))
 
 
 def forbid_keras() -> None:

@@ -209,8 +209,6 @@ def passport_entry(config: Config, case: HeldOutCase) -> Description:
         limits=[
             "Nothing is reoriented or resampled: voxel size and orientation must be those of the"
             " training scans.",
-            "model.keras holds layers that Keras does not have: `import dhcp_fetal.layers` comes"
-            " before `keras.saving.load_model`; the SavedModel needs no code of ours.",
             "The network for the cortex needs the brain as `mask`, found by the network for the"
             " brain.",
         ],

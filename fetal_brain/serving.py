@@ -125,7 +125,8 @@ def passport_entry(config: Config, case: HeldOutCase) -> Description:
         | {"logits": "of each class", "y_prob": "softmax of the logits", "y_": "class number"},
         limits=[
             "Slices are not registered to each other; the network sees three at a time.",
-            "Nothing is resampled: a scan of another voxel size is segmented as it is.",
+            "Nothing is reoriented or resampled: voxel size and orientation must be those of the"
+            " training scans.",
         ],
     )  # fmt: skip
 

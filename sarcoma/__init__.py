@@ -1,1 +1,3 @@
 import common  # decides how TensorFlow starts, before it is imported
+
+common.runtime.import_with_keras("sarcoma.layers")

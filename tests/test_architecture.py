@@ -168,9 +168,12 @@ def test_a_prediction_loads_no_pictures_and_no_data_frames(paper):
 @pytest.mark.parametrize("package", ["common", *PAPERS])
 def test_a_package_decides_how_tensorflow_starts_and_nothing_else(package):
     """Importing any of them comes before TensorFlow, which reads its environment once."""
-    (line,) = (ROOT / package / "__init__.py").read_text().splitlines()
+    first, *others = (ROOT / package / "__init__.py").read_text().splitlines()
     imported = "common.runtime" if package == "common" else "common"
-    assert line.split()[:3] == ["import", imported, "#"]
+    assert first.split()[:3] == ["import", imported, "#"]
+    registers = (ROOT / package / "layers.py").is_file()
+    wanted = ["", f'common.runtime.import_with_keras("{package}.layers")'] if registers else []
+    assert others == wanted
 
 
 def test_the_other_init_files_are_empty():

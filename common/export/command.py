@@ -8,6 +8,7 @@ from common.errors import OptionError
 from common.export.passport import Provenance
 from common.export.versions import version_folder
 from common.runs.folder import load_run
+from common.runs.training_grid import recorded_grid
 from common.runtime import configure_runtime
 
 TOLERANCE = 1e-5
@@ -60,7 +61,7 @@ def export(
             lambda part: serving.make_examples(network, config, part),
             least=serving.least_size(config, case),
         ),
-        description=serving.passport_entry(config, case),
+        description=serving.passport_entry(config, case).on_grid(recorded_grid(record.path)),
         provenance=Provenance.of_run(record),
         tolerance=TOLERANCE,
         keras_file=record.path / "model.keras",

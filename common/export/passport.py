@@ -9,7 +9,7 @@ has to be signed (docs/serving.md).
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from common.errors import RunError
 from common.export.versions import find_versions
 from common.files import read_json, sha256_of
 from common.runs.folder import Run
+from common.runs.training_grid import TrainingGrid
 
 SCHEMA = 1
 PASSPORT = "passport.json"
@@ -48,6 +49,24 @@ class Description:
     intended_use: Sequence[str] = (RESEARCH_USE,)
     whole_scan: Mapping[str, Any] = field(default_factory=lambda: {"signature": "volume"})
     """The signature that takes a whole scan, or None there and the command that does."""
+
+    def on_grid(self, grid: TrainingGrid | None) -> "Description":
+        """Return the description whose inputs expect the orientation and voxels of the training."""
+        if grid is None:
+            return self
+        sizes = dict(zip("XYZ", grid.spacing_mm, strict=True))
+        inputs = {
+            name: {
+                **entry,
+                "orientation": grid.orientation,
+                "spacing_mm": {
+                    **entry["spacing_mm"],
+                    "expected": [sizes[axis] for axis in entry["axes"] if axis in sizes],
+                },
+            }
+            for name, entry in self.inputs.items()
+        }
+        return replace(self, inputs=inputs)
 
 
 @dataclass(frozen=True)

@@ -264,8 +264,18 @@ def make_passport(
         "parity": parity,
         "metrics": provenance.metrics,
         "intended_use": [*([PHANTOM_USE] if phantom else []), *description.intended_use],
-        "limits": description.limits,
+        "limits": [*description.limits, *keras_limits(network)],
     }  # fmt: skip
+
+
+def keras_limits(network: keras.Model) -> list[str]:
+    """Return what to know before a network's .keras file is loaded; empty: Keras is enough."""
+    packages = {type(layer).__module__.partition(".")[0] for layer in network.layers} - {"keras"}
+    return [
+        f"model.keras holds layers that Keras does not have: `import {package}` comes before "
+        "`keras.saving.load_model`; the SavedModel needs no code of ours."
+        for package in sorted(packages)
+    ]
 
 
 @contextmanager

@@ -43,12 +43,13 @@ def load_trained(network: keras.Model, run: Path) -> keras.Model:
 
 
 def save_network(model: keras.Model, path: Path) -> None:
-    """Write a trained network as a .keras file that loads where this project is not installed.
+    """Write a trained network as a .keras file, which loads after `import <paper>`.
 
-    Loss, metrics and optimiser of its training stay out of the file: Keras could not find ours.
+    Loss, metrics and optimiser of its training stay out of the file. Where the network has Keras'
+    own layers alone, as in `fetal_brain`, the file needs nothing of this project.
 
     Args:
-        model: a functional model of Keras' own layers; it is left as it is.
+        model: a functional model; it is left as it is.
         path: file ending in .keras, in an existing folder; it is replaced whole or not at all.
 
     Raises:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from common.errors import OptionError
+from common.papers import ROOT
 from common.runtime import (
     THREADS,
     check_environment,
@@ -160,3 +161,20 @@ def test_the_users_backend_of_keras_does_not_matter(backend):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("tensorflow\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("imports", ["import {}, keras", "import keras, {}"])
+def test_importing_a_paper_registers_its_layers_with_keras(imports):
+    """In either order; before Keras, a package brings nothing heavy with it."""
+    wanted = ["dhcp_fetal>ChannelBias", "raseg>CropToSkip", "sarcoma>MaxoutConv2D",
+              "vertebra>Block"]  # fmt: skip
+    papers = ", ".join(name.partition(">")[0] for name in wanted)
+    code = (
+        f"import sys\nimport {papers if imports.startswith('import {}') else 'common'}\n"
+        f"assert 'keras' not in sys.modules and 'tensorflow' not in sys.modules\n"
+        f"{imports.format(papers)}\n"
+        f"print(*(keras.saving.get_registered_object(name).__name__ for name in {wanted}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == [name.partition(">")[2] for name in wanted], done.stderr

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -10,8 +12,16 @@ import pytest
 from common.errors import OptionError, RunError
 from common.export.command import export
 from common.export.parity import PARITY, read_parity
-from common.export.passport import PASSPORT, hash_weights, read_passport
+from common.export.passport import (
+    PASSPORT,
+    Description,
+    describe_input,
+    hash_weights,
+    read_passport,
+)
 from common.export.warmup import WARMUP_FILE, read_warmup
+from common.papers import ROOT
+from common.runs.training_grid import TrainingGrid
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +92,35 @@ class TestContent:
         model = exported(paper)
         trained = (model.run / "model.keras").read_bytes()
         assert (model.folder / "model.keras").read_bytes() == trained
+
+    def test_network_file_loads_after_what_the_limits_name(self, exported, paper):
+        """Plain Keras for those of Keras' own layers, else after one import."""
+        model = exported(paper)
+        limits = " ".join(read_passport(model.folder)["limits"])
+        named = re.findall(r"`import (\w+)` comes before", limits)
+        assert named == ([] if paper in ("fetal_brain", "sarcoma") else [paper])
+        program = f"import {', '.join([*named, 'keras'])}\n" + (
+            f"model = keras.saving.load_model({str(model.folder / 'model.keras')!r})\n"
+            "print(model.count_params())"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                              cwd=ROOT)  # fmt: skip
+        parameters = read_passport(model.folder)["weights"]["parameters"]
+        assert done.stdout == f"{parameters}\n", done.stderr
+
+
+def test_orientation_and_voxels_are_those_of_the_training():
+    """Of the whole training, along the axes of each input; without a common grid, as it was."""
+    any_ = {"minimum_size": (1, 1, 1), "intensities": "any", "modality": "MRI"}
+    image = describe_input(axes="ZYXC", channels=["T2"], spacing_mm=(9, 9, 9),
+                           spacing_tolerance=0.1, **any_)  # fmt: skip
+    mask = describe_input(axes="XYZ", channels=["mask"], **any_)
+    stated = Description({"image": image, "mask": mask}, [], {}, {}, [])
+    assert stated.on_grid(None) is stated
+    inputs = stated.on_grid(TrainingGrid("LPS", (1.0, 1.5, 3.0))).inputs
+    assert [entry["orientation"] for entry in inputs.values()] == ["LPS", "LPS"]
+    assert inputs["image"]["spacing_mm"] == {"expected": [3.0, 1.5, 1.0], "tolerance": 0.1}
+    assert inputs["mask"]["spacing_mm"] == {"expected": [1.0, 1.5, 3.0], "tolerance": None}
 
 
 def test_weights_are_known_by_their_numbers():
