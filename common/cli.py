@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from io import TextIOWrapper
 from pathlib import Path
@@ -228,8 +228,10 @@ def parse_command(
     words = spell_options(words, option_aliases)
     try:
         parser = build_parser(f"python -m {paper} {command}", function, config_module, words)
-        words = bracket_tuples(complete_flags(words, function), function, config_module.Config)
+        types = types_of_options(function, config_module.Config)
+        words = bracket_tuples(complete_flags(words, function), types)
         values = parser.parse_args(words)
+        keep_texts(values, words, types)
     except argparse.ArgumentError as mistake:
         message = plain_message(str(mistake))
         if unknown := re.match("unrecognized arguments: (--[^ =]+)", message):
@@ -269,24 +271,48 @@ def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
     return completed
 
 
-def bracket_tuples(words: Sequence[str], function: Callable, config_class: type) -> list[str]:
-    """Let a tuple be typed plainly: `--window 3,64,64` is `[3,64,64]`, `--ids a,b` `["a","b"]`."""
+def types_of_options(function: Callable, config_class: type) -> dict[str, tuple]:
+    """Return, for every option of a command, its type and the types within that."""
     # A command without `config` may have an option that is called like a field of it.
     hints = typing.get_type_hints(config_class) | typing.get_type_hints(function)
-    kinds = {f"--{name}": (hint, *typing.get_args(hint)) for name, hint in hints.items()}
-    tuples = {name for name, kind in kinds.items() if tuple in map(typing.get_origin, kind)}
-    texts = {name for name, kind in kinds.items() if tuple[str, ...] in kind}
-    bracketed, option = [], ""
+    return {f"--{name}": (hint, *typing.get_args(hint)) for name, hint in hints.items()}
+
+
+def bracket_tuples(words: Sequence[str], types: Mapping[str, tuple]) -> list[str]:
+    """Let a tuple be typed plainly: `--window 3,64,64` is `[3,64,64]`, `--ids 001,b` `["001","b"]`.
+
+    Texts are quoted, since the parser reads YAML, where 001 is a number.
+    """
+    bracketed = []
+    for name, value, word in _values_of_options(words):
+        kind, listed = types.get(name, ()), value
+        if tuple[str, ...] in kind:
+            plain = re.fullmatch(r"\[[^\[\]{}\"']*\]|\w[\w.-]*(,\w[\w.-]*)*", value)
+            if plain and value != "null":
+                items = value.strip("[]").split(",")
+                listed = json.dumps([item.strip() for item in items if item])
+        elif tuple in map(typing.get_origin, kind):
+            if re.fullmatch(r"\d[\d.]*(,\d[\d.]*)+", value):
+                listed = f"[{value}]"
+        bracketed.append(word.removesuffix(value) + listed)
+    return bracketed
+
+
+def keep_texts(values: Any, words: Sequence[str], types: Mapping[str, tuple]) -> None:
+    """Give options the texts that YAML reads as nothing, such as `#1`; only `null` is none."""
+    for name, value, _ in _values_of_options(words):
+        kind = types.get(name, ())
+        if type(None) in kind and value not in ("", "null") and values[name[2:]] is None:
+            values[name[2:]] = Path(value) if Path in kind else value
+
+
+def _values_of_options(words: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the option, the value and the word for each word; an option alone has no value."""
+    option = ""
     for word in words:
         name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)
-        if name in tuples and re.fullmatch(r"\d[\d.]*(,\d[\d.]*)+", value):
-            word = f"{name}=[{value}]" if equals else f"[{value}]"
-        elif name in texts and re.fullmatch(r"\w[\w.-]*(,\w[\w.-]*)*", value) and value != "null":
-            listed = json.dumps(value.split(","))
-            word = f"{name}={listed}" if equals else listed
-        bracketed.append(word)
-        option = word
-    return bracketed
+        yield name, value, word
+        option = "" if equals else name if word.startswith("--") else ""
 
 
 def build_parser(program: str, function: Callable, config_module: Any, words: Sequence[str]):

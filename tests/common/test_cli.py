@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -103,10 +104,33 @@ def test_names_may_be_typed_without_brackets():
     def verb(modalities: tuple[str, ...], patients: tuple[str, ...] | None, out: str) -> None: ...
 
     words = ["--modalities", "ct", "--patients=A_1,B-2", "--out", "a,b", "--patients", "null"]
-    assert cli.bracket_tuples(words, verb, PORT.__class__) == [
+    types = cli.types_of_options(verb, PORT.__class__)
+    assert cli.bracket_tuples(words, types) == [
         "--modalities", '["ct"]', '--patients=["A_1", "B-2"]', "--out", "a,b", "--patients", "null",
     ]  # fmt: skip
-    assert cli.bracket_tuples(["--modalities", "[ct]"], verb, PORT.__class__)[1] == "[ct]"
+    assert cli.bracket_tuples(["--modalities", "[ct, 1e5]"], types)[1] == '["ct", "1e5"]'
+    assert cli.bracket_tuples(["--modalities", '["a,b"]'], types)[1] == '["a,b"]'
+
+
+@pytest.mark.parametrize("typed", ["001,010", "[001, 010]", '["001","010"]'])
+def test_identifiers_stay_text(typed):
+    """YAML would read 1 and 8."""
+    words = ["--training_patients", typed]
+    _, _, values = cli.parse_command("sarcoma", "train", words, {})
+    assert values.training_patients == ("001", "010")
+
+
+@pytest.mark.parametrize(
+    "text", ["#1", "~", "Null", "1e5", "0x1F", "yes", "2020-01-01", "a: b", "[x"]
+)
+@pytest.mark.parametrize("form", ["{0}\n{1}", "{0}={1}"])
+def test_a_text_is_taken_as_typed_where_an_option_may_be_absent(text, form):
+    for option, kind in (("name", str), ("run", Path)):
+        words = form.format(f"--{option}", text).split("\n")
+        _, _, values = cli.parse_command("sarcoma", "export", words, {})
+        assert values[option] == kind(text)
+    _, _, values = cli.parse_command("sarcoma", "export", ["--name", "null"], {})
+    assert values.name is None
 
 
 def test_tuples_may_be_typed_without_brackets():
@@ -115,7 +139,7 @@ def test_tuples_may_be_typed_without_brackets():
 
     words = ["--window", "3,4", "--patch_shape=3,16,16", "--devices", "0,1", "--dropout", "0.5"]
     expected = ["--window", "[3,4]", "--patch_shape=[3,16,16]", *words[3:]]
-    assert cli.bracket_tuples(words, verb, PORT.__class__) == expected
+    assert cli.bracket_tuples(words, cli.types_of_options(verb, PORT.__class__)) == expected
 
 
 def test_optional_tuples_may_be_typed_without_brackets():
@@ -128,7 +152,8 @@ def test_optional_tuples_may_be_typed_without_brackets():
 
     words = ["--patch_shape", "16,16,4", "--spacing_mm=2,2.2", "--patch_shape", "null"]
     expected = ["--patch_shape", "[16,16,4]", "--spacing_mm=[2,2.2]", *words[3:]]
-    assert cli.bracket_tuples([*words, "--levels", "3,4"], verb, PORT.__class__) == [
+    types = cli.types_of_options(verb, PORT.__class__)
+    assert cli.bracket_tuples([*words, "--levels", "3,4"], types) == [
         *expected, "--levels", "3,4",
     ]  # fmt: skip
 
