@@ -12,6 +12,10 @@ class DataError(UserError):
     """A file, or what it contains, is not what the paper's format asks for."""
 
 
+class WriteError(DataError):
+    """A file of data cannot be written; nor could the next one."""
+
+
 class OptionError(UserError):
     """An option's value, or a combination of options, cannot be honoured."""
 

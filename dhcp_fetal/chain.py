@@ -1,7 +1,6 @@
 """One scan through one network or through both: first the brain, then the cortex within it."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from common.cost.memory import warn_of_memory
 from common.data.names import check_outputs
 from common.errors import DataError, OptionError
 from common.inference.command import show_progress
+from common.runs.failures import Failures
 from common.runs.training_grid import TrainingGrid, fit_scan, recorded_grid
 from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import INFERENCE_FIELDS, PRESETS, Config, Preset
@@ -133,17 +133,11 @@ def describe(case: Case, found: Prediction, config: Config, *, seconds: float) -
 
 def segment_all(scans: Sequence[CaseFiles], stages: list[Stage], folder: Path, *, saved):
     """Segment scans one after the other; go on where one fails, and raise `DataError` then."""
-    failures = []
-    for files in after_first(scans, "scan"):
-        try:
+    failures = Failures(len(scans), "scan")
+    for files in after_first(scans, failures):
+        with failures.of(name_of(files)):
             print(segment_case(files, stages, folder, saved=saved))
-        except DataError as failure:
-            failures.append(name_of(files))
-            print(f"{name_of(files)}: {failure}", file=sys.stderr)
-    if failures:  # [G17] A run that is not whole ends with a status that says so.
-        raise DataError(
-            f"{len(failures)} of {len(scans)} scans have no usable result: {', '.join(failures)}"
-        )
+    failures.conclude()  # [G17] A run that is not whole ends with a status that says so.
 
 
 def load_stages(

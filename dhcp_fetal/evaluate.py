@@ -1,11 +1,12 @@
 """Measure label maps against the reference segmentations and write the run's report."""
 
+from functools import partial
 from pathlib import Path
 
 from common.errors import DataError
 from common.runs.folder import load_config, load_run
 from dhcp_fetal.config import Config
-from dhcp_fetal.data import files_from, find_cases, is_phantom
+from dhcp_fetal.data import files_from, find_cases, is_phantom, name_of
 
 
 def evaluate(
@@ -47,8 +48,8 @@ def evaluate(
         raise DataError(f"{run} has no held-out cases; expected --cases, a table")
     folder = predictions or run / "predictions"
     trained_on = {entry["id"] for entry in split.get("training", [])}
-    scored = (score(each, folder, config, structure=structure, suffix=suffix) for each in listed)
-    scores = score_cases(scored, trained_on)
+    measure = partial(score, folder=folder, config=config, structure=structure, suffix=suffix)
+    scores = score_cases([(name_of(each), partial(measure, each)) for each in listed], trained_on)
     phantom = is_phantom(listed)
     write_evaluation(
         record,
@@ -58,8 +59,9 @@ def evaluate(
         phantom=phantom,
         measures={**MEASURES, "dice1": "DICE1 (engine)"},
         cohort=cohort,
-        **scores.pictures(Plane(flipped=True), phantom=phantom),
+        **scores.shown(Plane(flipped=True), phantom=phantom),
     )
     for row in scores.rows:
         print(f"{row['id']}  {row['label']}  " + "  ".join(
             f"{kind.upper()} {row[kind]:.4f}" for kind in ("dice1", "dice2", "dice3")))  # fmt: skip
+    scores.failures.conclude()

@@ -5,6 +5,7 @@ from typing import Literal
 
 from common.data.names import check_outputs
 from common.errors import DataError, OptionError
+from common.runs.failures import Failures
 from dhcp_fetal.config import Config, Preset
 from dhcp_fetal.data import find_cases
 from dhcp_fetal.inspection import inspect_cases
@@ -59,6 +60,9 @@ def prepare(
     outputs = [(str(scan), [target]) for scan, target in zip(scans, targets, strict=True)]
     check_outputs(outputs, scans, option=f"--out {out}")
     Path(out).mkdir(parents=True, exist_ok=True)
+    failures = Failures(len(scans), "scan")
     for scan, target, mask in zip(scans, targets, regions, strict=True):
-        normalise_file(scan, target, config, mask=mask)
-    print(f"Normalised scans: {len(cases)} in {out}")
+        with failures.of(str(scan)):
+            normalise_file(scan, target, config, mask=mask)
+    print(f"Normalised scans: {len(cases) - len(failures.names)} in {out}")
+    failures.conclude()

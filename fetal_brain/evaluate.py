@@ -1,5 +1,6 @@
 """Measure label maps against the reference segmentations and write the run's report."""
 
+from functools import partial
 from pathlib import Path
 
 from common.runs.folder import load_config, load_run
@@ -35,7 +36,8 @@ def evaluate(
     folder = predictions or run / "predictions"
     phantom = is_phantom(csv) if csv else bool(record.manifest.get("phantom"))
     trained_on = {entry["id"] for entry in record.read_split().get("training", [])}
-    scores = score_cases((score(case, folder, config) for case in cases), trained_on)
+    measured = [(case.id, partial(score, case, folder, config)) for case in cases]
+    scores = score_cases(measured, trained_on)
     write_evaluation(
         record,
         scores.rows,
@@ -43,5 +45,6 @@ def evaluate(
         curve=[("loss", "val_loss"), ("dice", "val_dice")],
         phantom=phantom,
         cohort=cohort,
-        **scores.pictures(Plane(), phantom=phantom),
+        **scores.shown(Plane(), phantom=phantom),
     )
+    scores.failures.conclude()

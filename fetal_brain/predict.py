@@ -14,6 +14,7 @@ from common.data.names import check_outputs
 from common.data.volumes import write_volume
 from common.evaluation.overlap import dice
 from common.inference.command import show_progress, with_inference_of
+from common.runs.failures import Failures
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from fetal_brain.config import (
@@ -78,8 +79,11 @@ def predict(
         segment_on_grid, grid=recorded_grid(run), resample=resample, tolerance=SPACING_TOLERANCE
     )
     out.mkdir(parents=True, exist_ok=True)
-    for case in after_first(cases, "scan"):
-        print(segment_case(case, segment, config, out=out, on_grid=on_grid))
+    failures = Failures(len(cases), "scan")
+    for case in after_first(cases, failures):
+        with failures.of(case.id):
+            print(segment_case(case, segment, config, out=out, on_grid=on_grid))
+    failures.conclude()
 
 
 def refuse_to_replace_inputs(

@@ -16,8 +16,9 @@ from common.data.prepared_store import (
     write_prepared_case,
 )
 from common.data.volumes import files_of
-from common.errors import DataError
+from common.errors import DataError, WriteError
 from common.files import plain, remove_leftovers, sha256_of, write_json
+from common.runs.failures import Failures
 from fetal_brain.config import Config
 from fetal_brain.data import Case, load_case, pad_to_patch, prepare_case
 from fetal_brain.sampling import count_classes
@@ -39,29 +40,35 @@ def prepare_cases(cases: Sequence[Case], folder: Path, config: Config) -> list[P
     `PREPARATION_FIELDS` has changed. Other cases in the folder are kept.
 
     Raises:
-        DataError: a case cannot be used (see `load_case`), the folder cannot be written or holds
-            something else.
+        DataError: a case cannot be used (see `load_case`), which the others are stored in spite of;
+            the folder cannot be written or holds something else.
     """
     folder = Path(folder)
     folders = [(case.id, [folder / case.id]) for case in cases]
     check_outputs([("the index", [folder / INDEX]), *folders], option=str(folder))
-    sources = {case.id: describe_sources(case) for case in cases}
+    failures, sources = Failures(len(cases), "case"), {}
+    for case in cases:
+        with failures.of(case.id):
+            sources[case.id] = describe_sources(case)
+    readable = [case for case in cases if case.id in sources]
     preparation = plain({name: getattr(config, name) for name in PREPARATION_FIELDS})
     expected = {"paper": "fetal_brain", "preparation": preparation}
     index = read_index(folder, expected, cases="cases")
-    if not all(is_stored(folder, case.id, index, sources) for case in cases):
+    if not all(is_stored(folder, case.id, index, sources) for case in readable):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 remove_leftovers(folder)
                 # Another process may have been at work.
                 index = read_index(folder, expected, cases="cases")
-                for case in tqdm(cases, desc="prepare", unit="case", disable=None):
+                for case in tqdm(readable, desc="prepare", unit="case", disable=None):
                     if not is_stored(folder, case.id, index, sources):
-                        store_case(case, folder, config, index=index, source=sources[case.id])
+                        with failures.of(case.id):
+                            store_case(case, folder, config, index=index, source=sources[case.id])
         except OSError as refusal:
             reason = refusal.strerror or refusal
-            raise DataError(f"{folder}: cannot be written ({reason})") from None
+            raise WriteError(f"{folder}: cannot be written ({reason})") from None
+    failures.conclude(also="the others are prepared")
     return [PreparedCase(case.id, folder / case.id) for case in cases]
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from common.data.phantoms import read_marker
 from common.data.rng import rng_for
-from common.errors import DataError
+from common.errors import DataError, WriteError
 from common.files import atomic_file, write_json
 from raseg import binaries
 from raseg.config import CHANNELS, Config
@@ -44,7 +44,7 @@ def write_binaries(
     shown = tqdm(order, desc="prepare", unit="volume", disable=None)
     records = make_records(volumes, shown, config, seed)
     with ExitStack() as stack:  # every file takes its name when the last one is complete
-        files = [stack.enter_context(atomic_file(path, error=DataError)) for path in sizes]
+        files = [stack.enter_context(atomic_file(path, error=WriteError)) for path in sizes]
         for file, count in zip(files, sizes.values(), strict=True):
             for _ in range(count):
                 binaries.write_record(file, *next(records))

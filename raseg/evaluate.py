@@ -1,5 +1,6 @@
 """Measure masks against the labels of the arrays and write the run's report."""
 
+from functools import partial
 from pathlib import Path
 
 from common.data.phantoms import read_marker
@@ -44,7 +45,8 @@ def evaluate(
     folder = out or run / "predictions"
     phantom = bool(record.manifest.get("phantom")) or read_marker(data) is not None
     trained_on = [f"img{number}" for number in read_split(record).get("training", [])]
-    scores = score_cases((score(n, volumes, folder, tag) for n in numbers), trained_on)
+    measured = [(f"img{n}", partial(score, n, volumes, folder, tag)) for n in numbers]
+    scores = score_cases(measured, trained_on)
     measures = MEASURES
     if volumes.spacing_mm is None:
         measures = MEASURES_IN_VOXELS
@@ -57,5 +59,6 @@ def evaluate(
         phantom=phantom,
         measures={**measures, "dice_original": "Dice (original)"},
         cohort=cohort,
-        **scores.pictures(Plane(), phantom=phantom),
+        **scores.shown(Plane(), phantom=phantom),
     )
+    scores.failures.conclude()

@@ -24,6 +24,10 @@ def mask_path(out: Path, tag: str, number: int) -> Path:
 def read_mask(number: int, volumes: Volumes, folder: Path, tag: str) -> np.ndarray:
     """Read the mask of a volume, (rows, columns, slices) uint8, of the label's size."""
     path = mask_path(folder, tag, number)
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing; run predict for it, or name a predicted volume with --imgn"
+        )
     mask = open_array(path, rank=3, axes="rows, columns, slices")
     if mask.shape != volumes.shape:
         raise DataError(f"{path}: found shape {mask.shape}; expected {volumes.shape}, the label's")

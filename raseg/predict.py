@@ -9,8 +9,9 @@ from common.cost.first_step import after_first
 from common.cost.memory import warn_of_memory
 from common.data.geometry import Geometry
 from common.data.volumes import read_geometry, write_volume
-from common.errors import DataError
+from common.errors import DataError, WriteError
 from common.files import atomic_file
+from common.runs.failures import Failures
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from raseg.config import Config
@@ -59,29 +60,32 @@ def predict(
     network = load_network(run, config)
     segment = on_volumes(segment_scan, network, config)
     out = out or run / "predictions"
-    for number in after_first(numbers, "volume"):
-        image = volumes.image(number)
-        # The normalised images and two logits per voxel, float32.
-        warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
-        begin = time.monotonic()
-        found = segment(read_words(image, config, name=f"volume {number}"))
-        mask, path = found["labels"], mask_path(out, tag, number)
-        write_array(path, mask.astype(np.float64))  # the original's dtype
-        if probabilities:
-            name = f"img{number}_{tag}_probability.npy"
-            write_array(path.with_name(name), found["probabilities"])
-        if geometry is not None:
-            # (row, column, slice) to (slice, row, column), as medical files have it.
-            write_volume(out / f"img{number}.nii.gz", mask.transpose(2, 0, 1), geometry)
-        seconds, drawn = time.monotonic() - begin, 0
-        if pictures:
-            folder = out / "pictures" / tag / f"img{number}"
-            masks = {"true": volumes.label(number), "pred": mask}
-            drawn = write_slices(folder, image[..., 0], masks, prefix=f"img{number}", tag=tag)
-        print(
-            f"volume {number}: {int(mask.sum())} voxels, {path} ({seconds:.1f} s), {drawn} pictures"
-            f" ({time.monotonic() - begin - seconds:.1f} s)"
-        )
+    failures = Failures(len(numbers), "volume")
+    for number in after_first(numbers, failures):
+        with failures.of(f"volume {number}"):
+            image = volumes.image(number)
+            # The normalised images and two logits per voxel, float32.
+            warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
+            begin = time.monotonic()
+            found = segment(read_words(image, config, name=f"volume {number}"))
+            mask, path = found["labels"], mask_path(out, tag, number)
+            write_array(path, mask.astype(np.float64))  # the original's dtype
+            if probabilities:
+                name = f"img{number}_{tag}_probability.npy"
+                write_array(path.with_name(name), found["probabilities"])
+            if geometry is not None:
+                # (row, column, slice) to (slice, row, column), as medical files have it.
+                write_volume(out / f"img{number}.nii.gz", mask.transpose(2, 0, 1), geometry)
+            seconds, drawn = time.monotonic() - begin, 0
+            if pictures:
+                folder = out / "pictures" / tag / f"img{number}"
+                masks = {"true": volumes.label(number), "pred": mask}
+                drawn = write_slices(folder, image[..., 0], masks, prefix=f"img{number}", tag=tag)
+            print(
+                f"volume {number}: {int(mask.sum())} voxels, {path} ({seconds:.1f} s), {drawn} "
+                f"pictures ({time.monotonic() - begin - seconds:.1f} s)"
+            )
+    failures.conclude()
 
 
 def find_geometry(volumes: Volumes, reference: Path | None) -> Geometry | None:
@@ -104,5 +108,5 @@ def find_geometry(volumes: Volumes, reference: Path | None) -> Geometry | None:
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a .npy file whole or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path, error=DataError) as file:
+    with atomic_file(path, error=WriteError) as file:
         np.save(file, array)

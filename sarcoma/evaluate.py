@@ -1,5 +1,6 @@
 """Measure label maps and patches against the labels and write the run's report."""
 
+from functools import partial
 from pathlib import Path
 
 from common.errors import DataError
@@ -41,11 +42,12 @@ def evaluate(
     chosen = choose_patients(record, config, data=data, patients=patients)
     if data is not None and patients is None:
         chosen = [case for case in chosen if prediction_path(folder, case.id).is_file()]
-    if not chosen or not prediction_path(folder, chosen[0].id).is_file():
+    if not any(prediction_path(folder, case.id).is_file() for case in chosen):
         raise DataError(f"{folder} holds no label maps of these patients; run predict first")
     phantom = is_phantom(data) if data else bool(record.manifest.get("phantom"))
     trained_on = {entry["id"] for entry in record.read_split().get("training", [])}
-    scores = score_cases((score(case, folder, config) for case in chosen), trained_on)
+    measured = [(case.id, partial(score, case, folder, config)) for case in chosen]
+    scores = score_cases(measured, trained_on)
     patches = measure_patch_files(folder)
     write_evaluation(
         record,
@@ -56,11 +58,12 @@ def evaluate(
         measures={"volume_ml": "lesion (ml)", "reference_ml": "labelled (ml)", **MEASURES},
         others=summarise_patches(patches),
         cohort=cohort,
-        **scores.pictures(Plane(caption="scan, labels and prediction"), phantom=phantom),
+        **scores.shown(Plane(caption="scan, labels and prediction"), phantom=phantom),
     )
     if patches is not None:
         write_json(Path(run) / "report" / "patches.json", patches)
         print(f"Patches: {patches['patches']}, Dice as the original's {patches['dice']:.4f}")
+    scores.failures.conclude()
 
 
 def summarise_patches(patches: dict | None) -> dict:

@@ -14,6 +14,7 @@ from common.data.names import check_outputs
 from common.data.volumes import write_volume
 from common.evaluation.overlap import dice, volume_ml
 from common.inference.command import show_progress, with_inference_of
+from common.runs.failures import Failures
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from sarcoma.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
@@ -69,8 +70,14 @@ def predict(
     network = load_network(run, config)
     segment = on_windows(network, config, progress=show_progress("patches"))
     out.mkdir(parents=True, exist_ok=True)
-    for patient in after_first(cases, "patient"):
-        print(segment_patient(patient, segment, config, out=out, with_probability=probabilities))
+    failures = Failures(len(cases), "patient")
+    for patient in after_first(cases, failures):
+        with failures.of(patient.id):
+            line = segment_patient(
+                patient, segment, config, out=out, with_probability=probabilities
+            )
+            print(line)
+    failures.conclude()
     if patches and config.architecture == "unet2d":
         print(predict_patches(cases, network, config, out=out))
 

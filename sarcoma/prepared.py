@@ -16,8 +16,9 @@ from common.data.prepared_store import (
     read_index,
     write_prepared_case,
 )
-from common.errors import DataError
+from common.errors import DataError, WriteError
 from common.files import plain, remove_leftovers, sha256_of, write_json
+from common.runs.failures import Failures
 from sarcoma.config import Config
 from sarcoma.data import Patient, find_window, load_patient, prepare_patient
 
@@ -42,7 +43,8 @@ def prepare_cases(patients: Sequence[Patient], folder: Path, config: Config) -> 
         The stored patients in the order of `patients`.
 
     Raises:
-        DataError: a patient cannot be used, the folder cannot be written or holds something else.
+        DataError: a patient cannot be used, which the others are stored in spite of; the folder
+            cannot be written or holds something else.
     """
     folder = Path(folder)
     if not patients:
@@ -55,10 +57,13 @@ def prepare_cases(patients: Sequence[Patient], folder: Path, config: Config) -> 
             remove_leftovers(folder)
             index = read_index(folder, index_entry(patients[0].source, config), cases="patients")
             missing = [patient for patient in patients if not is_stored(folder, patient.id, index)]
+            failures = Failures(len(patients), "patient")
             for patient in tqdm(missing, desc="prepare", unit="patient"):
-                store_patient(patient, folder, config, index)
+                with failures.of(patient.id):
+                    store_patient(patient, folder, config, index)
     except OSError as refusal:
-        raise DataError(f"{folder}: cannot be written ({refusal.strerror or refusal})") from None
+        raise WriteError(f"{folder}: cannot be written ({refusal.strerror or refusal})") from None
+    failures.conclude(also="the others are prepared")
     return [PreparedCase(patient.id, folder / patient.id) for patient in patients]
 
 

@@ -1,5 +1,6 @@
 """Measure found vertebrae against the reference and write the run's report."""
 
+from functools import partial
 from pathlib import Path
 
 from common.errors import OptionError
@@ -54,7 +55,7 @@ def evaluate(
     synthetic = synthetic or is_phantom(cases[0].label_path.parent)
     trained_on = {entry["id"] for entry in split.get("train", [])}
 
-    scores = score_cases((score(case, folder) for case in cases), trained_on)
+    scores = score_cases([(case.id, partial(score, case, folder)) for case in cases], trained_on)
     summary = summarise_instances(scores.facts)
     side = "scan, reference and prediction, seen from the side"
     plane = Plane(axis=2, flipped=True, word="column", caption=side)
@@ -65,13 +66,14 @@ def evaluate(
         curve=[("loss",), ("mask_patch_dice", "val_dice"), ("val_agreement",)],
         phantom=synthetic,
         # What is no mean of rows.
-        others={"all labels": {name: {"mean": value, "n": len(cases)}
+        others={"all labels": {name: {"mean": value, "n": len(scores.facts)}
                                for name, value in summary.items()}},
         cohort=cohort,
-        **scores.pictures(plane, phantom=synthetic),
+        **scores.shown(plane, phantom=synthetic),
     )  # fmt: skip
     write_json(record.path / "report" / "instances.json", {"cases": scores.facts, **summary})
     print_instances(scores.facts, summary)
+    scores.failures.conclude()
 
 
 def masks_without_run(folder: Path) -> Run:

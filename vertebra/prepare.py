@@ -5,8 +5,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.data.inspection import count_in_words
-from common.errors import DataError
+from common.errors import WriteError
 from common.files import write_folder_atomically
+from common.runs.failures import Failures
 from vertebra.config import Config, Layout, Preset
 from vertebra.data import find_source_cases
 from vertebra.inspection import inspect_dataset
@@ -52,14 +53,17 @@ def prepare(
     for tree in (output_isotropic, output_crop):
         refuse_foreign_tree(tree)
     with (
-        write_folder_atomically(output_isotropic, replace=True, error=DataError) as whole,
-        write_folder_atomically(output_crop, replace=True, error=DataError) as cropped,
+        write_folder_atomically(output_isotropic, replace=True, error=WriteError) as whole,
+        write_folder_atomically(output_crop, replace=True, error=WriteError) as cropped,
     ):
         for tree in (whole, cropped):
             begin_tree(tree, dataset, cases=cases, subset_of=subset_of, config=config)
+        failures = Failures(len(cases), "case")
         for case in tqdm(cases, desc="prepare", unit="case"):
             subset = subset_of[case.number]
-            prepare_case(case, (whole, cropped), subset=subset, config=config, layout=layout)
+            with failures.of(case.id):
+                prepare_case(case, (whole, cropped), subset=subset, config=config, layout=layout)
+        failures.conclude(also="nothing is left, since the split is over all of them")
     for subset, numbers in split.items():
         listed = ", ".join(map(str, numbers)) or "none"
         print(f"{subset}: {count_in_words(len(numbers), 'case')}, numbers {listed}")

@@ -137,10 +137,11 @@ KNOWN = {
 """All that a file may name beside storage classes."""
 
 
-class RestrictedUnpickler(pickle.Unpickler):
+class RestrictedUnpickler(pickle._Unpickler):
     """Builds dicts, lists, plain values and arrays; every other name in the file is refused.
 
-    `storages` is filled with a storage by key; None where no tensor may occur.
+    `storages` is filled with a storage by key; None where no tensor may occur. The unpickler in
+    Python, not that in C, which takes gigabytes for a damaged number of a memo.
     """
 
     def __init__(self, file, storages: dict | None = None):

@@ -12,6 +12,7 @@ from common.data.geometry import Geometry, Volume
 from common.data.volumes import stem_of, write_volume
 from common.errors import DataError
 from common.files import write_json
+from common.runs.failures import Failures
 from vertebra.config import Config
 from vertebra.data import load_scan, prediction_path
 from vertebra.preparation import back_to_source, make_isotropic, to_raw_scale, upright
@@ -25,21 +26,12 @@ class SearchError(DataError):
 def segment_all(
     scans: list[Path], ask: Callable, config: Config, *, out: Path, network: str
 ) -> None:
-    """Search scan after scan; where the released search breaks down the others are finished.
-
-    Raises `DataError` where a scan cannot be used, or no mask was written for one.
-    """
-    broken = []
-    for path in after_first(scans, "scan"):
-        try:
+    """Search scan after scan; raise `DataError` at the end where one has no mask."""
+    failures = Failures(len(scans), "scan")
+    for path in after_first(scans, failures):
+        with failures.of(path.name):
             print(segment_scan(path, ask, config, out=out, network=network))
-        except SearchError as problem:
-            if len(scans) == 1:
-                raise
-            broken.append(path.name)
-            print(problem, file=sys.stderr)
-    if broken:
-        raise DataError(f"no mask was written for {', '.join(broken)}")
+    failures.conclude()
 
 
 def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path, network: str) -> str:

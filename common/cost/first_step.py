@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from common.cost.memory import GIB
 from common.cost.stopwatch import show_time
+from common.runs.failures import Failures
 
 Item = TypeVar("Item")
 
@@ -26,14 +27,16 @@ def line_of_steps(seconds: Sequence[float], steps: int) -> str:
     return f"{line}; {peak_in_words()}"
 
 
-def after_first(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Yield items, and print on stderr what the work on the first one took."""
+def after_first(items: Sequence[Item], failures: Failures) -> Iterator[Item]:
+    """Yield items, and print on stderr what the work on the first one took that did not fail."""
+    measured = False
     for number, item in enumerate(items):
-        began = time.monotonic()
+        began, failed = time.monotonic(), len(failures.names)
         yield item
-        if number == 0:
-            seconds, others = time.monotonic() - began, len(items) - 1
-            line = f"measured: the first {what} took {show_time(seconds)}"
+        if not measured and len(failures.names) == failed:
+            measured = True
+            seconds, others = time.monotonic() - began, len(items) - 1 - number
+            line = f"measured: the first {failures.what} took {show_time(seconds)}"
             if others:
                 more = f"about {show_time(others * seconds)} for {others} more of its size"
                 line += f"; {more} at this load"

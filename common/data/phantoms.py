@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import DataError, OptionError, RunError
+from common.errors import OptionError, RunError, WriteError
 from common.files import read_json, write_folder_atomically, write_json
 
 MARKER = "phantom.json"
@@ -167,7 +167,7 @@ def phantom_folder(
     """
     out = Path(out).absolute()
     refuse_foreign_content(out)
-    with write_folder_atomically(out, replace=True, error=DataError) as folder:
+    with write_folder_atomically(out, replace=True, error=WriteError) as folder:
         yield folder
         paths = (path for path in folder.rglob("*") if path.is_file())
         files = sorted(str(path.relative_to(folder)) for path in paths)

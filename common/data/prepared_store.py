@@ -9,7 +9,7 @@ import numpy as np
 
 from common.data.arrays import open_array
 from common.data.names import check_id
-from common.errors import DataError, RunError
+from common.errors import DataError, RunError, WriteError
 from common.files import read_json, write_folder_atomically
 
 INDEX = "prepared.json"
@@ -67,7 +67,7 @@ def write_prepared_case(
     """
     check_id(case_id, str(folder))
     target = Path(folder) / case_id
-    with write_folder_atomically(target, replace=True, error=DataError) as unfinished:
+    with write_folder_atomically(target, replace=True, error=WriteError) as unfinished:
         for name, array in arrays.items():
             np.save(unfinished / f"{name}.npy", np.asarray(array), allow_pickle=False)
     return PreparedCase(case_id, target)

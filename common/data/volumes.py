@@ -14,7 +14,7 @@ import numpy as np
 
 from common.data import nifti
 from common.data.geometry import Frames, Geometry, Volume
-from common.errors import DataError
+from common.errors import DataError, WriteError
 from common.files import scratch_folder
 
 ITK_ENDINGS = (".mha", ".mhd", ".nrrd")
@@ -122,17 +122,17 @@ def write_volume(
         header: of a NIfTI file; None: one of type, size and geometry alone.
 
     Raises:
-        DataError: the ending is unknown, the folder is missing or cannot be written, or the disk is
-            full.
+        DataError: the ending is unknown.
+        WriteError: the folder is missing or cannot be written, or the disk is full.
         ValueError: the array is not 3-D.
     """
     path = Path(path)
     ending = ending_of(path)
     array = _storable(array)
     if not os.path.isdir(path.parent):
-        raise DataError(f"{path}: cannot be written, found no folder {path.parent}")
+        raise WriteError(f"{path}: cannot be written, found no folder {path.parent}")
     if os.path.isdir(path):
-        raise DataError(f"{path}: cannot be written, found a folder of this name, expected a file")
+        raise WriteError(f"{path}: cannot be written, found a folder of this name, expected a file")
     target = Path(os.path.realpath(path))  # a symbolic link stays one
     try:
         with scratch_folder(target) as folder:
@@ -148,7 +148,7 @@ def write_volume(
                 os.replace(file, target.with_name(file.name))
             os.replace(files[-1], target)
     except (RuntimeError, OSError) as error:
-        raise DataError(
+        raise WriteError(
             f"{path}: cannot be written ({_itk_files().reason(error)}), expected a writable folder "
             "with enough space"
         ) from error

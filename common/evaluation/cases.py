@@ -12,6 +12,7 @@ from common.data.geometry import Geometry
 from common.report.drawing import draw_overlay
 from common.report.page import Figure
 from common.report.viewer.embed import ViewedCase
+from common.runs.failures import Failures
 
 PICTURES = 4
 """Cases that are drawn on the page."""
@@ -92,31 +93,46 @@ class Scores:
     """What else was measured, a mapping per case."""
     worst: list[ScoredCase]
     """Up to `PICTURES` cases, by rising Dice."""
+    failures: Failures
+    """Those that could not be measured, or drawn."""
 
-    def pictures(self, plane: Plane, *, phantom: bool) -> dict[str, Any]:
-        """Return the worst cases that have a scan as `write_evaluation` takes them, by argument."""
-        shown = [case for case in self.worst if case.read_scan is not None]
+    def shown(self, plane: Plane, *, phantom: bool) -> dict[str, Any]:
+        """Return arguments of `write_evaluation`: the worst cases that have a scan, and those of
+        which a file could not be used."""
+        drawn = []
+        for case in self.worst:
+            with self.failures.of(case.id):
+                if case.read_scan is not None:
+                    drawn.append((case, case.draw(plane, phantom=phantom)))
         return {
-            "overlays": [case.draw(plane, phantom=phantom) for case in shown],
-            "viewed": shown[0].view() if shown else None,
+            "overlays": [figure for _, figure in drawn],
+            "viewed": drawn[0][0].view() if drawn else None,
+            "unusable": self.failures.names,
         }
 
 
-def score_cases(cases: Iterable[ScoredCase], trained_on: Iterable[str]) -> Scores:
+def score_cases(
+    cases: Sequence[tuple[str, Callable[[], ScoredCase]]], trained_on: Iterable[str]
+) -> Scores:
     """Gather the measures of all cases, holding no more than the worst of them in memory.
 
     Args:
-        cases: read and measured one after the other; a generator keeps one at a time.
+        cases: id of each, and what reads and measures it.
         trained_on: ids of the cases that the network was trained on.
 
     Raises:
-        DataError: a case cannot be read; nothing has been written then.
+        DataError: no case could be measured; nothing has been written then.
     """
     rows, facts, worst, trained_on = [], [], [], set(trained_on)
-    for case in cases:
-        known = {"id": case.id, "in_training_set": case.id in trained_on}
-        rows += [{**known, **row} for row in case.rows]
-        facts.append(case.facts)
-        candidates = [*worst, case] if case.rows else worst
-        worst = sorted(candidates, key=lambda each: each.lowest_dice)[:PICTURES]
-    return Scores(rows, facts, worst)
+    failures = Failures(len(cases), "case")
+    for name, measure in cases:
+        with failures.of(name):
+            case = measure()
+            known = {"id": case.id, "in_training_set": case.id in trained_on}
+            rows += [{**known, **row} for row in case.rows]
+            facts.append(case.facts)
+            candidates = [*worst, case] if case.rows else worst
+            worst = sorted(candidates, key=lambda each: each.lowest_dice)[:PICTURES]
+    if len(failures.names) == len(cases):
+        failures.conclude()
+    return Scores(rows, facts, worst, failures)

@@ -53,6 +53,7 @@ def write_evaluation(
     viewed: ViewedCase | None = None,
     others: Mapping[str, Mapping[str, Mapping]] | None = None,
     cohort: str | None = None,
+    unusable: Sequence[str] = (),
 ) -> None:
     """Write and print what came out of scoring the cases of a run.
 
@@ -67,15 +68,19 @@ def write_evaluation(
         viewed: the worst case, for the viewer of the suite's page.
         others: label -> measure -> summary of what is no mean over `rows`, for the claims.
         cohort: the data are those of the paper, by this name in its claims.yaml.
+        unusable: cases of which a file could not be used; with any, the data are not the cohort.
 
     Raises:
         OptionError: no claim of the paper is about that cohort, or the data are phantoms.
         RunError: the report folder cannot be written; an earlier report is untouched.
     """
     kind = data_kind(record.paper, cohort, phantom=phantom)
+    if unusable and cohort:
+        cohort, kind = None, data_kind(record.paper, None, phantom=phantom)
     folder = record.path / "report"
     summaries = summarise_rows(rows, measures)
     cases = len({row["id"] for row in rows})
+    absent = f" Not usable: {', '.join(unusable)}." if unusable else ""
     sections = [
         results_section(summaries, measures),
         # A network trained on phantoms may be measured on something else.
@@ -94,6 +99,7 @@ def write_evaluation(
                 "phantom": phantom,
                 "data": {"kind": kind.value, "cohort": cohort},
                 "cases": cases,
+                "unusable": list(unusable),
                 "cases_trained_on": len({row["id"] for row in rows if row["in_training_set"]}),
                 "labels": summaries,
                 "others": others or {},
@@ -102,7 +108,7 @@ def write_evaluation(
         write_report(
             unfinished / "index.html",
             title=title,
-            lead=f"{cases} cases, preset {record.config.get('preset', 'unknown')}.",
+            lead=f"{cases} cases, preset {record.config.get('preset', 'unknown')}.{absent}",
             sections=sections,
             phantom=phantom,
         )

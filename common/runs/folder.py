@@ -257,7 +257,8 @@ def _prepare_folder(path: Path, *, paper: str, stored: dict, overwrite: bool) ->
     manifest = _read_manifest(path)
     if manifest["status"] == "finished":
         raise RunError(
-            f"the run in {path} is finished; give another folder, or --overwrite to start it anew"
+            f"the run in {path} is finished, and only an unfinished one goes on; give another "
+            "folder, also for a longer training, or --overwrite to start it anew"
         )
     if not (path / "config.yaml").exists():
         return False

@@ -102,6 +102,8 @@ def scan_is_constant(folder, rows):
 OF_THE_SCAN = (scan_is_missing, scan_is_truncated, scan_is_no_image, scan_has_nan, scan_is_constant)
 OF_THE_LIST = (id_is_used_twice, id_leads_elsewhere, id_is_absolute, columns_are_missing)
 OF_THE_LABEL = (label_has_another_shape, label_lies_elsewhere, label_has_other_ids)
+BEFOREHAND = (*OF_THE_LIST, scan_is_missing)
+"""What is seen before any case is begun."""
 
 
 def spoil(work, folder, how):
@@ -115,6 +117,10 @@ def spoil(work, folder, how):
     return folder / "list.csv", expected
 
 
+OTHERS = [f"PHANTOM000{number}" for number in range(1, 5)]
+"""The cases beside the one that is spoilt; one bad case does not stop them."""
+
+
 class TestBadData:
     @pytest.mark.parametrize("how", [*OF_THE_SCAN, *OF_THE_LIST, *OF_THE_LABEL])
     @pytest.mark.parametrize("verb", ["prepare", "train"])
@@ -126,7 +132,10 @@ class TestBadData:
         done.refused(verb, *expected)
         assert done.stdout == ""
         assert_no_network(out)
-        assert not list(tmp_path.rglob("*.npy"))
+        stored = {path.parent.name for path in tmp_path.rglob("*.npy")}
+        if verb == "prepare":
+            assert stored == {*([] if how in BEFOREHAND else OTHERS)}
+        assert "PHANTOM0000" not in stored
         assert {path.name for path in tmp_path.iterdir()} <= {"data", "out"}
         assert not (tmp_path / "data" / "escaped").exists()
 
@@ -136,8 +145,10 @@ class TestBadData:
         out = tmp_path / "out" / "folder"
         done = command("predict", "--run", work.run, "--csv", listing, "--all_rows", "--out", out)
         done.refused("predict", *expected)
-        assert done.stdout == ""
-        assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        others = [] if how in BEFOREHAND else OTHERS
+        assert done.stdout.count("Dice=") == len(others)
+        made = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        assert sorted(made) == [f"{name}.nii.gz" for name in others]
         assert not (tmp_path / "data" / "escaped").exists()
         assert {path.name for path in tmp_path.iterdir()} <= {"data", "out"}
 

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from common.data.geometry import Geometry
@@ -187,8 +189,25 @@ def spoil_scan(run):
 @pytest.mark.parametrize(
     "spoil", [spoil_missing, spoil_grid, spoil_shape, spoil_labels, spoil_scan]
 )
+def test_one_bad_case_does_not_stop_the_others(run, spoil, capsys):
+    """The report says which is not usable; where the scan alone is bad, the label map is not."""
+    expected = spoil(run)
+    with pytest.raises(DataError, match="no usable result for 1 of 4 cases: b; the"):
+        evaluate(run)
+    assert re.search(f"b: .*{expected}", capsys.readouterr().err)
+    report = json.loads((run / "report" / "report.json").read_text())
+    measured = ["a", "b", "c", "d"] if spoil is spoil_scan else ["a", "c", "d"]
+    assert (report["cases"], report["unusable"]) == (len(measured), ["b"])
+    assert "Not usable: b." in (run / "report" / "index.html").read_text()
+    assert sorted(pd.read_csv(run / "report" / "cases.csv")["id"]) == measured
+
+
+@pytest.mark.parametrize("spoil", [spoil_missing, spoil_labels])
 def test_what_cannot_be_measured_leaves_no_report(run, spoil, capsys):
     expected = spoil(run)
+    split = json.loads((run / "split.json").read_text())
+    split["test"] = [case for case in split["test"] if case["id"] == "b"]
+    (run / "split.json").write_text(json.dumps(split))
     with pytest.raises(DataError, match=expected):
         evaluate(run)
     assert capsys.readouterr().out == ""

@@ -184,7 +184,7 @@ def test_mistakes(work):
     command("prepare", "--tag", "x", cwd=work).refused("prepare", "val")
     command("train", "--tag", "t", *TINY, cwd=work).refused("train", "is finished")
     command("evaluate", "--tag", "t", "--imgn", "0", cwd=work).refused(
-        "evaluate", "img0_t.npy does not exist"
+        "evaluate", "img0_t.npy is missing", "run predict", "--imgn"
     )
     assert not list((work / "datasets" / "bins").glob("*_x_*"))
 

@@ -201,7 +201,14 @@ def test_bad_input(work, tmp_path, spoil, words):
     """One line that names the file, status 2, and nothing half-written left behind."""
     folder = copy_of(work, tmp_path)
     spoil(folder)
-    prepare_into(folder, tmp_path).refused("prepare", *words)
+    done = prepare_into(folder, tmp_path)
+    assert done.status == 2, done
+    assert all(word in done.lines[0] for word in words), done.lines
+    if spoil is not spoil_no_label:  # which is seen before any case is begun
+        assert done.lines[1:] == [
+            "vertebra prepare: no usable result for 1 of 3 cases: case2; nothing is left, since "
+            "the split is over all of them"
+        ]
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 

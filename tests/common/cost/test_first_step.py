@@ -8,6 +8,8 @@ import pytest
 
 from common.cost.first_step import after_first, line_of_steps
 from common.cost.memory import GIB, available_memory, bytes_of, warn_of_memory
+from common.errors import DataError
+from common.runs.failures import Failures
 from common.training.journal import FirstSteps
 
 
@@ -56,22 +58,31 @@ class TestTraining:
 class TestPrediction:
     def test_one_line_after_the_first_scan(self, capsys):
         seen = []
-        for item in after_first(["a", "b", "c"], "scan"):
+        for item in after_first(["a", "b", "c"], Failures(3, "scan")):
             assert capsys.readouterr().err.count("\n") == (item == "b")
             seen.append(item)
         assert seen == ["a", "b", "c"]
 
     def test_words(self, capsys):
-        list(after_first([1, 2, 3], "volume"))
+        list(after_first([1, 2, 3], Failures(3, "volume")))
         several = capsys.readouterr().err
         assert re.match(r"measured: the first volume took \S+ s; about \S+ s for 2 more ", several)
-        list(after_first([1], "volume"))
+        list(after_first([1], Failures(3, "volume")))
         assert "more" not in capsys.readouterr().err
-        assert list(after_first([], "volume")) == []
+        assert list(after_first([], Failures(3, "volume"))) == []
         assert capsys.readouterr().err == ""
 
+    def test_a_scan_that_failed_is_not_the_first(self, capsys):
+        failures, lines = Failures(3, "scan"), []
+        for item in after_first([1, 2, 3], failures):
+            lines.append(capsys.readouterr().err.count("measured"))
+            with failures.of(str(item)):
+                if item == 1:
+                    raise DataError("no scan")
+        assert lines == [0, 0, 1]
+
     def test_nothing_is_said_of_a_first_scan_that_was_left(self, capsys):
-        items = after_first([1, 2], "scan")
+        items = after_first([1, 2], Failures(3, "scan"))
         assert next(items) == 1
         items.close()
         assert capsys.readouterr().err == ""

@@ -1,6 +1,7 @@
 """The loop over the cases of an evaluation: how often files are read, which cases are drawn."""
 
 import math
+import re
 from collections import Counter
 from functools import partial
 
@@ -48,8 +49,8 @@ def score(folder, reads, name):
 def test_each_file_is_read_once_and_scans_of_the_worst_alone(folder):
     reads = Counter()
     names = [f"case{number}" for number in (6, 3, 1, 5, 2, 4)]
-    scores = score_cases(map(partial(score, folder, reads), names), ["case5"])
-    pictures = scores.pictures(Plane(), phantom=False)
+    scores = score_cases([(name, partial(score, folder, reads, name)) for name in names], ["case5"])
+    pictures = scores.shown(Plane(), phantom=False)
     assert set(reads.values()) == {1}
     assert sorted(reads) == sorted(
         [f"{name}_{kind}" for name in names for kind in ("found", "reference")]
@@ -64,11 +65,18 @@ def test_each_file_is_read_once_and_scans_of_the_worst_alone(folder):
     assert pictures["viewed"].id == "case1"
 
 
-def test_a_case_that_cannot_be_read_ends_the_loop_with_its_name(folder):
+def test_a_case_that_cannot_be_read_is_named_and_the_others_are_measured(folder, capsys):
     (folder / "case2_found.nii.gz").unlink()
-    names = [f"case{number}" for number in (1, 2)]
+    names = ["case1", "case2", "case3"]
+    measures = [(name, partial(score, folder, Counter(), name)) for name in names]
+    scores = score_cases(measures, [])
+    assert [row["id"] for row in scores.rows] == ["case1", "case3"]
+    assert scores.shown(Plane(), phantom=False)["unusable"] == ["case2"]
+    assert re.match(r"case2: .*case2_found\.nii\.gz: cannot be read", capsys.readouterr().err)
+    with pytest.raises(DataError, match="no usable result for 1 of 3 cases: case2; the others"):
+        scores.failures.conclude()
     with pytest.raises(DataError, match=r"case2_found\.nii\.gz: cannot be read"):
-        score_cases(map(partial(score, folder, Counter()), names), [])
+        score_cases(measures[1:2], [])
 
 
 def made(name, *dice, scan=True):
@@ -78,23 +86,28 @@ def made(name, *dice, scan=True):
     return ScoredCase(name, rows, volume % 2, volume % 3, GRID, (lambda: volume) if scan else None)
 
 
+def ready(*cases):
+    """Cases as `score_cases` takes them."""
+    return [(case.id, partial(lambda each: each, case)) for case in cases]
+
+
 def test_worst_are_by_their_lowest_dice_first_those_where_it_is_not_defined():
     cases = [made("a", 0.9), made("b", 1.0, 0.2), made("c", 0.5), made("d", math.nan, 1.0),
              made("e", 0.2), made("none"), made("f", 0.95)]  # fmt: skip
-    scores = score_cases(cases, [])
+    scores = score_cases(ready(*cases), [])
     assert [case.id for case in scores.worst] == ["d", "b", "e", "c"]
 
 
 def test_cases_without_a_scan_are_measured_but_not_drawn():
-    scores = score_cases([made("a", 0.1, scan=False), made("b", 0.2)], [])
-    pictures = scores.pictures(Plane(), phantom=True)
+    scores = score_cases(ready(made("a", 0.1, scan=False), made("b", 0.2)), [])
+    pictures = scores.shown(Plane(), phantom=True)
     assert [row["id"] for row in scores.rows] == ["a", "b"]
     assert [figure.caption for figure in pictures["overlays"]] == [
         "b, slice 0 of 2: scan, reference and prediction."
     ]
     assert pictures["viewed"].id == "b"
-    nothing = score_cases([made("a", 0.1, scan=False)], []).pictures(Plane(), phantom=True)
-    assert nothing == {"overlays": [], "viewed": None}
+    nothing = score_cases(ready(made("a", 0.1, scan=False)), []).shown(Plane(), phantom=True)
+    assert nothing == {"overlays": [], "viewed": None, "unusable": []}
 
 
 @pytest.mark.parametrize(
