@@ -232,6 +232,7 @@ def parse_command(
         words = bracket_tuples(complete_flags(words, function), types)
         values = parser.parse_args(words)
         keep_texts(values, words, types)
+        refuse_nulls(values, types)
     except argparse.ArgumentError as mistake:
         message = plain_message(str(mistake))
         if unknown := re.match("unrecognized arguments: (--[^ =]+)", message):
@@ -275,7 +276,8 @@ def types_of_options(function: Callable, config_class: type) -> dict[str, tuple]
     """Return, for every option of a command, its type and the types within that."""
     # A command without `config` may have an option that is called like a field of it.
     hints = typing.get_type_hints(config_class) | typing.get_type_hints(function)
-    return {f"--{name}": (hint, *typing.get_args(hint)) for name, hint in hints.items()}
+    given = {"config", "paper", "return"}  # by `gather_arguments`
+    return {f"--{n}": (hint, *typing.get_args(hint)) for n, hint in hints.items() if n not in given}
 
 
 def bracket_tuples(words: Sequence[str], types: Mapping[str, tuple]) -> list[str]:
@@ -304,6 +306,14 @@ def keep_texts(values: Any, words: Sequence[str], types: Mapping[str, tuple]) ->
         kind = types.get(name, ())
         if type(None) in kind and value not in ("", "null") and values[name[2:]] is None:
             values[name[2:]] = Path(value) if Path in kind else value
+
+
+def refuse_nulls(values: Any, types: Mapping[str, tuple]) -> None:
+    """Raise `OptionError` for nothing where a value must be, which the parser takes from a file."""
+    for name, (kind, *inner) in types.items():
+        if type(None) not in inner and name[2:] in values and values[name[2:]] is None:
+            wanted = getattr(kind, "__name__", str(kind))
+            raise OptionError(f"option {name}: found null; expected a {wanted}")
 
 
 def _values_of_options(words: Sequence[str]) -> Iterator[tuple[str, str, str]]:
@@ -385,6 +395,12 @@ def plain_message(message: str) -> str:
     message = " ".join(message.split())
     message = re.sub(r'Parser key "([^"]+)"(?: list item [^:]*)?:', r"option --\1:", message)
     message = re.sub(r"<class '(\w+)'>", r"\1", message)
+    message = re.sub("the following arguments are required: (.+)", _missing, message)
     message = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", message)
     message = re.sub(r"Expected (a (?=one))?", "expected ", message)
     return message.replace("Got value:", "found:")
+
+
+def _missing(found: re.Match) -> str:
+    names = [f"--{name}" for name in found[1].split(", ")]
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"

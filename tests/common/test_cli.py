@@ -133,6 +133,22 @@ def test_a_text_is_taken_as_typed_where_an_option_may_be_absent(text, form):
     assert values.name is None
 
 
+@pytest.mark.parametrize(
+    ("line", "kind"), [("train_csv:", "Path"), ("seed: null", "int"), ("run: ~", "Path")]
+)
+def test_nothing_where_a_value_must_be_is_refused(tmp_path, line, kind):
+    (tmp_path / "config.yaml").write_text(f"{line}\ndropout: 0.5\n")
+    words = ["--config", str(tmp_path / "config.yaml")]
+    option = line.partition(":")[0]
+    with pytest.raises(OptionError, match=f"^option --{option}: found null; expected a {kind}$"):
+        cli.parse_command("fetal_brain", "train", words, {})
+
+
+def test_a_missing_option_is_named_as_it_is_typed():
+    with pytest.raises(OptionError, match=r"^--tag is missing$"):
+        cli.parse_command("raseg", "train", [], {})
+
+
 def test_tuples_may_be_typed_without_brackets():
     def verb(window: tuple[int, int] = (1, 2), devices: str = ""):
         return window, devices
