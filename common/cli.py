@@ -292,7 +292,7 @@ def bracket_tuples(words: Sequence[str], types: Mapping[str, tuple]) -> list[str
             plain = re.fullmatch(r"\[[^\[\]{}\"']*\]|\w[\w.-]*(,\w[\w.-]*)*", value)
             if plain and value != "null":
                 items = value.strip("[]").split(",")
-                listed = json.dumps([item.strip() for item in items if item])
+                listed = json.dumps([item.strip() for item in items if item], ensure_ascii=False)
         elif tuple in map(typing.get_origin, kind):
             if re.fullmatch(r"\d[\d.]*(,\d[\d.]*)+", value):
                 listed = f"[{value}]"

@@ -12,6 +12,8 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from common.data.inspection import Entry
 from common.errors import DataError
@@ -32,6 +34,8 @@ from sarcoma import inspection as sarcoma_inspection
 from vertebra import config as vertebra_config
 from vertebra import data as vertebra_data
 from vertebra import inspection as vertebra_inspection
+from vertebra.preparation import crop_range
+from vertebra.trees import on_working_grid
 
 SHAPE = (12, 10, 8)
 AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -148,7 +152,8 @@ def vertebra(files):
 
     def load():
         for case in vertebra_data.find_source_cases(folder):
-            vertebra_data.load_case(case, vertebra_config.PORT)
+            _, labels = on_working_grid(case, vertebra_config.PORT, "csi")
+            crop_range(labels.array, name=str(case.label_path))
 
     inspection = vertebra_inspection.inspect_dataset(folder, vertebra_config.PORT, folder)
     entry = Entry("all")
@@ -201,16 +206,26 @@ def reshape(name):
     ],
 )
 def test_check_and_run_agree_on_a_petct_file(tmp_path, how, is_refused):
-    config = replace(
-        sarcoma_config.PORT, training_patients=("A",), validation_patients=(), test_patients=()
-    )
-    path = tmp_path / "data.h5"
+    path = write_petct(tmp_path)
+    how(path)
+    refusal, faults = sarcoma(path)
+    assert (refusal in faults) == bool(faults) == is_refused
+
+
+def write_petct(folder):
     rng = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
+    with h5py.File(folder / "data.h5", "w") as file:
         for group in ("ct_data", "pet_data"):
             file[f"{group}/A"] = rng.normal(size=(4, 60, 58))
         file["label_data/A"] = (rng.random((4, 60, 58)) > 0.9) * 2
-    how(path)
+    return folder / "data.h5"
+
+
+def sarcoma(path):
+    """Return what a run says of a file, and all that the check says."""
+    config = replace(
+        sarcoma_config.PORT, training_patients=("A",), validation_patients=(), test_patients=()
+    )
 
     def load():
         patients = sarcoma_data.find_patients(path, config)
@@ -218,10 +233,27 @@ def test_check_and_run_agree_on_a_petct_file(tmp_path, how, is_refused):
             loaded = sarcoma_data.load_patient(patient, config.modalities)
             sarcoma_data.window_of(patient, loaded.label)
 
-    inspection = sarcoma_inspection.inspect_file(path, config, tmp_path)
+    inspection = sarcoma_inspection.inspect_file(path, config, path.parent)
     lines = (*inspection.entries, *inspection.whole)
-    faults = [fault for line in lines for fault in line.faults]
-    assert (refusal_of(load) in faults) == bool(faults) == is_refused
+    return refusal_of(load), [fault for line in lines for fault in line.faults]
+
+
+numbers = st.one_of(st.floats(), st.integers(-3, 3).map(float), st.sampled_from((1e-12, 0.9999)))
+REPEATABLE = settings(derandomize=True, database=None, deadline=None, max_examples=60,
+                      suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+
+
+@given(
+    name=st.sampled_from(("ct_data/A", "pet_data/A", "label_data/A")),
+    place=st.sampled_from(((0, 0, 0), (3, 59, 57), slice(None), 2)),
+    value=numbers,
+)
+@REPEATABLE
+def test_check_and_run_agree_on_any_petct_values(tmp_path, name, place, value):
+    path = write_petct(tmp_path)
+    spoil_dataset(name, place, value)(path)
+    refusal, faults = sarcoma(path)
+    assert refusal in (faults or [None])
 
 
 @pytest.mark.parametrize(
@@ -237,22 +269,34 @@ def test_check_and_run_agree_on_a_petct_file(tmp_path, how, is_refused):
     ],
 )
 def test_check_and_run_agree_on_arrays(tmp_path, place, value, is_refused):
+    refusal, faults = raseg(tmp_path, place, value)
+    assert (refusal in faults) == bool(faults) == is_refused
+
+
+@given(place=st.sampled_from(((0, 0), (1, 1), (0, 1, 7, 7, 3), (1, 0, 0, 0, 0))), value=numbers)
+@REPEATABLE
+def test_check_and_run_agree_on_any_values_of_arrays(tmp_path, place, value):
+    refusal, faults = raseg(tmp_path, place, value)
+    assert refusal in (faults or [None])
+
+
+def raseg(folder, place, value):
+    """Return what a run says of arrays with a value somewhere, and all that the check says."""
     config = replace(raseg_config.PORT, task="bme")
     pairs = np.random.default_rng(0).integers(1, 900, (2, 2, 8, 8, 4)).astype(np.float64)
     pairs[:, 1] = pairs[:, 1] > 500
     pairs[place] = value
-    np.save(tmp_path / "t2imgs_and_prereg_labels.npy", pairs)
+    np.save(folder / "t2imgs_and_prereg_labels.npy", pairs)
 
     def load():
-        volumes = raseg_data.open_volumes(tmp_path, config)
+        volumes = raseg_data.open_volumes(folder, config)
         for number in range(len(volumes)):
-            what = f"{tmp_path}, volume {number}"
+            what = f"{folder}, volume {number}"
             encode(volumes.image(number), wrap=config.wrap_intensities, what=what)
             volumes.label(number)
 
-    entries = raseg_inspection.inspect_arrays(tmp_path, config, tmp_path).entries
-    faults = [fault for entry in entries for fault in entry.faults]
-    assert (refusal_of(load) in faults) == bool(faults) == is_refused
+    entries = raseg_inspection.inspect_arrays(folder, config, folder).entries
+    return refusal_of(load), [fault for entry in entries for fault in entry.faults]
 
 
 def refusal_of(load):
@@ -274,3 +318,45 @@ def test_check_and_run_agree(files, paper, kind, name, how):
         assert entry.faults == []
     if name in ("truncated", "missing", "colours", "offset", "longer", "NaN", "sheared"):
         assert entry.faults
+
+
+@st.composite
+def damage(draw):
+    """A few edits of what a file says: header fields, voxels, its length."""
+    kinds = ("header", "voxel", "cut", "tail")
+    edits = []
+    for _ in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(kinds))
+        offset = draw(st.integers(0, 351 if kind == "header" else 2000))
+        edits.append((kind, offset, draw(st.binary(min_size=1, max_size=4))))
+    return edits
+
+
+def apply(edits, path):
+    """Damage the unpacked content of a .nii.gz file."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    for kind, offset, new in edits:
+        if kind == "cut":
+            del content[len(content) - offset % 300 :]
+        elif kind == "tail":
+            content += new
+        else:
+            place = offset if kind == "header" else 352 + offset % (len(content) - 352)
+            content[place : place + len(new)] = new
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", [fetal_brain, dhcp_fetal, dhcp_fetal_mask, vertebra])
+@given(edits=damage(), kind=st.sampled_from(("image", "labels")))
+@settings(derandomize=True, database=None, deadline=None, max_examples=150,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+def test_check_and_run_agree_on_any_damage(files, paper, edits, kind):
+    whole = {path: path.read_bytes() for path in files.values()}
+    try:
+        apply(edits, files[kind])
+        load, entry = paper(files)
+        assert refusal_of(load) in (entry.faults or [None])
+    finally:
+        for path, content in whole.items():
+            path.write_bytes(content)
