@@ -94,14 +94,14 @@ def encode(values: np.ndarray, *, wrap: bool, what: str) -> np.ndarray:
         what: name of the volume, for the message.
 
     Raises:
-        DataError: a number is NaN or infinite; without `wrap`: one does not fit, or too much is
-            lost with the fractions, as of a volume scaled to 0..1.
+        DataError: a number is NaN or infinite, or too much is lost with the fractions, as of a
+            volume scaled to 0..1; without `wrap`: a number does not fit.
     Source: make_datasets.py.
     """
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise DataError(f"{what}: found NaN or infinite values; expected finite numbers")
-        if not wrap and (loss := loss_of_fractions(values)) > MOST_LOSS:
+        if (loss := loss_of_fractions(values)) > MOST_LOSS:
             raise DataError(
                 f"{what}: values of {values.min():.4g} to {values.max():.4g} would lose "
                 f"{100 * loss:.0f} % of their deviation as whole numbers; expected a scanner's "
