@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import keras
@@ -166,7 +167,7 @@ def run_stage(measure: Callable[[Any], MeasuredEffect], config: Any) -> Measured
     try:
         return measure(config)
     except UserError as refusal:
-        return MeasuredEffect(None, f"{REFUSED}{' '.join(str(refusal).split())[:90]}")
+        return MeasuredEffect(None, REFUSED + shorten(str(refusal), 90, placeholder=" ..."))
 
 
 def share_changed(before: Any, after: Any) -> float | None:

@@ -114,9 +114,8 @@ def test_intensities_in_small_units_are_refused(tmp_path, arrays, change, wrap):
     """Stored as whole numbers, volumes from 0 to 1 were all zero."""
     pairs, pre = (array.astype(np.float64) for array in random_volumes(3))
     pairs[:, 0], pre = change(pairs[:, 0]), change(pre)
-    folder = arrays(pairs, pre)
+    folder, config = arrays(pairs, pre), replace(PORT, validation_volumes=0, wrap_intensities=wrap)
     with pytest.raises(DataError, match=r"volume 0: values of 0.* % of their deviation as whole"):
-        config = replace(PORT, validation_volumes=0, wrap_intensities=wrap)
         run(folder, tmp_path, val=1, config=config)
     (fault,) = inspect_arrays(folder, config, tmp_path).entries[0].faults
     assert "of their deviation as whole numbers" in fault

@@ -64,6 +64,14 @@ def test_one_switch_at_a_time():
     assert CALLS == [PORT, Config(shift=1), Config(name="code"), Config(shift=1, name="code")]
 
 
+def test_a_long_reason_is_cut_where_one_sees_it():
+    def talk(config):
+        raise OptionError(" ".join(["word"] * 40))
+
+    (row,) = measure_effects([EffectProbe(("least",), "X3", "check", talk)], base=PORT, code=CODE)
+    assert row["code"] == "refused: " + " ".join(["word"] * 17) + " ..."
+
+
 def test_switches_are_the_fields_that_differ():
     assert find_switches(CODE, PORT) == ["shift", "name", "least"]
     assert check_complete(PROBES, CODE, PORT) == []
