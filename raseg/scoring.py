@@ -13,7 +13,7 @@ from raseg.masks import dice_of_original, read_mask
 IN_VOXELS = {
     "volume_ml": "volume_kvoxels", "reference_ml": "reference_kvoxels",
     "volume_difference_ml": "volume_difference_kvoxels", "hd95_mm": "hd95_voxels",
-    "assd_mm": "assd_voxels",
+    "assd_mm": "assd_voxels", "nsd_2mm": "nsd_2voxels",
 }  # fmt: skip
 """Columns of `score_case` where no spacing is known: 1000 voxels, and edges of a voxel."""
 MEASURES_IN_VOXELS = {
@@ -22,6 +22,7 @@ MEASURES_IN_VOXELS = {
     "volume_difference_kvoxels": "volume difference (1000 voxels)",
     "hd95_voxels": "HD95 (voxels)",
     "assd_voxels": "ASSD (voxels)",
+    "nsd_2voxels": "surface Dice (2 voxels)",
 }
 """Those of them that are summarised, and their names on the page."""
 

@@ -4,6 +4,7 @@ Axis order (Z, Y, X): axial slice, row, column, as in the file; a trailing axis 
 modalities. The grid is 5 mm in every direction.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -128,7 +129,8 @@ def find_patients(
         groups = {name: find_group(file, name, path) for name in names}
         if labels_required or LABELS in file:
             groups[LABELS] = find_group(file, LABELS, path)
-        ids = sorted(set().union(*groups.values()))
+        # A name that is not UTF-8 comes as bytes, and `check_id` refuses what they are as text.
+        ids = sorted({os.fsdecode(id_) for group in groups.values() for id_ in group})
         return {id_: Patient(id_, path, check_patient(id_, groups, path, config)) for id_ in ids}
 
 
@@ -145,7 +147,7 @@ def find_group(file: h5py.File, name: str, path: Path) -> h5py.Group:
     """Return a group that holds at least one patient."""
     group = find_entry(file, name, path)
     if not isinstance(group, h5py.Group):
-        found = ", ".join(sorted(file)) or "nothing"
+        found = ", ".join(sorted(map(os.fsdecode, file))) or "nothing"
         raise DataError(f"{path} has no group {name}; found {found}")
     if not len(group):
         raise DataError(f"{path}: the group {name} is empty; expected a dataset per patient")

@@ -23,6 +23,7 @@ from common.report.page import (
     Figure,
     Section,
     format_number,
+    format_spread,
     format_summary,
     write_report,
     write_sections,
@@ -37,6 +38,7 @@ MEASURES = {
     "volume_difference_ml": "volume difference (ml)",
     "hd95_mm": "HD95 (mm)",
     "assd_mm": "ASSD (mm)",
+    "nsd_2mm": "surface Dice (2 mm)",
 }
 """Columns of `evaluation.metrics.score_case` that are summarised, and their names on the page."""
 
@@ -152,17 +154,17 @@ def results_section(
     """Return the table of means."""
     return Section(
         "Results",
-        text="Mean over cases ± sample standard deviation, bootstrap 95% interval of the mean; "
-        "a measure that is not defined because a mask is empty is counted, not dropped silently.",
-        header=["label", "measure", "mean", "sd", "95% interval", "cases", "not defined"],
+        text="Mean over cases, sample standard deviation, and Student's 95% interval of the mean "
+        "or, of fewer than five cases, their values; a measure that is not defined because a mask "
+        "is empty is counted, not dropped silently.",
+        header=["label", "measure", "mean", "sd", "spread", "cases", "not defined"],
         rows=[
             [
                 label,
                 name,
                 format_number(summary[measure]["mean"]),
                 format_number(summary[measure]["sd"]),
-                f"{format_number(summary[measure]['ci95_low'])} to "
-                f"{format_number(summary[measure]['ci95_high'])}",
+                format_spread(summary[measure]) or "–",
                 summary[measure]["n"],
                 summary[measure]["n_undefined"],
             ]

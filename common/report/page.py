@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -112,13 +113,22 @@ def format_number(value: float, digits: int = 3) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def format_summary(summary: Mapping[str, float], digits: int = 3) -> str:
-    """Return 'mean ± sd (95% interval low to high, n = 7, 1 undefined)' of what `summarise` of
-    `common.evaluation.metrics` returns."""
-    text = (
-        f"{format_number(summary['mean'], digits)} ± {format_number(summary['sd'], digits)} "
-        f"(95% interval {format_number(summary['ci95_low'], digits)} to "
-        f"{format_number(summary['ci95_high'], digits)}, n = {summary['n']}"
-    )
-    undefined = summary["n_undefined"]
-    return text + (f", {undefined} undefined)" if undefined else ")")
+def format_spread(summary: Mapping[str, Any], digits: int = 3) -> str:
+    """Return '95% interval 0.85 to 0.92' of a mean, or of few cases '0.85, 0.92'.
+
+    `summary` is what `common.evaluation.metrics.summarise` returns; empty where nothing is known.
+    """
+    if len(summary.get("values") or ()) > 1:
+        return ", ".join(format_number(value, digits) for value in summary["values"])
+    low, high = (format_number(summary.get(name), digits) for name in ("ci95_low", "ci95_high"))
+    return "" if "–" in (low, high) else f"95% interval {low} to {high}"
+
+
+def format_summary(summary: Mapping[str, Any], digits: int = 3) -> str:
+    """Return 'mean ± sd (n = 7; 95% interval low to high; 1 undefined)', or of few cases their
+    values, of what `common.evaluation.metrics.summarise` returns."""
+    mean, sd = (format_number(summary.get(name), digits) for name in ("mean", "sd"))
+    undefined = summary.get("n_undefined")
+    facts = [f"n = {summary.get('n', '–')}", format_spread(summary, digits)]
+    facts.append(f"{undefined} undefined" if undefined else "")
+    return f"{mean}{'' if sd == '–' else f' ± {sd}'} ({'; '.join(filter(None, facts))})"

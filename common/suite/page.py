@@ -16,7 +16,7 @@ from markupsafe import Markup
 from common.errors import RunError
 from common.evaluation.claims import Claim, DataKind, Judgement, Verdict, judge
 from common.files import write_text_atomically
-from common.report.page import PHANTOM_NOTICE, Section, format_number, read_sections
+from common.report.page import PHANTOM_NOTICE, Section, format_number, format_spread, read_sections
 from common.report.viewer.embed import FOLDER, EmbeddedCase, read_case
 from common.suite.network_drawing import Layer, read_layers
 from common.suite.read_runs import PaperEntry, Result
@@ -37,7 +37,7 @@ class ClaimView:
     claim: Claim
     judgement: Judgement
     measured: str
-    interval: str
+    spread: str
     n: str
 
 
@@ -135,14 +135,11 @@ def view_claim(claim: Claim, result: Result | None) -> ClaimView:
     judgement = judge(claim, outcome)
     if summary is None:
         return ClaimView(claim, judgement, "", "", "")
-    measured, interval = format_number(summary["mean"]), ""
+    measured = format_number(summary["mean"])
     if summary.get("sd") is not None:
         measured += f" ± {format_number(summary['sd'])}"
-    low, high = summary.get("ci95_low"), summary.get("ci95_high")
-    if low is not None and high is not None:
-        interval = f"{format_number(low)} to {format_number(high)}"
-    unit = f" {claim.unit}" if claim.unit else ""
-    return ClaimView(claim, judgement, measured + unit, interval, str(summary.get("n", "")))
+    unit, spread = f" {claim.unit}" if claim.unit else "", format_spread(summary)
+    return ClaimView(claim, judgement, measured + unit, spread, str(summary.get("n", "")))
 
 
 def inline_script(name: str) -> str:

@@ -21,7 +21,8 @@ STAGES = "reproduce.json"
 SCHEMA = 1
 BENCHMARKS = "bench-"
 """What the names of benchmark results begin with; they are files of their own kind."""
-KEPT_OF_A_SUMMARY = ("n", "n_undefined", "mean", "sd", "ci95_low", "ci95_high")
+KEPT_OF_A_SUMMARY = ("n", "n_undefined", "mean", "sd", "ci95_low", "ci95_high",
+                     "values")  # fmt: skip
 DIGITS = 6
 """Of the numbers in a result file."""
 
@@ -186,11 +187,14 @@ def write_result(path: Path, result: Result) -> None:
 
 def shorten(summary: Mapping) -> dict:
     """Return what of a summary is kept, rounded."""
-    return {
-        key: round(value, DIGITS) if isinstance(value, float) else value
-        for key in KEPT_OF_A_SUMMARY
-        if (value := summary.get(key)) is not None
-    }
+
+    def rounded(value):
+        if isinstance(value, list):
+            return [rounded(each) for each in value]
+        return round(value, DIGITS) if isinstance(value, float) else value
+
+    kept = {key: rounded(summary.get(key)) for key in KEPT_OF_A_SUMMARY}
+    return {key: value for key, value in kept.items() if value not in (None, [])}
 
 
 def read_result(path: Path) -> Result:

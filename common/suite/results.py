@@ -15,7 +15,7 @@ from common.evaluation.claims import Claim, DataKind, Outcome, PaperClaims, judg
 from common.evaluation.claims_reader import find_claims
 from common.files import write_text_atomically
 from common.papers import ROOT
-from common.report.page import PHANTOM_NOTICE, format_number
+from common.report.page import PHANTOM_NOTICE, format_summary
 from common.suite import bench_results
 from common.suite.markdown import markdown_table
 from common.suite.read_runs import RESULTS, Result, read_results, read_run, write_result
@@ -86,10 +86,8 @@ def measures_table(outcome: Outcome) -> list[str]:
     rows = []
     for label, summaries in outcome.measures.items():
         for measure, summary in summaries.items():
-            undefined = summary.get("n_undefined")
-            count = f"{summary.get('n', '–')}" + (f", {undefined} undefined" if undefined else "")
-            rows.append([label, measure, describe_summary(summary), count])
-    return markdown_table(("label", "measure", "mean ± sd, 95% interval", "n"), rows)
+            rows.append([label, measure, format_summary(summary)])
+    return markdown_table(("label", "measure", "mean ± sd (cases; their values, if few)"), rows)
 
 
 def describe_run(result: Result | None) -> str:
@@ -107,18 +105,7 @@ def describe_outcome(outcome: Outcome | None, label: str, measure: str) -> str:
     if not summary or summary.get("mean") is None:
         return "–"
     whose = " (phantoms)" if outcome.data is DataKind.PHANTOM else ""
-    return f"{describe_summary(summary)}, n = {summary.get('n', '–')}{whose}"
-
-
-def describe_summary(summary: Mapping) -> str:
-    """Return mean, and spread and interval where they are known."""
-    text = format_number(summary.get("mean"))
-    if summary.get("sd") is not None:
-        text += f" ± {format_number(summary['sd'])}"
-    if summary.get("ci95_low") is not None:
-        low, high = format_number(summary["ci95_low"]), format_number(summary["ci95_high"])
-        text += f" ({low} to {high})"
-    return text
+    return f"{format_summary(summary)}{whose}"
 
 
 def phantom_notice(results: Sequence[Result]) -> list[str]:

@@ -159,6 +159,18 @@ class TestLabels:
         np.testing.assert_allclose(by_slice[0, ..., 0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("place", ["", "ct_data/"])
+def test_names_that_are_no_text_are_refused(tmp_path, place):
+    """HDF5 gives them as bytes, which cannot be sorted among texts."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for group in ("ct_data", "pet_data"):
+            file[f"{group}/A"] = np.zeros((2, 60, 60))
+        file[place.encode() + b"label_da\xff\xff"] = np.zeros((2, 60, 60))
+    with pytest.raises(DataError, match=r"a\.h5(: id 'label_da| has no group label_data)"):
+        find_patients(path, PORT, labels_required=not place)
+
+
 class TestBadInput:
     @pytest.mark.parametrize("group", ["ct_data", "pet_data", "label_data"])
     def test_missing_group(self, tmp_path, group):

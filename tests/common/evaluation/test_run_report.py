@@ -96,10 +96,10 @@ def test_files(record):
     assert report["labels"]["cord"]["hd95_mm"]["mean"] is None
     assert "2 cases, preset port." in text
     tables = [re.findall(r"<t[dh]>(.*?)</t[dh]>", t) for t in text.split("<table")[1:]]
-    summary = ["brain", "Dice", "0.700", "0.283", "0.500 to 0.900", "2", "0"]
+    summary = ["brain", "Dice", "0.700", "0.283", "0.500, 0.900", "2", "0"]
     assert tables[0][7:14] == summary
-    assert tables[0][-14:-7] == ["cord", "HD95 (mm)", "–", "–", "– to –", "0", "2"]
-    assert tables[1][9:11] == ["a", "cord"]
+    assert tables[0][-21:-14] == ["cord", "HD95 (mm)", "–", "–", "–", "0", "2"]
+    assert tables[1][10:12] == ["a", "cord"]
     assert dict(zip(tables[2][::2], tables[2][1::2], strict=True))["width"] == "4"
     assert text.count("<img ") == 2
 
@@ -109,9 +109,11 @@ def test_what_is_printed(record, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("a  cord  Dice –  Jaccard 1.000")
     assert said[1].startswith("b  brain  Dice 0.500")
-    assert said[1].endswith("HD95 (mm) 4.000  ASSD (mm) 1.000  (also in the training set)")
-    assert said[4] == "Mean Dice of brain: 0.700 ± 0.283 (95% interval 0.500 to 0.900, n = 2)"
-    assert said[5] == "Mean Dice of cord: 0.700 ± – (95% interval – to –, n = 1, 1 undefined)"
+    assert said[1].endswith(
+        "ASSD (mm) 1.000  surface Dice (2 mm) 1.000  (also in the training set)"
+    )
+    assert said[4] == "Mean Dice of brain: 0.700 ± 0.283 (n = 2; 0.500, 0.900)"
+    assert said[5] == "Mean Dice of cord: 0.700 (n = 1; 1 undefined)"
     assert said[6] == PHANTOM_NOTICE
     assert said[7:] == [f"Report: {record.path / 'report' / 'index.html'}"]
 

@@ -141,10 +141,17 @@ class TestNumbers:
         assert format_number(-0.5, 1) == "-0.5"
 
     def test_summary_in_words(self):
-        summary = {"mean": 0.5, "sd": 0.25, "ci95_low": 0.1, "ci95_high": 0.9, "n": 3}
-        words = "0.50 ± 0.25 (95% interval 0.10 to 0.90, n = 3"
+        summary = {"mean": 0.5, "sd": 0.25, "ci95_low": 0.1, "ci95_high": 0.9, "n": 7}
+        words = "0.50 ± 0.25 (n = 7; 95% interval 0.10 to 0.90"
         assert format_summary({**summary, "n_undefined": 0}, 2) == f"{words})"
-        assert format_summary({**summary, "n_undefined": 2}, 2) == f"{words}, 2 undefined)"
+        assert format_summary({**summary, "n_undefined": 2}, 2) == f"{words}; 2 undefined)"
+
+    def test_few_cases_stand_for_themselves(self):
+        nan = float("nan")
+        summary = {"mean": 0.5, "sd": 0.1, "ci95_low": nan, "ci95_high": nan, "n": 2,
+                   "n_undefined": 0, "values": [0.4, 0.6]}  # fmt: skip
+        assert format_summary(summary, 1) == "0.5 ± 0.1 (n = 2; 0.4, 0.6)"
+        assert format_summary({"mean": 0.5, "n": 1}, 1) == "0.5 (n = 1)"
 
 
 class TestPictures:

@@ -58,12 +58,12 @@ def test_a_table_holds_what_was_measured_and_nothing_else(project):
     row = next(line for line in lines if "[`raseg`]" in line)
     assert "Dice 0.613 ± 0.078 (n = 10)" in row
     assert "preset `quick`, phantoms, 3 cases" in row
-    assert "0.700 ± 0.200 (0.500 to 0.900), n = 3 (phantoms)" in row
+    assert "0.700 ± 0.200 (n = 3; 0.500, 0.700, 0.900) (phantoms)" in row
     assert "**not attempted**: run on phantoms" in row
     assert all("not run | – |" in line for line in lines[2:7] if "[`raseg`]" not in line)
     assert lines[-1].startswith("**Synthetic phantom data")
     table = paper_table(find_claims()["raseg"], [result])
-    assert "| foreground | hd95_mm | 1.000 ± 0.000 (1.000 to 1.000) | 3 |" in table
+    assert "| foreground | hd95_mm | 1.000 ± 0.000 (n = 3; 1.000, 1.000, 1.000) |" in table
 
 
 def test_typing_a_number_in_is_noticed(project, monkeypatch, capsys):
