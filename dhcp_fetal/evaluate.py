@@ -31,8 +31,8 @@ def evaluate(
         predictions: folder of label maps named <name>.nii.gz; default: predictions/ in the run.
         structure: what the foreground is called; default: foreground.
         suffix: what stands between name and ending, such as _Segm for the original's maps.
-        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
-            outcome compared with the published number.
+        cohort: name of the paper's own data in claims.yaml, where these are they, so that the
+            outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import MEASURES, write_evaluation

@@ -23,8 +23,8 @@ def evaluate(
         csv: list with the reference segmentations; default: the held-out cases of the run.
         predictions: folder of label maps named <id>.nii.gz; default: predictions/ in the run.
         all_rows: measure every row of the list, not its last held_out_cases.
-        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
-            outcome compared with the published number.
+        cohort: name of the paper's own data in claims.yaml, where these are they, so that the
+            outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import write_evaluation

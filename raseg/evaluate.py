@@ -30,8 +30,8 @@ def evaluate(
         data: folder of the arrays.
         out: where predict wrote preds/; default: predictions/ in the run folder.
         imgn: number of one volume; default: every held-out volume of the run.
-        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
-            outcome compared with the published number.
+        cohort: name of the paper's own data in claims.yaml, where these are they, so that the
+            outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import MEASURES, write_evaluation

@@ -29,8 +29,8 @@ def evaluate(
         data: HDF5 file with the labels; default: that of the run, its test patients.
         patients: which of its patients; default: those with a label map.
         predictions: folder of label maps named <id>.nii.gz; default: predictions/ in the run.
-        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
-            outcome compared with the published number.
+        cohort: name of the paper's own data in claims.yaml, where these are they, so that the
+            outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import MEASURES, prediction_path, write_evaluation

@@ -31,8 +31,8 @@ def evaluate(
         pred_dir: folder with the masks, <scan>_pred.nrrd; default: predictions/ in the run folder.
         test_dir: folder with the scans, for the pictures, where label_dir is given.
         phantom: the data are synthetic; known by itself where they were written by `phantom`.
-        cohort: name of the paper's own data in claims.yaml, where these are they; only then is the
-            outcome compared with the published number.
+        cohort: name of the paper's own data in claims.yaml, where these are they, so that the
+            outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import write_evaluation

@@ -2,15 +2,16 @@
 
 Every paper's package holds a `claims.yaml`: the published numbers, where each stands, on whose data
 it was measured, and the tolerance, fixed before anything is run. `judge` compares a claim with what
-came out of a run. Numbers from phantoms or from stand-in data can never be called reproduced, nor
-failed: a `Judgement` that says so cannot be made.
+came out of a run. Only numbers from the paper's own data can be called reproduced, or failed; of
+its patients prepared otherwise two numbers are laid side by side, and of phantoms and other
+patients nothing is said: a `Judgement` that says more cannot be made.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class DataKind(str, Enum):
@@ -19,9 +20,40 @@ class DataKind(str, Enum):
     PHANTOM = "phantom"
     """Synthetic: says that the code runs, nothing about patients."""
     STAND_IN = "stand-in"
-    """Real data, but not declared to be those of the paper."""
+    """Patients, but not declared to be those of the paper."""
+    SAME_PATIENTS = "same patients"
+    """The paper's patients, on the word of whoever ran it, but not as the paper prepared them."""
     ORIGINAL = "original"
     """The paper's own data, on the word of whoever ran it (`--cohort`)."""
+
+    @property
+    def words(self) -> str:
+        """How pages and tables call them, everywhere the same."""
+        return DATA_WORDS[self]
+
+
+DATA_WORDS = {
+    DataKind.PHANTOM: "phantoms",
+    DataKind.STAND_IN: "stand-in patients",
+    DataKind.SAME_PATIENTS: "the same patients, prepared otherwise",
+    DataKind.ORIGINAL: "the paper's cohort",
+}
+
+
+class Data(NamedTuple):
+    """On what a run was measured."""
+
+    kind: DataKind
+    cohort: str | None = None
+    """Name of the paper's data in its claims.yaml, where these are they, or its patients."""
+    preparation: str = ""
+    """What differs from the paper's preparation."""
+
+    @property
+    def words(self) -> str:
+        """Kind, cohort and preparation in words."""
+        more = f" ({self.cohort})" if self.cohort else ""
+        return self.kind.words + more + (f": {self.preparation}" if self.preparation else "")
 
 
 class Verdict(str, Enum):
@@ -30,6 +62,7 @@ class Verdict(str, Enum):
     REPRODUCED = "reproduced"
     PARTLY = "partly"
     NOT_REPRODUCED = "not reproduced"
+    SIDE_BY_SIDE = "same patients, other preparation"
     NOT_ATTEMPTED = "not attempted"
 
 
@@ -38,8 +71,8 @@ class Judgement:
     """A verdict and the sentence that explains it.
 
     Raises:
-        ValueError: a verdict on other data than the paper's own. This is what keeps a phantom's
-            number from ever being shown as a reproduction, whoever builds the judgement.
+        ValueError: a verdict that the data do not bear. This is what keeps a phantom's number from
+            ever being shown as a reproduction, whoever builds the judgement.
     """
 
     verdict: Verdict
@@ -47,10 +80,14 @@ class Judgement:
     data: DataKind | None = None
 
     def __post_init__(self) -> None:
-        if self.verdict is not Verdict.NOT_ATTEMPTED and self.data is not DataKind.ORIGINAL:
+        if self.verdict is Verdict.NOT_ATTEMPTED:
+            return
+        side_by_side = self.verdict is Verdict.SIDE_BY_SIDE
+        bears = DataKind.SAME_PATIENTS if side_by_side else DataKind.ORIGINAL
+        if self.data is not bears:
             raise ValueError(
                 f"'{self.verdict.value}' cannot be said of data that are "
-                f"{self.data.value if self.data else 'missing'}; only of the paper's own"
+                f"{self.data.words if self.data else 'missing'}; only of {bears.words}"
             )
 
 
@@ -141,15 +178,13 @@ class Outcome:
 
     Attributes:
         data: on what it was measured.
-        cohort: name of the data where they are the paper's.
         preset: whose numbers were used.
         cases_trained_on: measured cases that the network was trained on.
         measures: label -> measure -> summary with `mean`, `n` and, where known, `ci95_low`,
             `ci95_high`; values are None or NaN where undefined.
     """
 
-    data: DataKind
-    cohort: str | None
+    data: Data
     preset: str
     cases_trained_on: int
     measures: Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -165,18 +200,21 @@ def judge(claim: Claim, outcome: Outcome | None) -> Judgement:
 
     Reproduced: on the paper's data, all its cases, by a preset of the number's protocol, and the
     mean lies within the tolerance. Partly: within the tolerance, but something of the protocol
-    differs; or outside, with the number inside the 95% interval of the mean. Not attempted:
-    anything that was not measured on the paper's own data.
+    differs; or outside, with the number inside the 95% interval of the mean. Of the same patients,
+    prepared otherwise, both numbers are said and nothing more. Not attempted: all else.
 
     Args:
         claim: what is published.
         outcome: what came out, or None where nothing was run or the run failed.
     """
-    data = outcome.data if outcome else None
+    data = outcome.data.kind if outcome else None
     obstacle = _obstacle(claim, outcome)
     if outcome is None or obstacle:
         return Judgement(Verdict.NOT_ATTEMPTED, obstacle, data)
     summary = outcome.find(claim)
+    if data is DataKind.SAME_PATIENTS:
+        both = f"{summary['mean']:.3g} against {claim.number}; {outcome.data.preparation}"
+        return Judgement(Verdict.SIDE_BY_SIDE, both, data)
     off = claim.distance(summary["mean"])
     unit = f" {claim.unit}" if claim.unit else ""
     words = f"{off:.3g}{unit} from the published number; tolerance {claim.tolerance:g}{unit}"
@@ -198,12 +236,13 @@ def _obstacle(claim: Claim, outcome: Outcome | None) -> str:
         return "no number is published to compare with"
     if outcome is None:
         return "nothing was run"
-    if outcome.data is DataKind.PHANTOM:
+    kind, cohort, _ = outcome.data
+    if kind is DataKind.PHANTOM:
         return "run on phantoms, which say nothing about patients"
-    if outcome.data is DataKind.STAND_IN:
-        return f"run on other data than the paper's ({claim.cohort})"
-    if outcome.cohort != claim.cohort:
-        return f"run on {outcome.cohort or 'unnamed data'}; the claim is about {claim.cohort}"
+    if kind is DataKind.STAND_IN:
+        return f"run on stand-in patients; the claim is about {claim.cohort}"
+    if cohort != claim.cohort:
+        return f"run on {cohort or 'unnamed data'}; the claim is about {claim.cohort}"
     if outcome.find(claim) is None:
         return f"the run's report has no {claim.measure} of {claim.label}"
     return ""

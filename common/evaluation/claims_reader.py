@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from common.errors import DataError, OptionError
-from common.evaluation.claims import Claim, DataKind, PaperClaims, is_number
+from common.evaluation.claims import Claim, Data, DataKind, PaperClaims, is_number
 from common.papers import ROOT
 
 FILE = "claims.yaml"
@@ -22,25 +22,29 @@ def find_claims(root: Path = ROOT) -> dict[str, PaperClaims]:
     return {path.parent.name: read_claims(path) for path in sorted(root.glob(f"*/{FILE}"))}
 
 
-def data_kind(paper: str, cohort: str | None, *, phantom: bool) -> DataKind:
+def read_cohort(paper: str, cohort: str | None, *, phantom: bool) -> Data:
     """Return on what a run is measured.
 
     Args:
         paper: package name.
-        cohort: what the user calls the data, or None.
+        cohort: what the user calls the data: the name of the paper's in its claims.yaml, or
+            "<name>: <what differs>" where they are its patients, prepared otherwise; None: neither.
         phantom: True where the data are synthetic.
 
     Raises:
         OptionError: a phantom is given a cohort's name, or no claim of the paper knows the name.
     """
     if cohort is None:
-        return DataKind.PHANTOM if phantom else DataKind.STAND_IN
+        return Data(DataKind.PHANTOM if phantom else DataKind.STAND_IN)
+    name, colon, preparation = (part.strip() for part in cohort.partition(":"))
     if phantom:
-        raise OptionError(f"--cohort {cohort}: these data are phantoms; expected patients' data")
+        raise OptionError(f"--cohort {name}: these data are phantoms; expected patients' data")
     known = sorted({claim.cohort for claim in read_claims(ROOT / paper / FILE).claims})
-    if cohort not in known:
-        raise OptionError(f"--cohort {cohort}: expected {' or '.join(known)}, or no cohort")
-    return DataKind.ORIGINAL
+    if name not in known:
+        raise OptionError(f"--cohort {name}: expected {' or '.join(known)}, or no cohort")
+    if colon and not preparation:
+        raise OptionError(f"--cohort {cohort}: expected what differs behind the colon")
+    return Data(DataKind.SAME_PATIENTS if colon else DataKind.ORIGINAL, name, preparation)
 
 
 def read_claims(path: Path) -> PaperClaims:

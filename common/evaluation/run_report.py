@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.evaluation.claims_reader import data_kind
+from common.evaluation.claims_reader import read_cohort
 from common.evaluation.metrics import summarise
 from common.files import write_folder_atomically, write_json, write_text_atomically
 from common.report.drawing import draw_learning_curve
@@ -69,19 +69,20 @@ def write_evaluation(
         measures: columns of `rows` to summarise, and their names; a paper may add its own.
         viewed: the worst case, for the viewer of the suite's page.
         others: label -> measure -> summary of what is no mean over `rows`, for the claims.
-        cohort: the data are those of the paper, by this name in its claims.yaml.
+        cohort: what the data are to the paper; see `read_cohort`.
         unusable: cases of which a file could not be used; with any, the data are not the cohort.
 
     Raises:
         OptionError: no claim of the paper is about that cohort, or the data are phantoms.
         RunError: the report folder cannot be written; an earlier report is untouched.
     """
-    kind = data_kind(record.paper, cohort, phantom=phantom)
-    if unusable and cohort:
-        cohort, kind = None, data_kind(record.paper, None, phantom=phantom)
+    data = read_cohort(record.paper, cohort, phantom=phantom)
+    if unusable:
+        data = read_cohort(record.paper, None, phantom=phantom)
     folder = record.path / "report"
     summaries = summarise_rows(rows, measures)
     cases = len({row["id"] for row in rows})
+    preset = record.config.get("preset", "unknown")
     absent = f" Not usable: {', '.join(unusable)}." if unusable else ""
     sections = [
         results_section(summaries, measures),
@@ -99,7 +100,7 @@ def write_evaluation(
             {
                 "paper": record.paper,
                 "phantom": phantom,
-                "data": {"kind": kind.value, "cohort": cohort},
+                "data": {**data._asdict(), "kind": data.kind.value},
                 "cases": cases,
                 "unusable": list(unusable),
                 "cases_trained_on": len({row["id"] for row in rows if row["in_training_set"]}),
@@ -110,7 +111,7 @@ def write_evaluation(
         write_report(
             unfinished / "index.html",
             title=title,
-            lead=f"{cases} cases, preset {record.config.get('preset', 'unknown')}.{absent}",
+            lead=f"{data.words}; {cases} cases, preset {preset}.{absent}",
             sections=sections,
             phantom=phantom,
         )

@@ -23,11 +23,6 @@ from common.suite.read_runs import PaperEntry, Result
 
 SCRIPTS = ("niivue.umd.js", "viewer.js")
 RUN_SECTION = "Run"
-DATA_WORDS = {
-    DataKind.PHANTOM: "synthetic phantoms",
-    DataKind.STAND_IN: "real data, not the paper's",
-    DataKind.ORIGINAL: "the paper's data",
-}
 
 
 @dataclass(frozen=True)
@@ -66,15 +61,14 @@ class PaperView:
     @property
     def phantom(self) -> bool:
         """Whether the run was on synthetic data."""
-        return bool(self.entry.result) and self.entry.result.outcome.data is DataKind.PHANTOM
+        return bool(self.entry.result) and self.entry.result.outcome.data.kind is DataKind.PHANTOM
 
     @property
     def data(self) -> str:
         """On what was run, in words."""
         if not self.entry.result:
             return ""
-        outcome = self.entry.result.outcome
-        return DATA_WORDS[outcome.data] + (f" ({outcome.cohort})" if outcome.cohort else "")
+        return self.entry.result.outcome.data.words
 
     @property
     def minutes(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import RunError
-from common.evaluation.claims import DataKind, Outcome, PaperClaims
+from common.evaluation.claims import Data, DataKind, Outcome, PaperClaims
 from common.files import read_json, sha256_of, write_json
 from common.papers import ROOT
 from common.runs.folder import load_run
@@ -117,8 +117,10 @@ def read_result_of_run(folder: Path, seconds: Iterable[tuple[str, float]] = ()) 
     try:
         preset = str(run.config["preset"])
         outcome = Outcome(
-            data=kind_of(report, run.manifest),
-            cohort=report.get("data", {}).get("cohort"),
+            data=data_of(
+                report.get("data", {}),
+                phantom=bool(report["phantom"] or run.manifest.get("phantom")),
+            ),
             preset=preset,
             cases_trained_on=int(report.get("cases_trained_on", 0)),
             measures={**report["labels"], **report.get("others", {})},
@@ -138,10 +140,12 @@ def read_result_of_run(folder: Path, seconds: Iterable[tuple[str, float]] = ()) 
         raise damaged(path, failure, "what evaluate writes; run it again") from failure
 
 
-def kind_of(report: Mapping, manifest: Mapping) -> DataKind:
+def data_of(stored: Mapping, *, phantom: bool = False) -> Data:
     """Return on what a run was measured; a mark of a phantom anywhere outweighs all else."""
-    kind = DataKind(report.get("data", {}).get("kind", DataKind.STAND_IN.value))
-    return DataKind.PHANTOM if report["phantom"] or manifest.get("phantom") else kind
+    if phantom:
+        return Data(DataKind.PHANTOM)
+    kind = DataKind(stored.get("kind", DataKind.STAND_IN.value))
+    return Data(kind, stored.get("cohort"), stored.get("preparation") or "")
 
 
 def check_measures(measures: Mapping) -> None:
@@ -173,7 +177,7 @@ def write_result(path: Path, result: Result) -> None:
         "paper": result.paper,
         "preset": result.preset,
         "date": result.date,
-        "data": {"kind": outcome.data.value, "cohort": outcome.cohort},
+        "data": {**outcome.data._asdict(), "kind": outcome.data.kind.value},
         "cases": result.cases,
         "cases_trained_on": outcome.cases_trained_on,
         "measures": {
@@ -204,8 +208,7 @@ def read_result(path: Path) -> Result:
         if stored["schema"] != SCHEMA:
             raise ValueError(f"schema {stored['schema']}, expected {SCHEMA}")
         outcome = Outcome(
-            data=DataKind(stored["data"]["kind"]),
-            cohort=stored["data"]["cohort"],
+            data=data_of(stored["data"]),
             preset=stored["preset"],
             cases_trained_on=stored["cases_trained_on"],
             measures={

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common.cli import Parser, refuse
 from common.errors import RunError, UserError
-from common.evaluation.claims_reader import data_kind
+from common.evaluation.claims_reader import read_cohort
 from common.files import make_folder, write_json
 from common.papers import choose_papers
 from common.suite.collect import build, describe_failure
@@ -43,7 +43,7 @@ def begin(
 ) -> tuple[Path, list[str]]:
     """Return the folder of a paper's main job, and the options of `evaluate` that name the cohort;
     refuse a cohort without data of one's own, or that the paper's claims do not know."""
-    data_kind(paper, cohort, phantom=data is None)
+    read_cohort(paper, cohort, phantom=data is None)
     return out or RUNS / f"{paper}-{preset}", [] if cohort is None else ["--cohort", cohort]
 
 

@@ -24,11 +24,6 @@ BEGIN = "<!-- results: begin; made by `python -m common results update` -->"
 END = "<!-- results: end -->"
 README = "README.md"
 PERFORMANCE = "docs/performance.md"
-DATA_WORDS = {
-    DataKind.PHANTOM: "phantoms",
-    DataKind.STAND_IN: "other real data",
-    DataKind.ORIGINAL: "the paper's data",
-}
 
 
 def record(folders: Sequence[Path], to: Path = RESULTS) -> list[Path]:
@@ -94,8 +89,7 @@ def describe_run(result: Result | None) -> str:
     """Return preset, data, cases and date of a run."""
     if result is None:
         return "not run"
-    data = DATA_WORDS[result.outcome.data]
-    data += f" ({result.outcome.cohort})" if result.outcome.cohort else ""
+    data = result.outcome.data.words
     return f"preset `{result.preset}`, {data}, {result.cases} cases, {result.date[:10]}"
 
 
@@ -104,13 +98,13 @@ def describe_outcome(outcome: Outcome | None, label: str, measure: str) -> str:
     summary = (outcome.measures if outcome else {}).get(label, {}).get(measure)
     if not summary or summary.get("mean") is None:
         return "–"
-    whose = " (phantoms)" if outcome.data is DataKind.PHANTOM else ""
+    whose = " (phantoms)" if outcome.data.kind is DataKind.PHANTOM else ""
     return f"{format_summary(summary)}{whose}"
 
 
 def phantom_notice(results: Sequence[Result]) -> list[str]:
     """Return the sentence that must be below phantoms' numbers, if there are any."""
-    phantoms = any(result.outcome.data is DataKind.PHANTOM for result in results)
+    phantoms = any(result.outcome.data.kind is DataKind.PHANTOM for result in results)
     return [f"**{PHANTOM_NOTICE}**"] if phantoms else []
 
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from common.errors import DataError, OptionError
-from common.evaluation.claims import Claim, DataKind, Judgement, Outcome, Verdict, judge
-from common.evaluation.claims_reader import data_kind, find_claims, read_claims
+from common.evaluation.claims import Claim, Data, DataKind, Judgement, Outcome, Verdict, judge
+from common.evaluation.claims_reader import find_claims, read_claims, read_cohort
 from common.papers import ROOT
 
 CLAIM = Claim(
@@ -26,7 +26,7 @@ def outcome(mean=0.6, *, data=DataKind.ORIGINAL, cohort="clinic", preset="paper"
     interval["ci95_high"] = interval["ci95_high"] or mean + 0.01
     summary = {"mean": mean, "sd": 0.1, "n": n, **interval}
     return Outcome(
-        data=data, cohort=cohort, preset=preset,
+        data=Data(data, cohort, "cropped"), preset=preset,
         cases_trained_on=others.pop("trained", 0), measures={"brain": {"dice": summary}},
     )  # fmt: skip
 
@@ -50,11 +50,24 @@ class TestVerdicts:
             claim = replace(CLAIM, high=0.6 + width, tolerance=draw.choice([0.0, 0.05, 10.0]))
             assert judge(claim, found).verdict is Verdict.NOT_ATTEMPTED
 
-    @pytest.mark.parametrize("data", [None, DataKind.PHANTOM, DataKind.STAND_IN])
-    @pytest.mark.parametrize("verdict", [v for v in Verdict if v is not Verdict.NOT_ATTEMPTED])
+    @pytest.mark.parametrize("data", [None, *DataKind])
+    @pytest.mark.parametrize("verdict", list(Verdict))
     def test_such_a_judgement_cannot_even_be_made(self, verdict, data):
-        with pytest.raises(ValueError, match="only of the paper's own"):
+        """Of each verdict but "not attempted" there is one kind of data that bears it."""
+        bears = {Verdict.SIDE_BY_SIDE: DataKind.SAME_PATIENTS}.get(verdict, DataKind.ORIGINAL)
+        if verdict is Verdict.NOT_ATTEMPTED or data is bears:
+            assert Judgement(verdict, "because", data).verdict is verdict
+            return
+        with pytest.raises(ValueError, match=f"only of {bears.words}"):
             Judgement(verdict, "because", data)
+
+    @pytest.mark.parametrize("mean", [0.6, 0.1, 0.62])
+    def test_of_the_same_patients_both_numbers_are_said_and_nothing_more(self, mean):
+        judgement = judge(CLAIM, outcome(mean, data=DataKind.SAME_PATIENTS))
+        assert judgement.verdict.value == "same patients, other preparation"
+        assert judgement.reason == f"{mean:g} against 0.6 ± 0.1 (n = 10); cropped"
+        other = judge(CLAIM, outcome(mean, data=DataKind.SAME_PATIENTS, cohort="other"))
+        assert other.verdict is Verdict.NOT_ATTEMPTED
 
     @pytest.mark.parametrize(
         ("found", "verdict", "words"),
@@ -165,12 +178,18 @@ class TestFiles:
 
 class TestWhoseData:
     def test_kinds(self):
-        assert data_kind("raseg", None, phantom=True) is DataKind.PHANTOM
-        assert data_kind("raseg", None, phantom=False) is DataKind.STAND_IN
-        assert data_kind("raseg", "ucsf-wrist", phantom=False) is DataKind.ORIGINAL
+        assert read_cohort("raseg", None, phantom=True).words == "phantoms"
+        assert read_cohort("raseg", None, phantom=False).words == "stand-in patients"
+        own = read_cohort("raseg", "ucsf-wrist", phantom=False)
+        assert (own.kind, own.words) == (DataKind.ORIGINAL, "the paper's cohort (ucsf-wrist)")
+        same = read_cohort("raseg", "ucsf-wrist: at 3 mm", phantom=False)
+        assert same == (DataKind.SAME_PATIENTS, "ucsf-wrist", "at 3 mm")
+        assert same.words == "the same patients, prepared otherwise (ucsf-wrist): at 3 mm"
 
     def test_a_phantom_is_nobodys_and_names_are_known(self):
         with pytest.raises(OptionError, match="these data are phantoms"):
-            data_kind("raseg", "ucsf-wrist", phantom=True)
+            read_cohort("raseg", "ucsf-wrist", phantom=True)
         with pytest.raises(OptionError, match="--cohort ours: expected ucsf-wrist, or no cohort"):
-            data_kind("raseg", "ours", phantom=False)
+            read_cohort("raseg", "ours", phantom=False)
+        with pytest.raises(OptionError, match="expected what differs behind the colon"):
+            read_cohort("raseg", "ucsf-wrist:", phantom=False)

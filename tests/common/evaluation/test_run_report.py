@@ -91,10 +91,10 @@ def test_files(record):
     ]  # fmt: skip
     report = json.loads((folder / "report.json").read_text())
     assert (report["paper"], report["phantom"], report["cases"]) == ("example", False, 2)
-    assert report["data"] == {"kind": "stand-in", "cohort": None}
+    assert report["data"] == {"kind": "stand-in", "cohort": None, "preparation": ""}
     assert report["cases_trained_on"] == 1
     assert report["labels"]["cord"]["hd95_mm"]["mean"] is None
-    assert "2 cases, preset port." in text
+    assert "stand-in patients; 2 cases, preset port." in text
     tables = [re.findall(r"<t[dh]>(.*?)</t[dh]>", t) for t in text.split("<table")[1:]]
     summary = ["brain", "Dice", "0.700", "0.283", "0.500, 0.900", "2", "0"]
     assert tables[0][7:14] == summary

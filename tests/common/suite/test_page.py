@@ -88,12 +88,12 @@ class TestPage:
     def test_a_row_says_what_was_run_and_what_came_out(self, page):
         row = rows_by_paper(page)["raseg"]
         assert "0.613 ± 0.078" in row
-        assert "preset quick synthetic phantoms 3 held-out cases" in row
+        assert "preset quick phantoms 3 held-out cases" in row
         assert "0.700 ± 0.200 phantom" in row
         assert "Dice of foreground, n = 3; 0.500, 0.700, 0.900" in row
         assert "not attempted run on phantoms" in row
         own = rows_by_paper(page)["fetal_brain"]
-        assert "the paper's data" in own
+        assert "the paper's cohort" in own
         assert "partly 0.006 from the published number; tolerance 0.02; but n = 3" in own
 
     def test_nothing_is_fetched(self, page):
@@ -113,7 +113,7 @@ class TestPage:
         run = make_run(tmp_path / "run", phantom=False)
         text = build([run], tmp_path / "report").read_text(encoding="utf-8")
         assert PHANTOM_NOTICE not in text
-        assert "run on other data than the paper" in text
+        assert "run on stand-in patients" in text
 
     def test_scripts_are_whole_and_text_is_escaped(self, page):
         """Three volumes, NiiVue, ours, the page's own two; none ended early by what it holds."""

@@ -32,7 +32,7 @@ def test_a_result_survives_its_file(make_run, tmp_path):
     assert again.outcome.measures["foreground"]["dice"]["mean"] == pytest.approx(0.7)
     assert again.outcome.measures["foreground"]["dice"]["n"] == 3
     assert (again.paper, again.preset, again.cases) == ("raseg", "quick", 3)
-    assert again.outcome.data is DataKind.PHANTOM
+    assert again.outcome.data.kind is DataKind.PHANTOM
     assert again.date == result.date
     assert again.origin == result.origin
     assert again.seconds == (("train", 60.0),)
@@ -44,15 +44,15 @@ def test_a_result_survives_its_file(make_run, tmp_path):
 @pytest.mark.parametrize("place", ["report", "manifest"])
 def test_a_mark_of_a_phantom_anywhere_outweighs_what_the_user_says(place, make_run, tmp_path):
     run = make_run(tmp_path / "run", phantom=False, cohort="ucsf-wrist", preset="paper")
-    assert read_result_of_run(run).outcome.data is DataKind.ORIGINAL
+    assert read_result_of_run(run).outcome.data.kind is DataKind.ORIGINAL
     path = run / "report" / "report.json" if place == "report" else run / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "phantom": True}))
-    assert read_result_of_run(run).outcome.data is DataKind.PHANTOM
+    assert read_result_of_run(run).outcome.data.kind is DataKind.PHANTOM
 
 
 def test_own_data_without_a_name_are_a_stand_in(make_run, tmp_path):
     run = make_run(tmp_path / "run", phantom=False)
-    assert read_result_of_run(run).outcome.data is DataKind.STAND_IN
+    assert read_result_of_run(run).outcome.data.kind is DataKind.STAND_IN
 
 
 def test_a_run_is_found_by_itself_or_by_what_reproduce_left(make_run, tmp_path):
