@@ -86,13 +86,14 @@ def split_into_bins(records: int) -> list[int]:
 
 
 def encode(values: np.ndarray, *, wrap: bool, what: str) -> np.ndarray:
-    """Turn numbers into the little-endian unsigned 16-bit words of a record.
+    """Turn numbers into the 16-bit words of a record.
 
     Args:
-        values: (rows, columns, slices, channels); fractions are cut off towards zero.
+        values: (..., channels), any real dtype; fractions are cut off towards zero.
         wrap: take numbers outside 0..65535 modulo 65536, as the original's cast [R4].
         what: name of the volume, for the message.
-
+    Returns:
+        Array of the same shape, `<u2`: little-endian unsigned 16-bit.
     Raises:
         DataError: a number is NaN or infinite, or too much is lost with the fractions, as of a
             volume scaled to 0..1; without `wrap`: a number does not fit.
@@ -172,7 +173,8 @@ def find_binaries(folder: Path, tag: str, config: Config) -> Binaries:
     if missing:
         raise DataError(f"{missing[0]} is missing; expected {BINS} training binaries")
     index = read_index(index_path(folder, tag))
-    layout = layout_of(index, config, paths[0])
+    check_settings(index, config, paths[0])
+    layout = layout_of(index, config)
     training = tuple(record for path in paths for record in list_records(path, layout))
     if not training:
         raise DataError(f"{paths[-1]}: found no record in any binary; expected at least one")
@@ -211,11 +213,8 @@ def read_index(path: Path) -> dict:
     return index
 
 
-def layout_of(index: dict, config: Config, path: Path) -> Layout:
-    """Return the layout the index states, or the original's.
-
-    Raises `DataError` where the index states another task or other settings than `config`.
-    """
+def check_settings(index: dict, config: Config, path: Path) -> None:
+    """Refuse an index that states another task or other settings than the configuration."""
     if index and index["task"] != config.task:
         raise DataError(f"{path} was written for --task {index['task']}; found {config.task}")
     for name, value in settings_of(config).items():
@@ -225,6 +224,10 @@ def layout_of(index: dict, config: Config, path: Path) -> Layout:
                 f"{path} was written with --{name} {json.dumps(stored)}; found "
                 f"{json.dumps(value)}, expected the preset and options of `prepare`"
             )
+
+
+def layout_of(index: dict, config: Config) -> Layout:
+    """Return the layout the index states; without an index, the original's or a patch's."""
     shape = index["shape"] if index else config.patch_shape or VOLUME_SHAPE
     return Layout(tuple(shape), len(CHANNELS[config.task]))
 

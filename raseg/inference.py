@@ -96,7 +96,7 @@ def logits_of_scan(network: keras.Model, scan: tf.Tensor, config: Config, **opti
 
 
 def as_stored(scan: tf.Tensor, config: Config) -> tf.Tensor:
-    """Do as `raseg.data.encode`, and read the words as the configuration says [R4].
+    """Do as `raseg.binaries.encode`, and read the words as the configuration says [R4].
 
     A value that 16 bits cannot hold fails the request, unless values wrap.
     """

@@ -143,10 +143,16 @@ def make_schedule(config, examples: int):
 
 
 def make_optimizer(config, examples: int) -> keras.optimizers.Optimizer:
-    """Adam with a large epsilon, which keeps small gradients small; not built yet.
+    """Return Adam with a large epsilon, which keeps small gradients small.
 
-    The rate falls as `make_schedule` says for so many records; epsilon stands where TensorFlow 1
-    has it. Source: raseg_model.py, `train`; ledger R32.
+    Args:
+        config: uses adam_epsilon and what `make_schedule` uses.
+        examples: records of the training binaries, by which the rate falls.
+    Returns:
+        Keras' Adam, not built yet; its epsilon stands where TensorFlow 1 has it.
+    Raises:
+        OptionError: `drops` is set, but neither `epochs` nor `max_steps`.
+    Source: raseg_model.py, `train`; ledger R32.
     """
     # [R32] Larger than most gradients: the place of epsilon changes steps up to thirtyfold.
     return keras.optimizers.Adam(

@@ -20,9 +20,17 @@ def make_dataset(
 ) -> tf.data.Dataset:
     """Read, decode, distort, normalise and batch records.
 
-    From `first_step`, counted from 0, up to `last_step`: images (batch, rows, columns, slices,
-    channels) float32 and labels (batch, rows, columns, slices) int32.
-
+    Args:
+        binaries: of `find_binaries`; the training records are read.
+        config: uses batch_size, shuffle, read_as_signed and the augmentation.
+        seed: of order and distortions.
+        first_step: step of the first batch, from 0.
+        last_step: step after the last batch.
+    Returns:
+        Dataset of images (batch, rows, columns, slices, channels) float32 and labels (batch, rows,
+        columns, slices) int32.
+    Raises:
+        OSError: a binary is gone since `find_binaries` found it.
     Source: raseg_input.py:184-234.
     """
     layout, size, records = binaries.layout, binaries.layout.record_bytes, binaries.training

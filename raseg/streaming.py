@@ -21,7 +21,13 @@ def stream(
 ) -> tf.Tensor:
     """Return the logits of a normalised volume, the layers at full resolution slab by slab.
 
-    The network is without batch statistics, `slab_rows` is even; see `raseg.inference.segment`.
+    Args:
+        network: of `raseg.inference.build_for_any_size(config)`, without batch statistics.
+        image: (rows, columns, slices, channels) float32.
+        config: uses filters and top_kernels.
+        slab_rows: rows per slab, even.
+    Returns:
+        (rows, columns, slices, 2) float32.
     """
     layers = layers_by_name(network)
     bottom, top = len(config.filters) - 1, config.filters[0]
