@@ -11,6 +11,7 @@ COMMANDS = {
     "bench": ("common.suite.bench", "time the papers beside what else could be used"),
     "report": ("common.suite.collect", "write the page of runs again, without running anything"),
     "results": ("common.suite.results", "keep what runs measured; write the tables of the READMEs"),
+    "compare-runs": ("common.suite.compare_runs", "say whether one run beats another, by case"),
     "replay": ("common.runs.replay", "train a run again and compare the weights"),
     "verify": ("common.export.verify", "verify an exported model against its passport"),
     "bench-gpu": ("common.cost.bench_gpu", "time the networks on a GPU, with JAX or TensorFlow"),
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def act() -> int:
         if not words or words[0] in ("-h", "--help"):
             print("usage: python -m common COMMAND [options]\n\ncommands:")
-            lines = (f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())
+            lines = (f"  {name:<12} {what}" for name, (_, what) in COMMANDS.items())
             print("\n".join(lines), flush=True)
             return 0 if words else 2
         if words[0] not in COMMANDS:

@@ -1,0 +1,73 @@
+"""A measure of two runs on the cases that both have: differences, and whether they are chance.
+
+Several rows of one case are averaged first, since they are not independent.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from common.errors import DataError, OptionError, RunError, nearest
+from common.evaluation.metrics import FEWEST_FOR_INTERVAL, summarise
+
+
+def read_cases(run: Path, measure: str) -> pd.Series:
+    """Return a measure of a run by case and label, the rows of one case averaged; NaN where it is
+    not defined.
+
+    Raises:
+        RunError: the run was not evaluated, or its table is damaged.
+        OptionError: the table has no such column of numbers.
+    """
+    path = run / "report" / "cases.csv"
+    if not path.is_file():
+        raise RunError(f"{path} is missing; expected a run that evaluate has measured")
+    try:
+        table = pd.read_csv(path, dtype={"id": str, "label": str})
+        numbers = table.select_dtypes("number")
+        if measure not in numbers:
+            near = nearest(measure, numbers) or ", ".join(numbers)
+            raise OptionError(f"--measure {measure}: {path} has no such numbers; expected {near}")
+        return table.groupby(["id", "label"], sort=False)[measure].mean()
+    except (ValueError, KeyError, UnicodeDecodeError) as failure:
+        raise RunError(f"{path} cannot be read: {' '.join(str(failure).split())}") from failure
+
+
+def compare_cases(first: pd.Series, second: pd.Series) -> list[dict]:
+    """Compare a measure of the cases that two runs have, label by label.
+
+    Args:
+        first, second: by case and label, as `read_cases` gives them.
+
+    Returns:
+        Per label: n, the pairs where both are defined; undefined, the others; mean_a, mean_b;
+        difference, what `summarise` says of B - A; effect, its mean over its deviation; p_t and
+        p_wilcoxon, two-sided, None with fewer pairs than an interval needs.
+
+    Raises:
+        DataError: the runs have no case and label in common.
+    """
+    pairs = pd.DataFrame({"a": first, "b": second}).loc[first.index.intersection(second.index)]
+    if pairs.empty:
+        raise DataError("found no case and label that both runs have; expected some")
+    rows = []
+    for label, both in pairs.groupby(level="label", sort=False):
+        defined = both.dropna()
+        change = defined["b"] - defined["a"]
+        found, tested = summarise(change), len(change) >= FEWEST_FOR_INTERVAL and change.any()
+        t_test = stats.ttest_rel(defined["b"], defined["a"]) if tested else None
+        rows.append(
+            {
+                "label": label,
+                "n": len(change),
+                "undefined": len(both) - len(change),
+                "mean_a": float(defined["a"].mean()),
+                "mean_b": float(defined["b"].mean()),
+                "difference": found,
+                "effect": found["mean"] / found["sd"] if found["sd"] else float("nan"),
+                "p_t": float(t_test.pvalue) if tested else None,
+                "p_wilcoxon": float(stats.wilcoxon(change).pvalue) if tested else None,
+            }
+        )
+    return rows
