@@ -18,19 +18,21 @@ from common.report.tables import format_table
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison of two runs; return 0."""
     parser = Parser(prog="python -m common compare-runs", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs=2, metavar=("A", "B"), help="evaluated runs")
+    parser.add_argument("first", type=Path, metavar="A", help="run that evaluate has measured")
+    parser.add_argument("second", type=Path, metavar="B", help="the other one")
     parser.add_argument("--measure", default="dice", help="column of report/cases.csv")
     parser.add_argument("--out", type=Path, help="JSON file of the same numbers")
     options = parser.parse_args(argv)
     from common.evaluation.paired import compare_cases, read_cases  # after --help was answered
 
-    tables = [read_cases(run, options.measure) for run in options.runs]
+    runs = options.first, options.second
+    tables = [read_cases(run, options.measure) for run in runs]
     rows = compare_cases(*tables)
     print(format_table([as_text(row) for row in rows]))
-    for run, own, other in zip(options.runs, tables, tables[::-1], strict=True):
+    for run, own, other in zip(runs, tables, tables[::-1], strict=True):
         if alone := sorted({*own.index.get_level_values(0)} - {*other.index.get_level_values(0)}):
             print(f"only in {run}: {', '.join(alone)}")
-    if any(read_json(run / "report" / "report.json").get("phantom") for run in options.runs):
+    if any(read_json(run / "report" / "report.json").get("phantom") for run in runs):
         print(PHANTOM_NOTICE)
     if options.out:
         write_json(options.out, {"measure": options.measure, "labels": rows})
