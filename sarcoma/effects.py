@@ -28,9 +28,9 @@ from sarcoma.data import (
     split_patients,
     standardise,
 )
-from sarcoma.inference import build_for_inference, on_volumes, segment
+from sarcoma.inference import on_volumes, segment
 from sarcoma.losses import dice_loss
-from sarcoma.model import build_model, shapes_alone
+from sarcoma.model import build_for_inference, build_model, shapes_alone
 from sarcoma.patch_files import PATCH_BATCH, patch_dice
 from sarcoma.phantom_body import make_patient
 from sarcoma.sampling import PatchSampler, Stack, make_pool, split_pool, stack_examples

@@ -19,8 +19,8 @@ from common.inference.windows import stitch_windows
 from common.network.trained import load_trained
 from common.runs.folder import load_config
 from sarcoma.config import LABEL, MARGIN, PATCH, Config
-from sarcoma.model import build_model
-from sarcoma.sampling import centre_slice
+from sarcoma.model import build_for_inference
+from sarcoma.sampling import CENTRE
 
 
 def segment(
@@ -85,7 +85,7 @@ def lesion_probability(network: keras.Model, patches: tf.Tensor, config: Config)
     The cascade's one number stands for a square of `cascade_step` pixels.
     """
     if config.architecture == "cascade":
-        centres = patches[:, centre_slice(), centre_slice()]
+        centres = patches[:, CENTRE, CENTRE]
         found = network([patches, centres], training=False)[:, tf.newaxis, tf.newaxis, 1:]
         return tf.tile(found, (1, config.cascade_step, config.cascade_step, 1))
     found = network(patches, training=False)
@@ -166,13 +166,6 @@ def on_windows(network: keras.Model, config: Config, **options) -> Callable:
 def volume_spec(config: Config) -> tf.TensorSpec:
     """Return the signature of a patient's images."""
     return tf.TensorSpec((None, None, None, len(config.modalities)), tf.float32, name="image")
-
-
-def build_for_inference(config: Config) -> keras.Model:
-    """Build the network for the inputs that `segment` gives it."""
-    if config.architecture == "dilated":
-        return build_model(config, (None, None, len(config.modalities)))
-    return build_model(config)
 
 
 def load_network(run: Path, config: Config) -> keras.Model:

@@ -7,7 +7,7 @@ import keras
 from common.network.meters import LabelDice
 from sarcoma.config import Config
 from sarcoma.early_stopping import EarlyStopping
-from sarcoma.losses import batch_dice, cross_entropy_of_probabilities, dice_loss
+from sarcoma.losses import batch_dice, loss_of
 from sarcoma.model import build_model, make_optimizer
 from sarcoma.original_weights import (
     assign_optimizer,
@@ -20,22 +20,17 @@ from sarcoma.original_weights import (
 def build_for_training(config: Config, *, xla: bool, original: Path | None) -> keras.Model:
     """Build and compile the network; an original's file brings its weights, moments and step."""
     model = build_model(config)
-    compile_model(model, config, xla=xla)
+    masks = config.architecture == "unet2d"
+    model.compile(
+        optimizer=make_optimizer(config),
+        loss=loss_of(config),
+        metrics=[batch_dice if masks else LabelDice(1, name="dice")],
+        jit_compile=xla,
+    )
     if original is not None:
         assign_original(model, read_original(original), source=str(original))
         assign_optimizer(model.optimizer, model, read_optimizer(original), source=str(original))
     return model
-
-
-def compile_model(model, config: Config, *, xla: bool) -> None:
-    """Give the network its optimiser, loss and Dice."""
-    masks = config.architecture == "unet2d"
-    model.compile(
-        optimizer=make_optimizer(config),
-        loss=dice_loss if masks else cross_entropy_of_probabilities,
-        metrics=[batch_dice if masks else LabelDice(1, name="dice")],
-        jit_compile=xla,
-    )
 
 
 def make_callbacks(config: Config) -> list:

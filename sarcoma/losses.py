@@ -11,7 +11,6 @@ def batch_dice(y_true, y_pred):
     [S20] One quotient for the batch, not a mean over samples, so that it depends on the batch size.
     Source: train.py, `dice_coef`.
     """
-    # [S20] One quotient for the batch, not a mean over samples.
     return soft_dice(y_true, y_pred, axes=None, smooth_numerator=1.0, smooth_denominator=1.0)
 
 
@@ -26,3 +25,8 @@ def cross_entropy_of_probabilities(y_true, y_pred):
     The code has no loss for the cascade and the dilated network; their papers minimise this one.
     """
     return ops.mean(ops.sparse_categorical_crossentropy(ops.cast(y_true, "int32"), y_pred))
+
+
+def loss_of(config):
+    """Return the loss of the configuration's network: `dice_loss` for the U-Net's masks."""
+    return dice_loss if config.architecture == "unet2d" else cross_entropy_of_probabilities

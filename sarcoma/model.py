@@ -47,6 +47,12 @@ def build_model(config, input_shape=None, *, classes=CLASSES) -> keras.Model:
     raise OptionError(f"architecture {config.architecture!r}: expected unet2d, cascade or dilated")
 
 
+def build_for_inference(config) -> keras.Model:
+    """Build the network for patches, or as `dilated` for slices of any size."""
+    size = (None, None, len(config.modalities)) if config.architecture == "dilated" else None
+    return build_model(config, size)
+
+
 @contextmanager
 def shapes_alone() -> Iterator[None]:
     """Let networks be built whose variables have shapes but no values, hence take no memory."""
@@ -97,21 +103,21 @@ def build_unet2d(config, input_shape) -> keras.Model:
             f"a patch of {input_shape[0]} x {input_shape[1]} pixels: rows and columns must be "
             f"multiples of {multiple}"
         )
-    make = Keras2Names()
-    image = keras.Input(input_shape, name="image")
-    x, skips = image, []
+    make, normalised = Keras2Names(), config.batch_normalisation
+    image = x = keras.Input(input_shape, name="image")
+    skips = []
     for filters in config.filters[:-1]:
-        x = _convolve(make, x, filters, config, times=2)
+        x = convolve(make, x, filters, normalised=normalised)
         skips.append(x)
         x = make(layers.MaxPooling2D, 2)(x)
-    x = _convolve(make, x, config.filters[-1], config, times=4)
+    x = convolve(make, x, config.filters[-1], times=4, normalised=normalised)
     full = config.label_geometry != "half"
     # [S15] The original's decoder ends one level early: the finest skip is never used.
     for level in reversed(range(0 if full else 1, levels - 1)):
         filters = config.filters[level]
         x = make(layers.Conv2DTranspose, filters, 2, strides=2, padding="same")(x)
         x = make(layers.Concatenate)([x, skips[level]])
-        x = _convolve(make, x, filters, config, times=2)
+        x = convolve(make, x, filters, normalised=normalised)
     if config.label_geometry == "centre":
         # [S4] The central labels at their own resolution, where the original halves the patch.
         x = make(layers.Cropping2D, (input_shape[0] // 4, input_shape[1] // 4))(x)
@@ -122,11 +128,11 @@ def build_unet2d(config, input_shape) -> keras.Model:
     return keras.Model(image, x, name="unet2d")
 
 
-def _convolve(make, x, filters, config, *, times):
+def convolve(make, x, filters, *, times=2, normalised=False):
     """3 x 3 convolutions of the same size, each with ReLU and perhaps normalisation after it."""
     for _ in range(times):
         x = make(layers.Conv2D, filters, 3, padding="same", activation="relu")(x)
-        if config.batch_normalisation:
+        if normalised:
             x = make(layers.BatchNormalization, momentum=0.99, epsilon=1e-3)(x)
     return x
 
@@ -188,8 +194,7 @@ def build_dilated(config, input_shape, *, classes=CLASSES) -> keras.Model:
         )
     if len(config.dilated_filters) != 6:
         raise OptionError(f"dilated_filters {config.dilated_filters}: expected six numbers")
-    image = keras.Input(input_shape, name="image")
-    x = image
+    image = x = keras.Input(input_shape, name="image")
     *blocks, wide = config.dilated_filters
     for block, (filters, count) in enumerate(zip(blocks, (2, 2, 3, 3, 3), strict=True), start=1):
         for number in range(1, count + 1):

@@ -56,7 +56,8 @@ def prepare_cases(patients: Sequence[Patient], folder: Path, config: Config) -> 
         with FileLock(folder / ".lock"):
             remove_leftovers(folder)
             index = read_index(folder, index_entry(patients[0].source, config), cases="patients")
-            missing = [patient for patient in patients if not is_stored(folder, patient.id, index)]
+            missing = [patient for patient in patients if patient.id not in index["patients"]
+                       or not has_arrays(folder, patient.id, ARRAYS)]  # fmt: skip
             failures = Failures(len(patients), "patient")
             for patient in tqdm(missing, desc="prepare", unit="patient"):
                 with failures.of(patient.id):
@@ -96,8 +97,3 @@ def index_entry(source: Path, config: Config) -> dict[str, Any]:
         "source_sha256": digest,
         "preparation": plain({name: getattr(config, name) for name in PREPARATION_FIELDS}),
     }
-
-
-def is_stored(folder: Path, patient_id: str, index: dict) -> bool:
-    """Return whether a patient was stored whole."""
-    return patient_id in index["patients"] and has_arrays(folder, patient_id, ARRAYS)

@@ -11,6 +11,7 @@ from common.study.microscope import Rebuilt, draw_weights
 from sarcoma.config import CODE, Architecture, Config
 from sarcoma.layers import bilinear_kernel
 from sarcoma.model import CLASSES, build_model
+from sarcoma.original_weights import is_transposed, kind_of, ordered_variables
 
 SEED = 1000
 CONFIGS: dict[Architecture, Config] = {
@@ -25,7 +26,7 @@ CONFIGS: dict[Architecture, Config] = {
 def rebuild(architecture: Architecture) -> Rebuilt:
     """Return one of the port's networks with the recorded weights, and the recorded patches."""
     model = build_model(CONFIGS[architecture])
-    variables = {f"{v.path}:0": v for layer in model.layers for v in layer.weights}
+    variables = {f"{variable.path}:0": variable for variable in ordered_variables(model)}
     seed = SEED + 31 if architecture == "dilated" else SEED
     names = {name if architecture != "cascade" else name.removesuffix(":0"): v.shape
              for name, v in variables.items()}  # fmt: skip
@@ -38,10 +39,10 @@ def rebuild(architecture: Architecture) -> Rebuilt:
 
 def draw(random: np.random.RandomState, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Draw one variable; the factor of a kernel is rounded to float32 first."""
-    kind = name.rpartition("/")[2].partition(":")[0]
+    kind = kind_of(name)
     if kind == "kernel":
         fan_in = np.prod(shape[:-1])
-        if "conv2d_transpose" in name:
+        if is_transposed(name):
             fan_in = shape[0] * shape[1] * shape[3]
         return random.standard_normal(shape).astype(np.float32) * np.float32(np.sqrt(2 / fan_in))
     if kind in ("gamma", "moving_variance"):

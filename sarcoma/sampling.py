@@ -15,8 +15,10 @@ import numpy as np
 from common.data.prepared_store import PreparedCase
 from common.data.rng import rng_for
 from common.errors import DataError, OptionError
-from sarcoma.config import LABEL, PATCH, Config
+from sarcoma.config import LABEL, MARGIN, PATCH, Config
 
+CENTRE = slice((PATCH - LABEL) // 2, (PATCH + LABEL) // 2)
+"""Central half of a patch along an axis."""
 POOL = 0
 """Key of the random stream beside the order of the batches."""
 ORIGINAL_POOL = 41338
@@ -46,7 +48,7 @@ class Sizes:
 def sizes_of(config: Config) -> Sizes:
     """Return the sizes of the configuration's network; the cascade's output is one voxel."""
     if config.architecture == "dilated":
-        return Sizes(config.dilated_input, 8 * ((config.dilated_input - 372) // 8))
+        return Sizes(config.dilated_input, 8 * ((config.dilated_input - MARGIN) // 8))
     return Sizes(PATCH, LABEL)
 
 
@@ -155,7 +157,7 @@ class Stack:
             inside = r < self.plane_shape[0] and c < self.plane_shape[1]
             y = np.int32(inside and self.labels[patient][z, r, c] > 0)
             # A 28-pixel patch with SAME padding is the centre of the 56-pixel one.
-            return (image, image[centre_slice(), centre_slice()]), y
+            return (image, image[CENTRE, CENTRE]), y
         label = cut(
             self.labels[patient][z], row + sizes.output_start, column + sizes.output_start,
             sizes.output,
@@ -165,11 +167,6 @@ class Stack:
         if kind == "dilated":
             return image, label.astype(np.int32)
         return image, label[..., None].astype(np.float32)
-
-
-def centre_slice() -> slice:
-    """The central half of a patch along an axis."""
-    return slice(PATCH // 2 - LABEL // 2, PATCH // 2 + LABEL // 2)
 
 
 def make_pool(stack: Stack, config: Config, *, seed: int = 1) -> np.ndarray:

@@ -13,26 +13,10 @@ from common.export.passport import FOREGROUND, Description, describe_input
 from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoints
 from sarcoma.config import PATCH, Config
 from sarcoma.data import SPACING_MM, LoadedPatient, Patient, load_patient, prepare_patient
-from sarcoma.inference import (
-    build_for_inference,
-    load_run_network,
-    on_volumes,
-    segment_scan,
-    steps_of,
-    volume_spec,
-)
-from sarcoma.sampling import centre_slice, sizes_of
-
-__all__ = [
-    "least_size",
-    "load_run_network",
-    "load_test_case",
-    "make_endpoints",
-    "make_examples",
-    "make_up_case",
-    "passport_entry",
-]
-"""What `export` asks for (`common.export.write.ServingModule`)."""
+from sarcoma.inference import load_run_network as load_run_network  # `export` asks for it here
+from sarcoma.inference import on_volumes, segment_scan, steps_of, volume_spec
+from sarcoma.model import build_for_inference
+from sarcoma.sampling import CENTRE, sizes_of
 
 UNITS = {"ct": "HU", "pet": "as in the file (SUV or scanner units)"}
 LEAST_SIZE = (1, PATCH, PATCH)
@@ -56,7 +40,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
 
     def serve_patches(x):
         if config.architecture == "cascade":
-            return {"y": network([x, x[:, centre_slice(), centre_slice()]], training=False)}
+            return {"y": network([x, x[:, CENTRE, CENTRE]], training=False)}
         return {"y": network(x, training=False)}
 
     return [
@@ -100,7 +84,7 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
     labels, probabilities = both["labels"], both["probabilities"]
     prepared = prepare_patient(LoadedPatient(images, None), config)
     x = cut_patches(prepared, sizes_of(config).input)
-    inputs = [x, x[:, centre_slice(), centre_slice()]] if config.architecture == "cascade" else x
+    inputs = [x, x[:, CENTRE, CENTRE]] if config.architecture == "cascade" else x
     return {
         "serving_default": Example({"image": scan}, {"labels": labels}),
         "probabilities": Example({"image": scan}, {"probabilities": probabilities}),

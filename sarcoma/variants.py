@@ -7,7 +7,7 @@ The notebook's U-Net of that branch needs no room of its own: it is `build_model
 import keras
 from keras import layers
 
-from sarcoma.model import Keras2Names
+from sarcoma.model import Keras2Names, convolve
 
 
 def build_full_unet2d(filters, input_shape, *, classes=2) -> keras.Model:
@@ -17,22 +17,16 @@ def build_full_unet2d(filters, input_shape, *, classes=2) -> keras.Model:
     channel, more give a softmax. Source: models/OOP_models.py at 71128be, `Unet2d`.
     """
     make = Keras2Names()
-
-    def convolve_twice(x, channels):
-        for _ in range(2):
-            x = make(layers.Conv2D, channels, 3, padding="same", activation="relu")(x)
-        return x
-
     image = x = keras.Input(input_shape, name="image")
     skips = []
     for channels in filters[:-1]:
-        x = convolve_twice(x, channels)
+        x = convolve(make, x, channels)
         skips.append(x)
         x = make(layers.MaxPooling2D, 2)(x)
-    x = convolve_twice(x, filters[-1])
+    x = convolve(make, x, filters[-1])
     for channels, skip in zip(filters[-2::-1], skips[::-1], strict=True):
         x = make(layers.Conv2DTranspose, channels, 2, strides=2, padding="same")(x)
-        x = convolve_twice(make(layers.Concatenate)([x, skip]), channels)
+        x = convolve(make, make(layers.Concatenate)([x, skip]), channels)
     outputs, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
     x = make(layers.Conv2D, outputs, 1, activation=activation, dtype="float32")(x)
     return keras.Model(image, x, name="full_unet2d")

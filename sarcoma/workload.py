@@ -5,8 +5,8 @@ from math import ceil
 
 from common.cost.workloads import ScanWork, UsualData, Workload, call_whole, payload_of_scan
 from sarcoma.config import CODE, LABEL, MARGIN, PATCH, QUICK, Config
-from sarcoma.losses import cross_entropy_of_probabilities, dice_loss
-from sarcoma.model import build_model, make_optimizer
+from sarcoma.losses import loss_of
+from sarcoma.model import build_for_inference, make_optimizer
 
 USUAL_SCAN = (150, 128, 128)
 """Slices, rows, columns; patients of the data set differ."""
@@ -33,18 +33,12 @@ def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Wor
     )
 
 
-def build_network(config: Config):
-    """Return the network for the inputs of both."""
-    if config.architecture == "dilated":
-        return build_model(config, (None, None, len(config.modalities)))
-    return build_model(config)
+build_network = build_for_inference
 
 
 def compile_network(network, config: Config, *, xla: bool):
     """Return the network with its optimiser and loss."""
-    masks = config.architecture == "unet2d"
-    loss = dice_loss if masks else cross_entropy_of_probabilities
-    network.compile(make_optimizer(config), loss, jit_compile=xla)
+    network.compile(make_optimizer(config), loss_of(config), jit_compile=xla)
     return network
 
 

@@ -33,8 +33,8 @@ from sarcoma.data import (
     split_patients,
 )
 from sarcoma.effects import EffectBench
-from sarcoma.inference import build_for_inference, load_run_network, on_volumes, segment
-from sarcoma.model import build_model, shapes_alone
+from sarcoma.inference import load_run_network, on_volumes, segment
+from sarcoma.model import build_for_inference, build_model, shapes_alone
 from sarcoma.original_weights import assign_original, ordered_variables, read_original
 from sarcoma.patch_files import PATCH_BATCH, patch_dice
 from sarcoma.prepared import prepare_cases

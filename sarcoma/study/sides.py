@@ -6,9 +6,9 @@ from common.cost.turns import Contender
 from common.study.contenders import configure, predict, share_weights, train_in_keras
 from sarcoma.batches import make_dataset
 from sarcoma.config import CODE
-from sarcoma.inference import build_for_inference, on_volumes, segment
-from sarcoma.learning import compile_model
-from sarcoma.model import build_model
+from sarcoma.inference import on_volumes, segment
+from sarcoma.learning import build_for_training
+from sarcoma.model import build_for_inference
 from sarcoma.sampling import PatchSampler, Stack, make_pool
 from sarcoma.study.bench import STEPS, draw_patches, draw_volume, write_cases
 
@@ -20,8 +20,7 @@ def train(sizes, folder: Path) -> Contender:
     stack = Stack(write_cases(folder), CODE, slices="window")
     runtime = configure(sizes)
     sampler = PatchSampler(stack, make_pool(stack, CODE), CODE, seed=0)
-    model = build_model(CODE)
-    compile_model(model, CODE, xla=runtime["xla"])
+    model = build_for_training(CODE, xla=runtime["xla"], original=None)
     share_weights(model, folder)
     batches = make_dataset(sampler, first_step=0, last_step=ENOUGH_STEPS)
 
