@@ -32,10 +32,11 @@ def convert(
         DataError: no checkpoint, a truncated one, or one of another architecture.
     """
     from common.network.trained import save_network
-    from raseg import inference, original_weights
+    from raseg import original_weights
+    from raseg.model import build_for_any_size
 
     tensors = original_weights.read_original(original)
-    model = inference.build_for_any_size(config)
+    model = build_for_any_size(config)
     left = original_weights.assign_original(model, tensors, weights=weights, source=str(original))
     step = int(tensors.get(original_weights.STEP, 0))
     options = {"preset": preset, "weights": weights}

@@ -15,9 +15,9 @@ from raseg.binaries import find_binaries
 from raseg.binary_writer import write_binaries
 from raseg.config import PORT, Config, count_steps, steps_per_epoch
 from raseg.data import Volumes, prepare_volume, split_volumes
-from raseg.inference import build_for_any_size, on_volumes, segment
+from raseg.inference import on_volumes, segment
 from raseg.masks import to_mask
-from raseg.model import DiceLoss, build_model, make_schedule
+from raseg.model import DiceLoss, build_for_any_size, build_model, make_schedule
 from raseg.phantom_wrist import make_wrist
 from raseg.sampling import make_dataset
 
@@ -140,19 +140,16 @@ class EffectBench(TrainedBench):
             model = build_model(replace(self.base, relu_logits=config.relu_logits), image.shape[1:])
             logits = np.asarray(model(image))
             dead.append(float((logits == 0).all(axis=-1).mean()))
-        return MeasuredEffect(
-            None,
-            "voxels without gradient in four fresh networks: "
-            + ", ".join(f"{share:.0%}" for share in dead),
-        )
+        words = ", ".join(f"{share:.0%}" for share in dead)
+        return MeasuredEffect(None, f"voxels without gradient in four fresh networks: {words}")
 
     def examples(self, config: Config) -> MeasuredEffect:
         """Read every training example once."""
         images = [images for images, _ in self._read(config, last_step=6)]
-        return MeasuredEffect(
-            np.concatenate(images),
-            "distorted anew in each pass" if config.augment else "the same volumes in every pass",
+        words = (
+            "distorted anew in each pass" if config.augment else "the same volumes in every pass"
         )
+        return MeasuredEffect(np.concatenate(images), words)
 
     def order(self, config: Config) -> MeasuredEffect:
         """Note the order of the examples in the first two passes."""
@@ -166,15 +163,9 @@ class EffectBench(TrainedBench):
 
     def _read(self, config: Config, *, last_step: int) -> list:
         """Write six phantoms as binaries and read the first batches of a run."""
-        pairs = np.stack(
-            [
-                np.stack([image[..., 0], label.astype(image.dtype)])
-                for image, label in self.volumes[:6]
-            ]
-        )
-        pre = None
-        if self.volumes[0][0].shape[-1] == 2:
-            pre = np.stack([image[..., 1] for image, _ in self.volumes[:6]])
+        images, labels = map(np.stack, zip(*self.volumes[:6], strict=True))
+        pairs = np.stack([images[..., 0], labels.astype(images.dtype)], axis=1)
+        pre = images[..., 1] if images.shape[-1] == 2 else None
         volumes = Volumes(Path("phantoms"), pairs, pre, None)
         split = split_volumes(len(volumes), held_out=0)
         with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from common.inference.windows import window_starts
 from common.network.trained import load_trained
 from common.runs.folder import load_config
 from raseg.config import CHANNELS, Config
-from raseg.model import build_model
+from raseg.model import build_for_any_size
 from raseg.sampling import normalise_in_graph
 from raseg.streaming import stream
 
@@ -164,11 +164,6 @@ def volume_spec(config: Config) -> tf.TensorSpec:
     """Return the signature of a volume; with channels unknown Keras convolves with XLA, which on a
     CPU is ten times slower."""
     return tf.TensorSpec((None, None, None, len(CHANNELS[config.task])), tf.float32, name="image")
-
-
-def build_for_any_size(config: Config) -> keras.Model:
-    """Build the network for any number of rows, columns and slices."""
-    return build_model(config, (None, None, None, len(CHANNELS[config.task])))
 
 
 def load_network(run: Path, config: Config) -> keras.Model:

@@ -9,8 +9,7 @@ from common.network.trained import save_network
 from raseg.averages import WeightAverages
 from raseg.binaries import Binaries
 from raseg.config import Config
-from raseg.inference import build_for_any_size
-from raseg.model import KERNEL, DiceLoss, build_model, make_optimizer
+from raseg.model import KERNEL, DiceLoss, build_for_any_size, build_model, make_optimizer
 from raseg.original_weights import assign_original, assign_training_state, read_original
 from raseg.rematerialise import Rematerialised
 

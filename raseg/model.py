@@ -56,6 +56,11 @@ def build_model(config, input_shape=None) -> keras.Model:
     return keras.Model(image, logits, name="raseg")
 
 
+def build_for_any_size(config) -> keras.Model:
+    """Build the network for any number of rows, columns and slices."""
+    return build_model(config, (None, None, None, len(CHANNELS[config.task])))
+
+
 def convolve(x, filters: int, kernel: int, *, strides: int = 1, config, name: str):
     """Convolve, add a bias, clip at zero, perhaps normalise; `strides` of 2 halve every axis.
 

@@ -16,8 +16,9 @@ from common.export.write import Endpoint, HeldOutCase, first_case, scan_endpoint
 from raseg.binaries import find_binaries
 from raseg.config import CHANNELS, Config
 from raseg.data import open_volumes
-from raseg.inference import build_for_any_size, on_volumes, segment_scan, volume_spec
 from raseg.inference import load_run_network as load_run_network  # `export` asks for it here
+from raseg.inference import on_volumes, segment_scan, volume_spec
+from raseg.model import build_for_any_size
 from raseg.sampling import normalise_in_graph
 
 MODALITIES = {

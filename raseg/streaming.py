@@ -22,7 +22,7 @@ def stream(
     """Return the logits of a normalised volume, the layers at full resolution slab by slab.
 
     Args:
-        network: of `raseg.inference.build_for_any_size(config)`, without batch statistics.
+        network: of `build_for_any_size(config)`, without batch statistics.
         image: (rows, columns, slices, channels) float32.
         config: uses filters and top_kernels.
         slab_rows: rows per slab, even.

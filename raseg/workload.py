@@ -17,7 +17,7 @@ from raseg.config import (
     Config,
 )
 from raseg.config import count_steps as steps_of_run
-from raseg.model import DiceLoss, build_model, make_optimizer
+from raseg.model import DiceLoss, build_for_any_size, make_optimizer
 
 
 def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Workload:
@@ -31,9 +31,7 @@ def workload_of(config: Config, scan: tuple[int, int, int] | None = None) -> Wor
     )
 
 
-def build_network(config: Config):
-    """Return the network for volumes of any size."""
-    return build_model(config, (None, None, None, len(CHANNELS[config.task])))
+build_network = build_for_any_size
 
 
 def compile_network(network, config: Config, *, xla: bool):

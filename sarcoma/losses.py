@@ -11,6 +11,7 @@ def batch_dice(y_true, y_pred):
     [S20] One quotient for the batch, not a mean over samples, so that it depends on the batch size.
     Source: train.py, `dice_coef`.
     """
+    # [S20] One quotient for the batch, not a mean over samples.
     return soft_dice(y_true, y_pred, axes=None, smooth_numerator=1.0, smooth_denominator=1.0)
 
 

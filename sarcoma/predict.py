@@ -73,14 +73,17 @@ def predict(
     failures = Failures(len(cases), "patient")
     for patient in after_first(cases, failures):
         with failures.of(patient.id):
-            print(segment_patient(patient, segment, config, out, with_probability=probabilities))
+            line = segment_patient(
+                patient, segment, config, out=out, with_probability=probabilities
+            )
+            print(line)
     failures.conclude()
     if patches and config.architecture == "unet2d":
         print(predict_patches(cases, network, config, out=out))
 
 
 def segment_patient(
-    patient: Patient, segment: Callable, config: Config, out: Path, *, with_probability: bool
+    patient: Patient, segment: Callable, config: Config, *, out: Path, with_probability: bool
 ) -> str:
     """Segment one patient and write the label map; return a line that says so.
 

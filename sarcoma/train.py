@@ -52,9 +52,16 @@ def train(
 
     check_options(config, run_validation=run_validation)
     split = split_patients(find_patients(data, config), config)
-    options = {"data": data, "preset": preset, "prepared": prepared, "original": original,
-               "max_steps": max_steps, "run_validation": run_validation,
-               "deterministic": deterministic, "mixed_precision": mixed_precision}  # fmt: skip
+    options = {
+        "data": data,
+        "preset": preset,
+        "prepared": prepared,
+        "original": original,
+        "max_steps": max_steps,
+        "run_validation": run_validation,
+        "deterministic": deterministic,
+        "mixed_precision": mixed_precision,
+    }
     with open_run(
         run, paper="sarcoma", options=options, config=config, seed=seed, overwrite=overwrite
     ) as record:

@@ -64,8 +64,7 @@ def measure_patches(
         )
         losses.append(float(model.loss(y, model.predict_on_batch(x))))
     loss = float(np.mean(losses))
-    found = {"val_loss": loss}
-    return found | ({"val_dice": -loss} if config.architecture == "unet2d" else {})
+    return {"val_loss": loss} | ({"val_dice": -loss} if config.architecture == "unet2d" else {})
 
 
 def slices_of(case: PreparedCase, config: Config) -> tuple[np.ndarray, np.ndarray]:

@@ -24,8 +24,9 @@ from common.study.parts import shared_parts
 from raseg.config import PRESETS, Config, Preset
 from raseg.data import choose_volumes, normalise, open_volumes, prepare_volume, read_split
 from raseg.effects import EffectBench
-from raseg.inference import build_for_any_size, load_run_network, on_volumes, segment
+from raseg.inference import load_run_network, on_volumes, segment
 from raseg.masks import mask_path, read_mask, to_mask
+from raseg.model import build_for_any_size
 from raseg.original_weights import assign_original, read_original, variables_by_name
 from raseg.recording import NETWORK, rebuild
 

@@ -18,9 +18,9 @@ from common.study.torch_twin import (
     make_twin,
     parameter,
 )
-from raseg.config import CHANNELS, PORT, TRAINING_VOLUMES
+from raseg.config import PORT, TRAINING_VOLUMES
 from raseg.layers import EPSILON
-from raseg.model import build_model, make_optimizer
+from raseg.model import build_for_any_size, make_optimizer
 from raseg.study.bench import draw_label, draw_volume
 
 
@@ -46,7 +46,7 @@ RULES = {"BatchStatistics": BatchStatistics, "CropToSkip": lambda layer: Apply(c
 def build(sizes, folder: Path):
     """Return the twin with the first side's weights, the Keras model and a volume."""
     layout = LAYOUTS_3D[sizes["layout"]]
-    model = build_model(PORT, (None, None, None, len(CHANNELS[PORT.task])))
+    model = build_for_any_size(PORT)
     share_weights(model, folder)
     twin = make_twin(model, RULES).to(memory_format=layout)
     return twin, channels_first(draw_volume(sizes)[None], layout)
