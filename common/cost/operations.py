@@ -44,11 +44,9 @@ def count_multiply_adds(network: keras.Model, shapes: Sequence[Shape]) -> dict[s
 
 
 def multiply_adds_of(layer: keras.layers.Layer, entering: Shape, leaving: Shape) -> int:
-    """Return the multiply-adds of a layer's kernels, from its input's and output's shape.
-
-    A layer made of several convolutions is taken to keep the size of its output throughout, which
-    all layers of this project do. Products with the zeros of a padded border are counted.
-    """
+    """Return the multiply-adds of a layer's kernels from its input's and output's shape, products
+    with the zeros of a padded border included; a layer of several convolutions is taken to keep the
+    size of its output throughout, which all layers of this project do."""
     kernels = [v for v in getattr(layer, "variables", ()) if v.name == "kernel"]
     # A transposed convolution spreads every voxel that enters.
     positions = entering if "Transpose" in type(layer).__name__ else leaving

@@ -129,10 +129,9 @@ def run_contest(
             timings[number] = replace(timings[number], difference=difference)
         rounds = [{n: process.ask("work") for n, process in running.items()} for _ in range(turns)]
         for number, process in running.items():
-            wall, cpu = (min(times) for times in zip(*(r[number] for r in rounds), strict=True))
-            timings[number] = replace(
-                timings[number], wall_s=wall, cpu_s=cpu, peak_bytes=process.ask("peak")
-            )
+            wall, cpu = np.min([each[number] for each in rounds], axis=0).tolist()
+            peak = process.ask("peak")
+            timings[number] = replace(timings[number], wall_s=wall, cpu_s=cpu, peak_bytes=peak)
     return timings
 
 

@@ -201,11 +201,8 @@ def judge(claim: Claim, outcome: Outcome | None) -> Judgement:
     Reproduced: on the paper's data, all its cases, by a preset of the number's protocol, and the
     mean lies within the tolerance. Partly: within the tolerance, but something of the protocol
     differs; or outside, with the number inside the 95% interval of the mean. Of the same patients,
-    prepared otherwise, both numbers are said and nothing more. Not attempted: all else.
-
-    Args:
-        claim: what is published.
-        outcome: what came out, or None where nothing was run or the run failed.
+    prepared otherwise, both numbers are said and nothing more. Not attempted: all else; also where
+    nothing was run or the run failed (`outcome` None).
     """
     data = outcome.data.kind if outcome else None
     obstacle = _obstacle(claim, outcome)

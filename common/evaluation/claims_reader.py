@@ -14,11 +14,7 @@ FILE = "claims.yaml"
 
 
 def find_claims(root: Path = ROOT) -> dict[str, PaperClaims]:
-    """Return the claims of every paper by name.
-
-    Raises:
-        DataError: a claims file is damaged.
-    """
+    """Return the claims of every paper by name; `DataError` if a file of them is damaged."""
     return {path.parent.name: read_claims(path) for path in sorted(root.glob(f"*/{FILE}"))}
 
 
@@ -48,12 +44,7 @@ def read_cohort(paper: str, cohort: str | None, *, phantom: bool) -> Data:
 
 
 def read_claims(path: Path) -> PaperClaims:
-    """Read and check a `claims.yaml`.
-
-    Raises:
-        DataError: names the file, the claim and the key, what was found and what was expected.
-    """
-    path = Path(path)
+    """Read and check a `claims.yaml`; `DataError` names file, claim, key, found and expected."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as failure:

@@ -123,21 +123,19 @@ def score_case(
         distances = surface_distances(found, expected, spacing_mm=spacing_mm)
         found_ml = volume_ml(found, spacing_mm=spacing_mm)
         expected_ml = volume_ml(expected, spacing_mm=spacing_mm)
-        rows.append(
-            {
-                "label": name,
-                "dice": dice(found, expected),
-                "jaccard": jaccard(found, expected),
-                "volume_ml": found_ml,
-                "reference_ml": expected_ml,
-                "volume_difference_ml": found_ml - expected_ml,
-                "relative_volume_difference": relative_volume_difference(found, expected),
-                "hd95_mm": distances.hausdorff95_mm,
-                "assd_mm": distances.assd_mm,
-                "nsd_2mm": distances.within,
-                "status": STATUS[bool(found.any()), bool(expected.any())],
-            }
-        )
+        rows.append({
+            "label": name,
+            "dice": dice(found, expected),
+            "jaccard": jaccard(found, expected),
+            "volume_ml": found_ml,
+            "reference_ml": expected_ml,
+            "volume_difference_ml": found_ml - expected_ml,
+            "relative_volume_difference": relative_volume_difference(found, expected),
+            "hd95_mm": distances.hausdorff95_mm,
+            "assd_mm": distances.assd_mm,
+            "nsd_2mm": distances.within,
+            "status": STATUS[bool(found.any()), bool(expected.any())],
+        })  # fmt: skip
     return rows
 
 

@@ -1,9 +1,7 @@
 """From scored cases to files and lines: cases.csv, report.json, the HTML page, the terminal.
 
-A paper's `evaluate` reads two folders of label files and scores them with
-`common.evaluation.metrics`; what follows is the same for every paper and lives here. Beside the
-page stand its parts as data (sections.json, viewer/), from which `common.suite.collect` makes the
-page of all papers.
+Beside the page stand its parts as data (sections.json, viewer/), from which `common.suite.collect`
+makes the page of all papers.
 """
 
 import json
@@ -127,14 +125,11 @@ def summarise_rows(
     rows: Sequence[Mapping], measures: Mapping[str, str] = MEASURES
 ) -> dict[str, dict[str, dict]]:
     """Return, per label and measure, what `common.evaluation.metrics.summarise` gives."""
-    labels = dict.fromkeys(row["label"] for row in rows)
-    return {
-        label: {
-            measure: summarise([row[measure] for row in rows if row["label"] == label])
-            for measure in measures
-        }
-        for label in labels
-    }
+    by_label: dict[str, list[Mapping]] = {}
+    for row in rows:
+        by_label.setdefault(row["label"], []).append(row)
+    return {label: {measure: summarise(row[measure] for row in of_label) for measure in measures}
+            for label, of_label in by_label.items()}  # fmt: skip
 
 
 def as_cell(value: Any) -> Any:
@@ -150,9 +145,11 @@ def worst_first(rows: Sequence[Mapping]) -> list[Mapping]:
 
 
 def results_section(
-    summaries: Mapping[str, Mapping[str, Mapping]], measures: Mapping[str, str] = MEASURES
+    summaries: Mapping[str, Mapping[str, Mapping]], measures: Mapping[str, str]
 ) -> Section:
     """Return the table of means."""
+    found = [(label, name, summary[measure]) for label, summary in summaries.items()
+             for measure, name in measures.items()]  # fmt: skip
     return Section(
         "Results",
         text="Mean over cases, sample standard deviation, and Student's 95% interval of the mean "
@@ -160,19 +157,11 @@ def results_section(
         "is empty is counted, not dropped silently.",
         header=["label", "measure", "mean", "sd", "spread", "cases", "not defined"],
         rows=[
-            [
-                label,
-                name,
-                format_number(summary[measure]["mean"]),
-                format_number(summary[measure]["sd"]),
-                format_spread(summary[measure]) or "–",
-                summary[measure]["n"],
-                summary[measure]["n_undefined"],
-            ]
-            for label, summary in summaries.items()
-            for measure, name in measures.items()
+            [label, name, format_number(each["mean"]), format_number(each["sd"]),
+             format_spread(each) or "–", each["n"], each["n_undefined"]]
+            for label, name, each in found
         ],
-    )
+    )  # fmt: skip
 
 
 def curve_section(record: Run, curve: Sequence[Sequence[str]], *, phantom: bool) -> Section:
@@ -185,45 +174,32 @@ def curve_section(record: Run, curve: Sequence[Sequence[str]], *, phantom: bool)
     return Section("Learning curve", figures=[Figure(picture, f"By training step: {drawn}.")])
 
 
-def cases_section(rows: Sequence[Mapping], measures: Mapping[str, str] = MEASURES) -> Section:
+def cases_section(rows: Sequence[Mapping], measures: Mapping[str, str]) -> Section:
     """Return the table of cases, worst first."""
     return Section(
         "Cases, worst first",
         header=["case", "label", *measures.values(), "masks", "in training set"],
         rows=[
-            [
-                row["id"],
-                row["label"],
-                *(format_number(row[measure]) for measure in measures),
-                row["status"],
-                "yes" if row["in_training_set"] else "no",
-            ]
+            [row["id"], row["label"], *(format_number(row[measure]) for measure in measures),
+             row["status"], "yes" if row["in_training_set"] else "no"]
             for row in worst_first(rows)
         ],
-    )
+    )  # fmt: skip
 
 
 def run_section(record: Run) -> Section:
     """Return the facts that a reader needs to repeat the run."""
     hidden = ("data_files", "attempts")
     facts = {key: value for key, value in record.manifest.items() if key not in hidden}
-    shown = {**facts, **record.config}
-    return Section(
-        "Run",
-        rows=[
-            [key, value if isinstance(value, str) else json.dumps(value)]
-            for key, value in shown.items()
-        ],
-    )
+    rows = [[key, value if isinstance(value, str) else json.dumps(value)]
+            for key, value in {**facts, **record.config}.items()]  # fmt: skip
+    return Section("Run", rows=rows)
 
 
 def print_results(
-    rows: Sequence[Mapping],
-    summaries: Mapping[str, Mapping],
-    measures: Mapping[str, str] = MEASURES,
-    *,
-    phantom: bool,
-) -> None:
+    rows: Sequence[Mapping], summaries: Mapping[str, Mapping], measures: Mapping[str, str],
+    *, phantom: bool,
+) -> None:  # fmt: skip
     """Print a line per case and label, the mean Dice, and whether all this is a phantom's."""
     for row in worst_first(rows):
         cells = "  ".join(f"{name} {format_number(row[key])}" for key, name in measures.items())

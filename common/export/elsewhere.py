@@ -41,11 +41,8 @@ def run_elsewhere(folder: Path, *examples: Mapping[str, Arrays]) -> list[dict[st
 
 
 def run_saved_model(folder: Path, inputs: Path, outputs: Path) -> None:
-    """Evaluate signatures with TensorFlow alone; called in the process without Keras.
-
-    The entries of `inputs` are named "number/signature/input" with the number of the example, those
-    of `outputs` "number/signature/output".
-    """
+    """Evaluate signatures with TensorFlow alone: from entries "number/signature/input" of examples
+    to "number/signature/output"; called in the process without Keras."""
     forbid_keras()
     load_tensorflow_quietly()
     from common.export.saved_model import evaluate_signatures

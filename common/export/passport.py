@@ -55,17 +55,11 @@ class Description:
         if grid is None:
             return self
         sizes = dict(zip("XYZ", grid.spacing_mm, strict=True))
-        inputs = {
-            name: {
-                **entry,
-                "orientation": grid.orientation,
-                "spacing_mm": {
-                    **entry["spacing_mm"],
-                    "expected": [sizes[axis] for axis in entry["axes"] if axis in sizes],
-                },
-            }
-            for name, entry in self.inputs.items()
-        }
+        inputs = {}
+        for name, entry in self.inputs.items():
+            expected = [sizes[axis] for axis in entry["axes"] if axis in sizes]
+            spacing = {**entry["spacing_mm"], "expected": expected}
+            inputs[name] = {**entry, "orientation": grid.orientation, "spacing_mm": spacing}
         return replace(self, inputs=inputs)
 
 
@@ -148,9 +142,10 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def _files_below(folder: Path) -> dict[str, Path]:
-    found = (path for path in sorted(Path(folder).rglob("*")) if not path.is_dir())
-    names = ((path.relative_to(folder).as_posix(), path) for path in found)
-    return {name: path for name, path in names if name != PASSPORT}
+    found = {path.relative_to(folder).as_posix(): path
+             for path in sorted(Path(folder).rglob("*")) if not path.is_dir()}  # fmt: skip
+    found.pop(PASSPORT, None)
+    return found
 
 
 def find_changes(folder: Path, expected: Mapping[str, str]) -> list[str]:
@@ -184,10 +179,8 @@ def without_tensors(signatures: Mapping[str, Mapping]) -> dict:
     def specs(tensors: Mapping) -> dict:
         return {key: {"dtype": t["dtype"], "shape": t["shape"]} for key, t in tensors.items()}
 
-    return {
-        name: {side: specs(tensors) for side, tensors in sides.items()}
-        for name, sides in signatures.items()
-    }
+    return {name: {side: specs(tensors) for side, tensors in sides.items()}
+            for name, sides in signatures.items()}  # fmt: skip
 
 
 def describe_input(

@@ -55,22 +55,20 @@ def read_signatures(folder: Path) -> dict[str, dict]:
         return {"dtype": dtype, "shape": sizes, "tensor": tensor.name}
 
     return {
-        name: {
-            "inputs": {key: spec_of(value) for key, value in sorted(signature.inputs.items())},
-            "outputs": {key: spec_of(value) for key, value in sorted(signature.outputs.items())},
-        }
-        for name, signature in sorted(_read_graph(folder).signature_def.items())
+        name: {side: {key: spec_of(value) for key, value in sorted(getattr(entry, side).items())}
+               for side in ("inputs", "outputs")}
+        for name, entry in sorted(_read_graph(folder).signature_def.items())
         if not name.startswith("__saved_model")
-    }
+    }  # fmt: skip
 
 
 def forced_xla(folder: Path) -> list[str]:
     """Return the nodes and functions of a SavedModel that only XLA may run."""
     graph = _read_graph(folder).graph_def
-    functions = graph.library.function
-    nodes = [*graph.node, *(node for function in functions for node in function.node_def)]
-    marked = [(node.name, node.attr) for node in nodes]
-    marked += [(function.signature.name, function.attr) for function in functions]
+    marked = [(node.name, node.attr) for node in graph.node]
+    for function in graph.library.function:
+        marked += [(node.name, node.attr) for node in function.node_def]
+        marked.append((function.signature.name, function.attr))
     return [name for name, attributes in marked if attributes[XLA_MARK].b]
 
 

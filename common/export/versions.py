@@ -66,9 +66,8 @@ def find_versions(folder: Path) -> list[int]:
 
 def find_models(to: Path) -> list[str]:
     """Return the names of the models in a folder: its folders with a version that is whole."""
-    found = {path.parents[1].name for path in Path(to).glob("*/*/saved_model.pb")
-             if VERSION.fullmatch(path.parent.name)}  # fmt: skip
-    return sorted(found)
+    return sorted({path.parents[1].name for path in Path(to).glob("*/*/saved_model.pb")
+                   if VERSION.fullmatch(path.parent.name)})  # fmt: skip
 
 
 def write_server_files(to: Path) -> None:

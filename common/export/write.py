@@ -162,11 +162,8 @@ def make_recordings(
     least: Sequence[int],
     voxels: int = RECORDED_VOXELS,
 ) -> Recordings:
-    """Compute in Python what the exported signatures are compared with.
-
-    A scan with more voxels is cut for what is kept, to `least` per axis or more; the uncut one is
-    compared as well.
-    """
+    """Compute in Python what the signatures are compared with; of a scan with more voxels a part,
+    of `least` per axis or more, is kept, and the uncut one compared as well."""
     small = cut_case(case, least=least, voxels=voxels)
     if small is case:
         return Recordings(case.name, make_examples(case))
@@ -207,14 +204,9 @@ def export_model(
     The model is reloaded in a process without Keras and compared before it is put in place as
     models/<name>/<version>; nothing is left there when anything fails.
 
-    Returns:
-        By "signature/output": largest_difference, tolerance, case; for what was cut also
-        whole_case and its largest_difference_whole.
-
-    Raises:
-        OptionError: the folder exists already.
-        RunError: the disk is full or the folder cannot be written.
-        ExportError: the reloaded model differs, or its graph asks for XLA.
+    Returned is by "signature/output": largest_difference, tolerance, case; for what was cut also
+    whole_case and its largest_difference_whole. A folder that exists is an `OptionError`, one that
+    cannot be written a `RunError`, a model that differs or asks for XLA an `ExportError`.
     """
     refuse_existing(folder)
     with write_version(folder) as unfinished:

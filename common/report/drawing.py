@@ -20,9 +20,8 @@ def draw_learning_curve(
     The panels, each with its columns, lie side by side; a column that the log lacks is left out.
     """
     canvas = Canvas(figsize=(5.2 * len(panels), 3.2), layout="constrained")
-    for axes, columns in zip(
-        canvas.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    places = canvas.subplots(1, len(panels), squeeze=False)[0]
+    for axes, columns in zip(places, panels, strict=True):
         for column in columns:
             points = [(row[x], row[column]) for row in rows if column in row]
             if points:
@@ -43,18 +42,10 @@ def draw_overlay(
     pixel_mm: tuple[float, float],
     phantom: bool,
 ) -> bytes:
-    """Draw one slice three times: the scan, the reference on it, the prediction on it.
+    """Draw one slice three times as PNG: the scan, the reference on it, the prediction on it.
 
-    Args:
-        image: (rows, columns) intensities; shown between their 1st and 99th percentile.
-        reference: (rows, columns) integer labels, or None where there are none.
-        prediction: (rows, columns) integer labels.
-        title: case and slice.
-        pixel_mm: spacing of rows and columns in mm, so that the anatomy keeps its proportions.
-        phantom: True marks the picture as phantom data.
-
-    Returns:
-        PNG bytes.
+    All are (rows, columns): intensities, shown between their 1st and 99th percentile, and integer
+    labels. `pixel_mm`, the spacing of rows and columns in mm, keeps the anatomy's proportions.
     """
     layers = [("scan", None, None)]
     if reference is not None:

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 TERMINAL_COLUMNS = 118
@@ -39,11 +40,9 @@ def format_table(rows: Sequence[Mapping], *, columns: int | None = None) -> str:
     lines = []
     for line in cells:
         broken = [break_cell(cell, width) for cell, width in zip(line, widths, strict=True)]
-        for row in range(max(map(len, broken))):
-            parts = [part[row] if row < len(part) else "" for part in broken]
-            lines.append("  ".join(
-                part.ljust(width) for part, width in zip(parts, widths, strict=True)
-            ).rstrip())  # fmt: skip
+        for parts in zip_longest(*broken, fillvalue=""):
+            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
 
 

@@ -1,9 +1,8 @@
 """A served model as its passport describes it: asked for scans, in parts where that is exact.
 
-A scan is sent whole. Where it is larger than one message may be, it is cut only along an axis whose
-slices are processed independently according to the passport (`independent_axes`); the parts then
-give the very same labels. Any other scan is refused: whole-scan statistics, windows and
-three-dimensional networks would see something else in a part than in the whole.
+A scan larger than one message is cut only along an axis whose slices the model processes
+independently (`independent_axes` of the passport), so that the labels stay the very same; any other
+is refused, since its windows or statistics would see something else in a part than in the whole.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -171,9 +170,8 @@ class Client:
         outputs = self.signatures[request.signature].outputs
         voxels = int(np.prod(self._voxels(shape), dtype=np.int64))
         answer = ROOM_AROUND
-        for name, spec in outputs.items():
-            if self.transport.typed and name not in request.outputs:
-                continue
+        for name in request.outputs if self.transport.typed else outputs:
+            spec = outputs[name]
             axes = len(spec.shape or ())
             classes = spec.shape[-1] if axes == 4 and spec.shape[-1] else 1
             answer += voxels * classes * self.transport.value_bytes(spec)

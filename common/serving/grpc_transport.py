@@ -105,15 +105,12 @@ class GrpcServer:
         model_spec.version.value = self._version
 
     def _specs(self, entries) -> dict[str, protocol.TensorSpec]:
-        return {
-            name: protocol.TensorSpec(
-                protocol.numpy_name(types_pb2.DataType.Name(info.dtype)),
-                None
-                if info.tensor_shape.unknown_rank
-                else tuple(None if d.size < 0 else d.size for d in info.tensor_shape.dim),
-            )
-            for name, info in entries.items()
-        }
+        specs = {}
+        for name, info in entries.items():
+            shape, dtype = info.tensor_shape, types_pb2.DataType.Name(info.dtype)
+            known = None if shape.unknown_rank else [axis.size for axis in shape.dim]
+            specs[name] = protocol.spec_of_message(dtype, known)
+        return specs
 
     def _call(self, method: Callable, request) -> Any:
         def ask(seconds: float):

@@ -138,10 +138,7 @@ class UnavailableError(Exception):
 def ask_patiently(ask: Callable[[float], Answer], patience: Patience, *, address: str) -> Answer:
     """Send a request, and again with growing pauses while the server is unavailable.
 
-    `ask` takes the seconds that are left.
-
-    Raises:
-        ServingError: the server stayed unavailable, or what `ask` raises.
+    `ask` takes the seconds that are left. A server that stays unavailable is a `ServingError`.
     """
     end, wait = time.monotonic() + patience.deadline_s, FIRST_WAIT_S
     for attempt in range(1, patience.retries + 2):
@@ -172,6 +169,8 @@ def mib(size: int) -> str:
     return f"{size} bytes" if size < MIB // 10 else f"{size / MIB:.1f} MiB"
 
 
-def numpy_name(tensorflow_name: str) -> str:
-    """Return numpy's name of a type such as DT_FLOAT."""
-    return NUMPY_NAMES.get(tensorflow_name, tensorflow_name.removeprefix("DT_").lower())
+def spec_of_message(dtype: str, sizes: Sequence[int] | None) -> TensorSpec:
+    """Return the spec of a server's type, such as DT_FLOAT, and sizes, negative for any length."""
+    name = NUMPY_NAMES.get(dtype, dtype.removeprefix("DT_").lower())
+    known = sizes if sizes is None else tuple(None if size < 0 else size for size in sizes)
+    return TensorSpec(name, known)

@@ -201,8 +201,9 @@ def _specs(entries: Mapping) -> dict[str, protocol.TensorSpec]:
     for name, info in entries.items():
         shape = info["tensor_shape"]
         sizes = [int(axis["size"]) for axis in shape.get("dim", ())]
-        known = None if shape.get("unknown_rank") else tuple(None if n < 0 else n for n in sizes)
-        specs[name] = protocol.TensorSpec(protocol.numpy_name(info["dtype"]), known)
+        specs[name] = protocol.spec_of_message(
+            info["dtype"], None if shape.get("unknown_rank") else sizes
+        )
     return specs
 
 

@@ -95,19 +95,15 @@ def read_scan(paths: Sequence[Path], entry: Mapping, *, dtype: str, reorient: bo
 
 
 def read_mask(path: Path, scan: Scan, like: Path, *, dtype: str) -> np.ndarray:
-    """Read a region of interest, every voxel other than 0, as the tensor that belongs to a scan's.
-
-    Raises:
-        DataError: it cannot be read, lies on another grid than the scan's file `like`, or is empty.
-    """
+    """Read a region of interest, every voxel other than 0, as the tensor that belongs to a scan's;
+    `DataError` if it is none, empty, or on another grid than the scan's file `like`."""
     volume = read_volume(path)
     check_same_grid(read_geometry(like), volume, names=(str(like), str(path)))
     region = inside(volume.array, str(path))
     if not region.any():
         raise DataError(f"{path}: found nothing in the mask; expected voxels other than 0")
-    letters = scan.axes.replace("C", "")
-    turned = scan.turn.apply(region)
-    tensor = turned.transpose(["ZYX".index(letter) for letter in letters])
+    order = ["ZYX".index(letter) for letter in scan.axes.replace("C", "")]
+    tensor = scan.turn.apply(region).transpose(order)
     return np.ascontiguousarray(tensor, dtype=dtype)
 
 
@@ -126,11 +122,8 @@ def find_turn(path: Path, geometry: Geometry, wanted: str, *, reorient: bool) ->
 
 
 def check_spacing(path: Path, found: Sequence[float], entry: Mapping) -> None:
-    """Raise `DataError` for voxels of another size, in mm along the passport's axes, than expected.
-
-    `entry["spacing_mm"]` has `expected`, None for any, and `tolerance`, the largest share they may
-    differ, None for rounding alone.
-    """
+    """Raise `DataError` for voxels of another size, in mm along the passport's axes, than expected
+    (None: any), by more than the share `tolerance` (None: rounding alone)."""
     expected = entry["spacing_mm"]["expected"]
     if expected is None:
         return

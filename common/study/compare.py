@@ -126,11 +126,8 @@ def write_page(to: Path, paper: str, tables: Mapping[str, Table]) -> None:
 
 
 def compare_presets(presets: Mapping[str, Any]) -> list[dict]:
-    """Return a row per field of a paper's `Config`, those that differ between presets first.
-
-    Returns:
-        Rows with `field`, the value in every preset, and `differs` ("yes" or "").
-    """
+    """Return a row per field of a paper's `Config`, those that differ between presets first:
+    `field`, its value in every preset, and `differs` ("yes" or "")."""
     rows = []
     for field in fields(next(iter(presets.values()))):
         values = {name: getattr(config, field.name) for name, config in presets.items()}
@@ -172,12 +169,10 @@ def layers_table(
         shape = left.pop(row["original"], None)
         there = "–" if shape is None else "x".join(map(str, shape)) or "scalar"
         rows.append({"original": row["original"], "its shape": there, **row})
+    header = list(rows[0])
     for name, shape in left.items():
-        dashes = dict.fromkeys(ours[0], "–") if ours else {}
-        rows.append({**dashes, "original": name, "its shape": "x".join(map(str, shape)),
-                     "parameters": 0})  # fmt: skip
-    header = ("original", "its shape", *list(ours[0])[1:])
-    rows = [{key: row[key] for key in header} for row in rows]
+        known = {"original": name, "its shape": "x".join(map(str, shape)), "parameters": 0}
+        rows.append({**dict.fromkeys(header, "–"), **known})
     here = sum(row["parameters"] for row in ours)
     trained = sum(row["parameters"] for row in ours if row.get("trained", "yes") == "yes")
     text = f"Port: {len(ours)} variables, {here:,} numbers, {trained:,} of them trained."

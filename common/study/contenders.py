@@ -40,7 +40,7 @@ def train_in_keras(
     targets: Any,
     *,
     steps: int = 1,
-    before_step: Callable[[], object] | None = None,
+    before_step: Callable[[], object] = lambda: None,
 ) -> Contender:
     """Return the side that trains a compiled model on one batch, over and over.
 
@@ -52,8 +52,7 @@ def train_in_keras(
     """
 
     def take_step() -> float:
-        if before_step is not None:
-            before_step()
+        before_step()
         model.reset_metrics()  # else the loss is the mean of all steps so far
         return np.ravel(model.train_on_batch(inputs, targets))[0]
 
@@ -67,7 +66,7 @@ def train_in_torch(
     inputs: Sequence[Any],
     *,
     steps: int = 1,
-    before_step: Callable[[], object] | None = None,
+    before_step: Callable[[], object] = lambda: None,
 ) -> Contender:
     """Return the side that trains a twin on one batch, over and over.
 
@@ -82,8 +81,7 @@ def train_in_torch(
     twin.train()
 
     def take_step() -> float:
-        if before_step is not None:
-            before_step()
+        before_step()
         optimiser.zero_grad(set_to_none=True)
         loss = find_loss(twin(*inputs))
         loss.backward()

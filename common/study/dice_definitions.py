@@ -1,10 +1,8 @@
 """Every Dice the five originals ever reported, written once, beside the right one.
 
 Each function is one project's definition, with its constants and its answer to empty masks; a
-paper's own implementation is tested to agree. `score_predictions` lays them over the same few
-predictions, so that one sees what each of them hides. Arrays are label maps (slices, rows,
-columns), 0 being background; the first axis stands for the samples of a batch where a definition
-speaks of one.
+paper's own implementation is tested to agree. Arrays are label maps (slices, rows, columns), 0
+being background; the first axis stands for the samples of a batch where a definition speaks of one.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,11 +42,8 @@ class Definition:
 
 
 def raseg_dice(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """2 sum(p y) / (sum(p) + sum(y) + 1e-5), one sample: 0 where both are empty.
+    """2 sum(p y) / (sum(p) + sum(y) + 1e-5) of probabilities or a mask: 0 where both are empty.
 
-    Args:
-        prediction: probabilities or a mask, any shape.
-        reference: 0 and 1, of the same shape.
     Source: raseg_model.py, `dice_coeff`; raseg_predict.py, `dsc`.
     """
     found, real = _as_weights(prediction), _as_weights(reference)
@@ -65,11 +60,8 @@ def raseg_draft_dice(prediction: np.ndarray, reference: np.ndarray) -> float:
 def sarcoma_dice(prediction: np.ndarray, reference: np.ndarray, batch: int | None = None) -> float:
     """(2 sum(p y) + 1) / (sum(p) + sum(y) + 1) over a batch, then the mean over batches by samples.
 
-    Args:
-        prediction: (samples, ...) probabilities or masks.
-        reference: 0 and 1, of the same shape.
-        batch: samples per batch; None: all in one, as the loss has it; Keras' `evaluate` has 32.
-    Source: train.py, `dice_coef`; evaluate.py.
+    Of (samples, ...) probabilities or masks; `batch` None: all in one, as the loss has it, where
+    Keras' `evaluate` has 32. Source: train.py, `dice_coef`; evaluate.py.
     """
     found, real = _as_weights(prediction), _as_weights(reference)
     batch, total = batch or len(real), 0.0
@@ -81,15 +73,10 @@ def sarcoma_dice(prediction: np.ndarray, reference: np.ndarray, batch: int | Non
 
 
 def dltk_dice(prediction: np.ndarray, reference: np.ndarray, classes: int = 2) -> np.ndarray:
-    """Per class 2 |P and R| / (|P| + |R|), NaN for a class that is in neither.
+    """Per class, background included, 2 |P and R| / (|P| + |R|), NaN for one that is in neither.
 
-    Args:
-        prediction: class numbers, any shape.
-        reference: of the same shape.
-        classes: number of classes, background included.
-    Returns:
-        (classes,) float32.
-    Source: DLTK dltk/core/metrics.py, `dice`; deploy.py prints the mean of all but the first.
+    (classes,) float32. Source: DLTK dltk/core/metrics.py, `dice`; deploy.py prints the mean of all
+    but the first.
     """
     scores = [dice(prediction == number, reference == number) for number in range(classes)]
     return np.array(scores, np.float32)
@@ -98,10 +85,7 @@ def dltk_dice(prediction: np.ndarray, reference: np.ndarray, classes: int = 2) -
 def dltk_dice_of_2017(
     prediction: np.ndarray, reference: np.ndarray, classes: int = 2
 ) -> np.ndarray:
-    """The library's older rule: a class that is in neither scores 1. Source: DLTK of November 2017.
-
-    Arguments and result as `dltk_dice`.
-    """
+    """The same, 1 for a class that is in neither. Source: DLTK of November 2017."""
     return np.nan_to_num(dltk_dice(prediction, reference, classes), nan=1.0)
 
 
@@ -116,17 +100,10 @@ def vertebra_eval_dice(prediction: np.ndarray, reference: np.ndarray) -> float:
 
     Both maps are made binary; inside a label the reference is all foreground, so that only the
     share of it that carries any prediction counts. Inside the background the value is always 0.
-
-    Args:
-        prediction: labels, any shape.
-        reference: labels, of the same shape.
     Source: eval.py.
     """
-    scores = []
-    for label in np.unique(reference):
-        inside = reference == label
-        scores.append(medpy_dice(prediction[inside] > 0, reference[inside] > 0))
-    return float(np.mean(scores))
+    bodies = [reference == label for label in np.unique(reference)]
+    return float(np.mean([medpy_dice(prediction[body], reference[body]) for body in bodies]))
 
 
 def vertebra_patch_dice(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -167,10 +144,8 @@ def deepmedic_dice(
 def deepmedic_soft_dice(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Mean over classes, background too, of (2 sum(p y) + 1e-5) / (sum(p) + sum(y) + 1e-5).
 
-    Args:
-        probabilities: (..., classes).
-        labels: (...) class numbers.
-    Source: DeepMedic, cost_functions.py, the term `dsc` of the loss, which is 1 minus this.
+    Of (..., classes) probabilities and (...) class numbers. Source: DeepMedic, cost_functions.py,
+    the term `dsc` of the loss, which is 1 minus this.
     """
     scores = []
     for number in range(probabilities.shape[-1]):
@@ -285,11 +260,8 @@ def _one_hot(case: DicePair) -> tuple[np.ndarray, np.ndarray]:
 
 
 def telling_cases() -> dict[str, DicePair]:
-    """Return predictions that tell the definitions apart, on two touching bodies in a box.
-
-    Returns:
-        Cases by name: (24, 32, 32) label maps, the region of interest being all but the far end.
-    """
+    """Return predictions by name that tell the definitions apart, on two touching bodies in a box:
+    (24, 32, 32) label maps, the region of interest being all but the far end."""
     z, y, x = np.ogrid[:24, :32, :32]
     reference = np.zeros((24, 32, 32), np.uint8)
     for label, centre in ((1, 8), (2, 14)):
@@ -316,10 +288,7 @@ def telling_cases() -> dict[str, DicePair]:
 
 
 def doubled(mask: np.ndarray) -> np.ndarray:
-    """Return a label map grown layer by layer until it has at least twice the voxels, as label 1.
-
-    What it gains touches it, so that labels of single bodies are lost.
-    """
+    """Return a label map grown layer by layer to at least twice the voxels, all as label 1."""
     wanted, grown = 2 * np.count_nonzero(mask), mask > 0
     while 0 < np.count_nonzero(grown) < min(wanted, mask.size):
         grown = binary_dilation(grown)
@@ -330,11 +299,11 @@ def score_predictions(cases: Mapping[str, DicePair]) -> list[dict[str, Any]]:
     """Return a row per definition with its value for every case; "n/a" where it is undefined."""
     rows = []
     for definition in DEFINITIONS:
-        values = {name: definition.score(case) for name, case in cases.items()}
-        shown = {
-            name: "n/a" if np.isnan(value) else f"{value:.3f}" for name, value in values.items()
-        }
-        rows.append({"measure": definition.name, **shown})
+        row = {"measure": definition.name}
+        for name, case in cases.items():
+            value = definition.score(case)
+            row[name] = "n/a" if np.isnan(value) else f"{value:.3f}"
+        rows.append(row)
     return rows
 
 
@@ -350,8 +319,7 @@ def metrics_table(of_run: Mapping[str, DicePair] | None = None, *, missing: str 
         "One prediction, every definition of Dice the five projects used. Two touching bodies; "
         "doubled: grown to twice the volume; far find: perfect but for one outside the region of "
         "interest; none: nothing is there, and nothing or 32 voxels are found. n/a: not defined. "
-        "All are made up but a run's own. "
-        f"{missing}"
+        f"All are made up but a run's own. {missing}"
     ).strip()
     return Table("one prediction, every Dice", score_predictions(cases), text, phantom=True)
 

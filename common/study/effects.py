@@ -1,8 +1,8 @@
 """What each quirk of the original does: one switch flipped at a time, the outcome measured.
 
-A switch is a field of a paper's `Config` that its preset `code` sets and `port` does not. A paper
-names, for each, the stage where it acts: a function of the configuration that computes that stage's
-result on a phantom. Here the stage is run with the port's value and with the code's.
+A switch is a field of a paper's `Config` that its preset `code` sets and `port` does not. The stage
+where it acts, a function of the configuration, is run on a phantom with the port's value and the
+code's.
 """
 
 import sys
@@ -123,19 +123,12 @@ def measure_effects(
     code: Any,
     progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Flip one switch after the other and measure what changes.
+    """Flip one switch of `base` after the other to the value of `code` and measure what changes.
 
-    Args:
-        probes: of the paper.
-        base: the port's configuration, its network perhaps made small for the phantom.
-        code: preset `code`, whose values the switches take.
-        progress: called with the name of each switch before it is measured.
-
-    Returns:
-        A row per probe: `ledger`, `switch`, `flip` (the port's value -> the code's), `stage`,
-        `changed` (share of the stage's values that differ, in per cent; a dash where values cannot
-        be paired), `port` and `code` (the outcome in words). A configuration that the project
-        refuses is an outcome, too.
+    Returned is a row per probe: `ledger`, `switch`, `flip` (the port's value -> the code's),
+    `stage`, `changed` (share of the stage's values that differ, in per cent; a dash where values
+    cannot be paired), `port` and `code` (the outcome in words). A configuration that the project
+    refuses is an outcome, too.
     """
     rows, known = [], {}
     for probe in probes:
@@ -216,11 +209,7 @@ def compare_effects(
 ) -> Table:
     """Flip every switch of the preset `code` alone and measure what it does on phantoms.
 
-    Args:
-        make_bench: the paper's bench.
-        load_network: gives the network of a run and its configuration.
-        code: preset `code`.
-        run: whose network is used where it fits the phantoms; None: one trained for some seconds.
+    The network of `run` is used where it fits the phantoms, else one trained for some seconds.
     """
     configure_runtime(seed=0)
     bench = make_bench(None if run is None else load_network(run))
@@ -240,12 +229,7 @@ def show_progress(name: str) -> None:
 
 
 def effects_table(rows: Sequence[Mapping[str, Any]], *, note: str) -> Table:
-    """Return the effects as a part.
-
-    Args:
-        rows: of `measure_effects`.
-        note: which network they were measured with.
-    """
+    """Return the rows of `measure_effects` as a part; `note` says with which network."""
     text = (
         "Each row flips one switch of the port to the value the released code has and leaves "
         "everything else. `changed` is the share of the stage's values (voxels, patches, settings) "
@@ -266,18 +250,14 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> Figure:
         colour = palette(stages.index(row["stage"]) % 10)
         axes.barh(place, max(share, 0.05), color=colour)
         axes.text(max(share, 0.05) + 1, place, row["changed"], va="center", fontsize=7)
-    axes.set_yticks(range(len(shown)))
-    axes.set_yticklabels([f"{row['ledger']}  {short(row['switch'], 40)}" for row in shown],
-                         fontsize=7)  # fmt: skip
+    names = [f"{row['ledger']}  {short(row['switch'], 40)}" for row in shown]
+    axes.set_yticks(range(len(shown)), names, fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlim(0, 115)
-    axes.set_xlabel("values of the stage that change, %")
-    handles = [
+    axes.set(xlim=(0, 115), xlabel="values of the stage that change, %")
+    for number, stage in enumerate(stages):
         axes.barh(0, 0, color=palette(number % 10), label=stage)
-        for number, stage in enumerate(stages)
-    ]
-    if handles:
-        axes.legend(handles=handles, fontsize=7, frameon=False, loc="lower right")
+    if stages:
+        axes.legend(fontsize=7, frameon=False, loc="lower right")
     caption = "How much of its stage's result each switch changes when it alone is flipped."
     return Figure(render(canvas, phantom=True), caption)
 

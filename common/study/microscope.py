@@ -1,8 +1,8 @@
 """Activations of the original against the port's, layer by layer, and where they part first.
 
-What the original computed was recorded once, by running it: a few values of every layer, or moments
-of its channels, for weights and an input that a recipe draws again from a seed. Each paper keeps
-its recording as `recorded.json` beside its modules; `<paper>/recording.py` is the recipe.
+What the original computed was recorded once: a few values of every layer, or moments of its
+channels, in `<paper>/recorded.json`, for weights and an input that `<paper>/recording.py` draws
+again from a seed.
 """
 
 import json
@@ -62,11 +62,7 @@ class Recording:
 
 
 def load_recorded(paper: str) -> dict[str, Any] | None:
-    """Read a paper's `recorded.json`, or None where the installation has none.
-
-    Raises:
-        DataError: it is damaged.
-    """
+    """Read a paper's `recorded.json`, None where there is none; `DataError` if it is damaged."""
     path = resources.files(paper) / RECORDED
     if not path.is_file():
         return None
@@ -77,11 +73,7 @@ def load_recorded(paper: str) -> dict[str, Any] | None:
 
 
 def load_recording(paper: str, network: str) -> Recording | None:
-    """Return the recording of one of a paper's networks by name, or None where there is none.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """Return the recording of a network by name, as `load_recorded` does of the whole file."""
     stored = (load_recorded(paper) or {}).get("networks", {}).get(network)
     if stored is None:
         return None
@@ -189,10 +181,9 @@ def compare_activations(
 ) -> list[dict[str, Any]]:
     """Hold the port's activations, by its names, to the original's.
 
-    Returns:
-        A row per layer in the order of computation: `layer` (the original's), `port`, `shape`,
-        `numbers` (numbers that were recorded), `difference`, `of scale`, `verdict`
-        ("equal", or "DIFFERS" beyond the tolerance or in shape).
+    Returned is a row per layer in the order of computation: `layer` (the original's), `port`,
+    `shape`, `numbers` (how many were recorded), `difference`, `of scale`, and `verdict`: "equal",
+    or "DIFFERS" beyond the tolerance or in shape.
     """
     rows = []
     for layer in recording.layers:
@@ -238,9 +229,8 @@ def activations_table(
         return Table("activations", [], f"Not compared: this installation has no {paper}/{RECORDED}"
                      ", which holds what the original computed.")  # fmt: skip
     rows = compare_activations(recording, activations)
-    return Table(
-        "activations", rows, summarise_activations(recording, rows), [draw(recording, rows)]
-    )
+    words = summarise_activations(recording, rows)
+    return Table("activations", rows, words, [draw(recording, rows)])
 
 
 def summarise_activations(recording: Recording, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -264,13 +254,11 @@ def draw(recording: Recording, rows: Sequence[Mapping[str, Any]]) -> Figure:
     colours = ["#00b4d8" if row["verdict"] == "equal" else "#d00000" for row in rows]
     axes.scatter(range(len(rows)), shares, s=18, c=colours)
     axes.axhline(recording.tolerance, color="#59636e", linestyle="--", linewidth=1)
-    axes.set_yscale("log")
-    axes.set_ylabel("difference / scale")
+    axes.set(yscale="log", ylabel="difference / scale")
     step = max(1, len(rows) // 28)
-    axes.set_xticks(range(0, len(rows), step))
-    names = [name if len(name) <= 26 else f"…{name[-25:]}" for name in
-             (row["layer"] for row in rows)]  # fmt: skip
-    axes.set_xticklabels(names[::step], rotation=90, fontsize=6)
+    names = [row["layer"] for row in rows[::step]]
+    names = [name if len(name) <= 26 else f"…{name[-25:]}" for name in names]
+    axes.set_xticks(range(0, len(rows), step), names, rotation=90, fontsize=6)
     caption = (
         "Largest difference between original and port, layer by layer in the order of computation; "
         "dashed: the tolerance; 1e-9 stands for no difference at all."

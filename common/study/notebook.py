@@ -17,13 +17,7 @@ COLUMNS = 110
 def show_rows(
     rows: Sequence[Mapping[str, Any]], *, keys: Sequence[str] = (), most: int = 12
 ) -> None:
-    """Print the first rows of a table.
-
-    Args:
-        rows: of a part of the comparison.
-        keys: columns to show; none: all.
-        most: rows to print.
-    """
+    """Print the first `most` rows of a table, of its columns those named in `keys`; none: all."""
     shown = [{key: row[key] for key in keys or row} for row in rows[:most]]
     print(format_table(shown, columns=COLUMNS))
     if len(rows) > most:
@@ -43,12 +37,8 @@ def show_figure(figure: Figure) -> None:
 def show_slices(
     images: Mapping[str, np.ndarray], *, outlines: Mapping[str, np.ndarray] | None = None
 ) -> None:
-    """Show slices side by side in grey.
-
-    Args:
-        images: (rows, columns) by title, each on a scale of its own.
-        outlines: masks (rows, columns) by title, drawn on the image of that title.
-    """
+    """Show slices (rows, columns) side by side by title, each on a grey scale of its own, with the
+    `outlines` of masks (rows, columns) of the same title."""
     _, axes = plt.subplots(1, len(images), figsize=(3.4 * len(images), 3.6), squeeze=False)
     for place, (title, image) in zip(axes[0], images.items(), strict=True):
         place.imshow(image, cmap="gray")
@@ -63,20 +53,10 @@ def show_slices(
 def show_curves(
     curves: Mapping[str, Sequence[float]], *, x: str, y: str, log: bool = False
 ) -> None:
-    """Show curves over their index in one plot.
-
-    Args:
-        curves: values by name.
-        x: what is counted.
-        y: what the values are.
-        log: logarithmic values.
-    """
+    """Show curves by name over their index in one plot; `x` and `y` say what the axes are."""
     _, axes = plt.subplots(figsize=(7, 3))
     for name, values in curves.items():
         axes.plot(values, label=name)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if log:
-        axes.set_yscale("log")
+    axes.set(xlabel=x, ylabel=y, yscale="log" if log else "linear")
     axes.legend(frameon=False)
     plt.show()

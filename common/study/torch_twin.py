@@ -1,9 +1,8 @@
 """A network of Keras' functional API as the same network in PyTorch, with the same weights.
 
-The twin is what one would write for PyTorch by hand: its own layers, channels after the batch, no
-tensor held longer than a local variable would be. Outputs and gradients are those of the Keras
-network up to rounding, so that time and memory can be compared. A paper adds the layers of its own
-as rules: from the name of a Keras class to a function that makes a module of such a layer.
+The twin is what one would write for PyTorch by hand, channels after the batch and no tensor held
+longer than needed, with the same outputs and gradients up to rounding: time and memory can be
+compared. A paper adds rules for its own layers: name of a Keras class -> maker of a module.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -248,15 +247,9 @@ def concatenate(layer: keras.layers.Layer) -> nn.Module:
     return Apply(lambda *tensors: torch.cat(tensors, 1))
 
 
-def flatten(layer: keras.layers.Layer) -> nn.Module:
-    """Return the module that makes one axis of all but the batch, in Keras' order."""
-    return Apply(lambda x: x.movedim(1, -1).flatten(1))
-
-
 def enlarge(layer: keras.layers.Layer) -> nn.Module:
     """Return the module that repeats every element, 2-D or 3-D."""
-    factors = tuple(map(float, layer.size))
-    return Apply(lambda x: functional.interpolate(x, scale_factor=factors, mode="nearest"))
+    return nn.Upsample(scale_factor=tuple(map(float, layer.size)))
 
 
 def clip(layer: keras.layers.Layer) -> nn.Module:
@@ -339,5 +332,6 @@ RULES: Rules = {
     "Softmax": lambda layer: Apply(lambda x: torch.softmax(x, 1)),
     "Activation": lambda layer: Apply(ACTIVATIONS[layer.activation.__name__]),
     "Dropout": lambda layer: nn.Dropout(layer.rate),
-    "Flatten": flatten,
+    # Keras has the channels last.
+    "Flatten": lambda layer: Apply(lambda x: x.movedim(1, -1).flatten(1)),
 }

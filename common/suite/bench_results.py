@@ -73,8 +73,7 @@ def heading(section: str, papers: Mapping[str, Any]) -> str:
     words = last["instruction_set"]
     if words != last["native_instruction_set"]:
         words += f", to which it was limited (it has {last['native_instruction_set']})"
-    versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items()
-                         if version)  # fmt: skip
+    versions = ", ".join(f"{name} {number}" for name, number in last["versions"].items() if number)
     title = {BESIDE: "Beside what else could be used", ONEDNN: "With oneDNN and without"}[section]
     cores = f"{last['threads']} core{'s' * (last['threads'] > 1)}"
     onednn = "on" if last["onednn"] else "off"
@@ -100,7 +99,7 @@ def beside_table(papers: Mapping[str, Any]) -> list[str]:
                 cells[column] = relation(timing, ours)
             own = ours["note"]
             if ours["cpu_s"] is not None:
-                own = f"{seconds(ours['cpu_s'])} ({seconds(ours['wall_s'])}), {memory(ours)}"
+                own = f"{ours['cpu_s']:.3g} ({ours['wall_s']:.3g}), {memory(ours)}"
             work = f"{contest['work']}: {contest['what']}"
             rows.append([f"`{paper}`", work, own, *cells.values()])
     return markdown_table(header, rows)
@@ -122,18 +121,13 @@ def onednn_table(papers: Mapping[str, Any]) -> list[str]:
     for paper, measured in papers.items():
         for contest in measured["contests"]:
             times = [timing["cpu_s"] for timing in contest["timings"]]
-            cells = [t["note"] if t["cpu_s"] is None else seconds(t["cpu_s"])
+            cells = [t["note"] if t["cpu_s"] is None else f"{t['cpu_s']:.3g}"
                      for t in contest["timings"]]  # fmt: skip
             ratio = "–" if None in times[:2] else f"{times[1] / times[0]:.2f}"
             rows.append([f"`{paper}`", contest["work"], *cells, ratio])
     return markdown_table(
         ("paper", "work", *(f"{way}, CPU s" for way in ways), "without / with"), rows
     )
-
-
-def seconds(value: float) -> str:
-    """Return seconds with three digits."""
-    return f"{value:.3g}"
 
 
 def memory(timing: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What a paper's `bench` does: run its contests, print a table of each, keep the numbers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -74,8 +75,10 @@ def run_contests(
 
 def choose_variants(timings: Sequence[Timing]) -> list[Timing]:
     """Return one timing per name of a side, that of the least processor time."""
-    names = dict.fromkeys(timing.side for timing in timings)
-    return [min((t for t in timings if t.side == name), key=_cpu) for name in names]
+    fastest: dict[str, Timing] = {}
+    for timing in sorted(timings, key=lambda t: math.inf if t.cpu_s is None else t.cpu_s):
+        fastest.setdefault(timing.side, timing)
+    return [fastest[name] for name in dict.fromkeys(timing.side for timing in timings)]
 
 
 def make_rows(timings: Sequence[Timing]) -> list[dict[str, str]]:
@@ -118,7 +121,3 @@ def _with_bfloat16(contest: Contest) -> Contest:
     name, options = f"{ours.name}, bfloat16", {MIXED_PRECISION: True}
     rounded = replace(ours, name=name, options=options, is_same=False)
     return replace(contest, sides=(ours, rounded, *others))
-
-
-def _cpu(timing: Timing) -> float:
-    return float("inf") if timing.cpu_s is None else timing.cpu_s

@@ -39,17 +39,12 @@ def read_layers(path: Path) -> list[Layer]:
             config = json.loads(archive.read("config.json"))["config"]
             with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:
                 counts = _count_parameters(weights)
-        entries = config["layers"]
-        shapes = _shapes_between(entries)
-        return [
-            Layer(
-                name=entry["config"]["name"],
-                kind=entry["class_name"],
-                shape=_shown(shapes.get(entry["config"]["name"]) or _shape_of_last(entry)),
-                parameters=counts.get(entry["config"]["name"], 0),
-            )
-            for entry in entries
-        ]
+        shapes, layers = _shapes_between(config["layers"]), []
+        for entry in config["layers"]:
+            name = entry["config"]["name"]
+            shape = _shown(shapes.get(name) or _shape_of_last(entry))
+            layers.append(Layer(name, entry["class_name"], shape, counts.get(name, 0)))
+        return layers
     except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as failure:
         raise RunError(
             f"{path}: its layers cannot be read ({type(failure).__name__}: {failure}); expected "
@@ -71,7 +66,7 @@ def _count_parameters(weights: Any) -> dict[str, int]:
 
 def _shapes_between(entries: list[Mapping]) -> dict[str, list]:
     """Return the output shape of every layer that another one takes."""
-    tensors = (each for entry in entries for each in _tensors(entry.get("inbound_nodes", [])))
+    tensors = _tensors([entry.get("inbound_nodes") for entry in entries])
     found = ((tensor["keras_history"], tensor["shape"]) for tensor in tensors)
     return {name: shape for (name, _, index), shape in found if index == 0}
 

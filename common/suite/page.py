@@ -132,8 +132,8 @@ def view_claim(claim: Claim, result: Result | None) -> ClaimView:
     measured = format_number(summary["mean"])
     if summary.get("sd") is not None:
         measured += f" ± {format_number(summary['sd'])}"
-    unit, spread = f" {claim.unit}" if claim.unit else "", format_spread(summary)
-    return ClaimView(claim, judgement, measured + unit, spread, str(summary.get("n", "")))
+    measured += f" {claim.unit}" if claim.unit else ""
+    return ClaimView(claim, judgement, measured, format_spread(summary), str(summary.get("n", "")))
 
 
 def inline_script(name: str) -> str:

@@ -116,11 +116,9 @@ def read_result_of_run(folder: Path, seconds: Iterable[tuple[str, float]] = ()) 
     report = read_json(path)
     try:
         preset = str(run.config["preset"])
+        phantom = bool(report["phantom"] or run.manifest.get("phantom"))
         outcome = Outcome(
-            data=data_of(
-                report.get("data", {}),
-                phantom=bool(report["phantom"] or run.manifest.get("phantom")),
-            ),
+            data=data_of(report.get("data", {}), phantom=phantom),
             preset=preset,
             cases_trained_on=int(report.get("cases_trained_on", 0)),
             measures={**report["labels"], **report.get("others", {})},

@@ -78,10 +78,9 @@ def measured_and_verdict(claim: Claim, result: Result | None) -> tuple[str, str]
 
 def measures_table(outcome: Outcome) -> list[str]:
     """Return the lines of the table of everything a run measured."""
-    rows = []
-    for label, summaries in outcome.measures.items():
-        for measure, summary in summaries.items():
-            rows.append([label, measure, format_summary(summary)])
+    rows = [[label, measure, format_summary(summary)]
+            for label, summaries in outcome.measures.items()
+            for measure, summary in summaries.items()]  # fmt: skip
     return markdown_table(("label", "measure", "mean ± sd (cases; their values, if few)"), rows)
 
 

@@ -6,7 +6,6 @@ to measure. The measures of a report come from the files of the run, never from 
 
 import base64
 import gzip
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,22 +27,16 @@ GREY_LEVELS = 255
 
 @dataclass(frozen=True)
 class ViewedCase:
-    """Scan, reference and prediction of one case on one grid.
-
-    Attributes:
-        id: of the case.
-        scan: (x, y, z) intensities.
-        reference, prediction: (x, y, z) integer labels, 0 is background.
-        affine: (4, 4), from voxels to mm in the axes right, anterior, superior, as NIfTI has it.
-        oriented: whether the data say where left and right are; else the viewer shows no letters.
-    """
+    """Scan, reference and prediction of one case on one grid: (x, y, z) intensities and labels."""
 
     id: str
     scan: np.ndarray
     reference: np.ndarray
     prediction: np.ndarray
     affine: np.ndarray
+    """(4, 4), from voxels to mm in the axes right, anterior, superior, as NIfTI has it."""
     oriented: bool = True
+    """Whether the data say where left and right are; else the viewer shows no letters."""
 
     @classmethod
     def from_zyx(
@@ -66,12 +59,8 @@ class EmbeddedCase:
 
 
 def write_case(folder: Path, case: ViewedCase, *, phantom: bool) -> None:
-    """Write a case as scan.nii.gz, reference.nii.gz, prediction.nii.gz and case.json.
-
-    Raises:
-        RunError: the folder cannot be written.
-        ValueError: the arrays differ in shape.
-    """
+    """Write a case as scan.nii.gz, reference.nii.gz, prediction.nii.gz and case.json, or raise
+    `RunError`; arrays of different shapes are a `ValueError`."""
     arrays = (case.scan, case.reference, case.prediction)
     if len({array.shape for array in arrays}) != 1 or case.scan.ndim != 3:
         raise ValueError(f"expected three volumes of one shape, found {[a.shape for a in arrays]}")
@@ -111,13 +100,10 @@ def choose_steps(shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int
 
     The axis with the finest voxels is thinned first, which brings the voxels nearer to cubes.
     """
-    steps = [1, 1, 1]
-    while math.prod(-(-size // step) for size, step in zip(shape, steps, strict=True)) > (
-        MOST_VOXELS
-    ):
-        spaced = [size * step for size, step in zip(spacing_mm, steps, strict=True)]
-        steps[int(np.argmin(spaced))] += 1
-    return tuple(steps)
+    steps = np.ones(3, int)
+    while np.prod(-(-np.asarray(shape) // steps)) > MOST_VOXELS:
+        steps[np.argmin(np.multiply(spacing_mm, steps))] += 1
+    return tuple(steps.tolist())
 
 
 def as_grey(scan: np.ndarray) -> np.ndarray:
