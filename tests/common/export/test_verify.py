@@ -192,4 +192,4 @@ class TestMistakes:
 
     def test_no_words(self, capsys):
         assert main([]) == 2
-        assert "  verify     verify an exported model" in capsys.readouterr().out
+        assert "  verify       verify an exported model" in capsys.readouterr().out
