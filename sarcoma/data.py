@@ -344,6 +344,13 @@ def prepare_patient(loaded: LoadedPatient, config: Config) -> np.ndarray:
     return np.stack([prepare(loaded.images[name]) for name in config.modalities], axis=-1)
 
 
+def preparation_of(path: Path) -> str:
+    """Return how the file's patients differ from the paper's, where the file says so."""
+    with open_hdf5(path) as file:
+        said = file.attrs.get("preparation", "")
+    return said if isinstance(said, str) and said.isprintable() else ""
+
+
 def is_phantom(path: Path) -> bool:
     """Say whether a phantom's marker lies beside the file."""
     return read_marker(Path(path).parent) is not None

@@ -7,7 +7,7 @@ from common.errors import DataError
 from common.files import write_json
 from common.runs.folder import load_config, load_run
 from sarcoma.config import RUN, Config
-from sarcoma.data import choose_patients, is_phantom
+from sarcoma.data import choose_patients, is_phantom, preparation_of
 from sarcoma.patch_files import measure_patch_files
 
 
@@ -45,6 +45,8 @@ def evaluate(
     if not any(prediction_path(folder, case.id).is_file() for case in chosen):
         raise DataError(f"{folder} holds no label maps of these patients; run predict first")
     phantom = is_phantom(data) if data else bool(record.manifest.get("phantom"))
+    if cohort and ":" not in cohort and (differs := preparation_of(chosen[0].source)):
+        cohort = f"{cohort}: {differs}"
     trained_on = {entry["id"] for entry in record.read_split().get("training", [])}
     measured = [(case.id, partial(score, case, folder, config)) for case in chosen]
     scores = score_cases(measured, trained_on)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from common.cost.memory import peak_memory
 from common.data.prepared_store import PreparedCase
@@ -20,6 +21,7 @@ def prepare(
     config: Config,
     preset: Preset = "port",
     patches: Path | None = None,
+    layout: Literal["paper", "ibsi"] = "paper",
     check: bool = False,
 ) -> None:
     """Check and standardise every patient of the HDF5 file; the original's data-gen.
@@ -27,14 +29,24 @@ def prepare(
     Patches are not stored: training cuts them when it needs them.
 
     Args:
-        data: HDF5 file with ct_data, pet_data and label_data.
-        out: folder of prepared patients, for the --prepared option of train.
+        data: HDF5 file with ct_data, pet_data and label_data; for --layout ibsi the folder of the
+            public collection.
+        out: folder of prepared patients, for the --prepared option of train; for --layout ibsi the
+            HDF5 file to write.
         config: modalities, patients and slices matter here.
         preset: where the numbers come from; options after it change single ones.
         patches: folder for the original's arrays of balanced patches (ct_train.npy, ...).
+        layout: paper, or ibsi for the folder ibsi_validation of theibsi/data_sets (NIfTI or DICOM),
+            which becomes a file like the paper's.
         check: only look: print everything that is wrong with any patient, write nothing, and end
             with status 2 if anything keeps the data from being used.
     """
+    if layout == "ibsi":
+        from sarcoma.ibsi import DIFFERENCE, write_collection
+
+        count = write_collection(data, out)
+        print(f"Patients: {count} in {out}, on 5 mm; not the paper's file: {DIFFERENCE}")
+        return
     if check:
         inspect_file(data, config, out).conclude()
         return

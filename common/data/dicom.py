@@ -1,0 +1,252 @@
+"""DICOM as clinics have it: a folder of slices as one volume, and contours as a mask.
+
+What a header leaves open is not guessed: a series is refused, in one line that names file and tag,
+where slices are missing, doubled or unevenly spaced, where the gantry was tilted, and where sizes
+or orientations differ. Coordinates of DICOM are those of `common.data.geometry`: LPS, in mm.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+from matplotlib.path import Path as Polygon
+
+from common.data.geometry import Geometry, Volume
+from common.data.labels import ROUNDING
+from common.errors import DataError, OptionError, one_line
+
+try:
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+except ModuleNotFoundError:
+    raise OptionError(
+        "DICOM needs pydicom: pip install 'segmentation-reproductions[dicom]'"
+    ) from None
+
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # checked here
+UNEVEN = 0.01
+"""Part of the distance of two slices by which another one may differ."""
+TILT_DEGREES = 0.1
+"""Angle between the normal of the slices and the line along which they lie; beyond it the volume
+is sheared."""
+NEEDED = {
+    "ImagePositionPatient": "(0020,0032)", "ImageOrientationPatient": "(0020,0037)",
+    "PixelSpacing": "(0028,0030)", "Rows": "(0028,0010)", "Columns": "(0028,0011)",
+    "SeriesInstanceUID": "(0020,000e)",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Series:
+    """The slices of one series as a volume."""
+
+    volume: Volume
+    """(Z, Y, X), rescaled by slope and intercept."""
+    header: pydicom.Dataset
+    """Of the first slice, without its pixels."""
+    files: tuple[Path, ...]
+    """In the order of the slices."""
+
+
+def read_series(folder: Path, *, series: str | None = None) -> Series:
+    """Read the slices of a folder, in whatever order their files are named.
+
+    Args:
+        folder: its files, other than DICOM passed over, are slices of one series.
+        series: SeriesInstanceUID of the one to read, where there are several.
+
+    Raises:
+        DataError: there is no series, or several and none is named; a slice lacks a tag; slices are
+            missing, doubled, unevenly spaced, or differ in size or orientation; the gantry was
+            tilted; the pixels are colours or cannot be decoded.
+    """
+    found: dict[str, list] = defaultdict(list)
+    for path in sorted(path for path in Path(folder).iterdir() if path.is_file()):
+        header = _read_header(path)
+        if header is not None:
+            found[str(header.SeriesInstanceUID)].append((path, header))
+    if not found:
+        raise DataError(f"{folder}: found no slices of DICOM; expected those of a series")
+    if series is None and len(found) > 1:
+        known = ", ".join(f"{uid} ({len(slices)} slices)" for uid, slices in found.items())
+        raise DataError(f"{folder}: found several series; expected one of them: {known}")
+    if series is not None and series not in found:
+        raise DataError(f"{folder}: found no series {series}; expected {', '.join(found)}")
+    slices = found[series or next(iter(found))]
+    files, geometry, shape = _order(slices, Path(folder))
+    return Series(Volume(_read_pixels(files, shape), geometry), slices[0][1], tuple(files))
+
+
+def read_contours(path: Path, structure: str, like: Volume) -> np.ndarray:
+    """Return the mask of a structure that an RTSTRUCT file draws on the slices of a scan.
+
+    A voxel is inside where its centre is within the contour; contours of one slice that lie in each
+    other cut holes.
+
+    Args:
+        path: file of the contours.
+        structure: what its name begins with, whatever the case, such as "GTV_Mass".
+        like: the scan.
+
+    Returns:
+        bool (Z, Y, X), of the scan's shape.
+
+    Raises:
+        DataError: it is no such file, has no or several such structures, or a contour lies between
+            or outside the slices, or is not closed and planar.
+    """
+    content = _read(path)
+    names = {
+        int(roi.ROINumber): str(roi.ROIName) for roi in content.get("StructureSetROISequence", [])
+    }
+    wanted = [n for n, name in names.items() if name.lower().startswith(structure.lower())]
+    if len(wanted) != 1:
+        raise DataError(
+            f"{path}: found the structures {', '.join(names.values()) or 'none'}; expected one "
+            f"whose name begins with {structure}"
+        )
+    contours = [
+        contour
+        for roi in content.get("ROIContourSequence", [])
+        if int(roi.ReferencedROINumber) == wanted[0]
+        for contour in roi.get("ContourSequence", [])
+    ]
+    if not contours:
+        raise DataError(f"{path}: {names[wanted[0]]} has no contours")
+    mask = np.zeros(like.array.shape, bool)
+    for contour in contours:
+        if contour.get("ContourGeometricType") != "CLOSED_PLANAR":
+            raise DataError(
+                f"{path}: found a contour of the kind {contour.get('ContourGeometricType')} in "
+                f"{names[wanted[0]]}; expected CLOSED_PLANAR (3006,0042)"
+            )
+        points = np.asarray(contour.ContourData, float).reshape(-1, 3)
+        _fill(mask, to_indices(points, like.geometry), f"{path}: {names[wanted[0]]}")
+    return mask
+
+
+def to_indices(points_mm: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Return points (n, 3) in mm as positions x, y, z in a volume, centres of voxels whole."""
+    axes = np.reshape(geometry.direction, (3, 3)) * geometry.spacing_mm
+    return np.linalg.solve(axes, (points_mm - geometry.origin_mm).T).T
+
+
+def _fill(mask: np.ndarray, points: np.ndarray, name: str) -> None:
+    """Turn over, in a mask (Z, Y, X), the voxels within one contour of positions x, y, z."""
+    slice_ = round(float(points[:, 2].mean()))
+    if np.abs(points[:, 2] - slice_).max() > 0.1:
+        raise DataError(
+            f"{name}: found a contour from slice {points[:, 2].min():.2f} to "
+            f"{points[:, 2].max():.2f}; expected it on one of the scan's"
+        )
+    depth, rows, columns = mask.shape
+    low, high = points.min(axis=0), points.max(axis=0)
+    if not 0 <= slice_ < depth or (low[:2] < -0.5).any() or (high[:2] > [columns, rows]).any():
+        raise DataError(f"{name}: found a contour outside the scan; expected all within it")
+    y, x = np.mgrid[:rows, :columns]
+    inside = Polygon(points[:, :2]).contains_points(np.column_stack([x.ravel(), y.ravel()]))
+    mask[slice_] ^= inside.reshape(rows, columns)
+
+
+def _read(path: Path) -> pydicom.Dataset:
+    """Read a file of DICOM without pixels; `DataError` where it is none."""
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; expected a file of DICOM") from None
+    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, TypeError,
+            NotImplementedError, MemoryError, RecursionError) as failure:  # fmt: skip
+        raise DataError(f"{path}: not readable as DICOM ({one_line(failure)})") from None
+
+
+def _read_header(path: Path) -> pydicom.Dataset | None:
+    """Return the header of a slice; None for what is no DICOM or has no pixels."""
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            return None
+    header = _read(path)
+    if "Rows" not in header and "ImagePositionPatient" not in header:
+        return None  # contours, a directory, a report
+    try:
+        for name, tag in NEEDED.items():
+            if header.get(name) in (None, ""):
+                raise DataError(f"{path}: found no {name} {tag}")
+        if (samples := int(header.get("SamplesPerPixel", 1))) != 1:
+            raise DataError(f"{path}: found {samples} samples per pixel (0028,0002); expected 1")
+        for name, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6),
+                            ("PixelSpacing", 2)):  # fmt: skip
+            values = np.asarray(header[name].value, float)
+            if values.shape != (count,) or not np.isfinite(values).all():
+                raise DataError(f"{path}: found {name} {NEEDED[name]} of {header[name].value}")
+    except (ValueError, TypeError) as failure:
+        raise DataError(f"{path}: not readable as DICOM ({one_line(failure)})") from None
+    return header
+
+
+def _order(slices: Sequence[tuple[Path, pydicom.Dataset]], folder: Path):
+    """Return the files in the order of their slices, the grid, and the shape (Z, Y, X)."""
+    first_path, first = slices[0]
+    axes = np.asarray(first.ImageOrientationPatient, float)
+    shape = (int(first.Rows), int(first.Columns))
+    if len(slices) < 2:
+        raise DataError(f"{folder}: found a single slice; expected the slices of a volume")
+    for path, header in slices[1:]:
+        differs = ""
+        if (int(header.Rows), int(header.Columns)) != shape:
+            differs = f"{header.Rows} x {header.Columns} pixels (0028,0010)"
+        elif not np.allclose(np.asarray(header.ImageOrientationPatient, float), axes, atol=1e-4):
+            differs = "another orientation (0020,0037)"
+        elif not np.allclose(header.PixelSpacing, first.PixelSpacing, rtol=1e-4):
+            differs = "another pixel spacing (0028,0030)"
+        if differs:
+            raise DataError(f"{path}: found {differs}; expected that of {first_path.name}")
+    normal = np.cross(axes[:3], axes[3:])
+    places = np.array([header.ImagePositionPatient for _, header in slices], float)
+    order = np.argsort(places @ normal, kind="stable")
+    paths, places = [slices[n][0] for n in order], places[order]
+    steps = np.diff(places @ normal)
+    usual = float(np.median(steps))
+    for before, after, step in zip(paths, paths[1:], steps, strict=False):
+        place = f"{step:.4g} mm from {before.name} (0020,0032)"
+        if step < ROUNDING:
+            raise DataError(f"{after}: found {place}; expected one slice at each place")
+        if abs(step - usual) > max(UNEVEN * usual, 0.01):
+            raise DataError(
+                f"{after}: found {place}; expected {usual:.4g} mm as between the others: slices "
+                "are missing or unevenly spaced"
+            )
+    along = (places[-1] - places[0]) / np.linalg.norm(places[-1] - places[0])
+    if (tilt := np.degrees(np.arccos(np.clip(along @ normal, -1, 1)))) > TILT_DEGREES:
+        raise DataError(
+            f"{folder}: found slices tilted by {tilt:.1f} degrees against the line on which they "
+            "lie (0020,0037); expected none: resample the series first"
+        )
+    rows_mm, columns_mm = map(float, first.PixelSpacing)
+    direction = np.column_stack([axes[:3], axes[3:], normal])
+    geometry = Geometry(
+        (columns_mm, rows_mm, float(steps.mean())),
+        tuple(places[0].tolist()), tuple(direction.ravel().tolist()),
+    )  # fmt: skip
+    return paths, geometry, (len(paths), *shape)
+
+
+def _read_pixels(files: Sequence[Path], shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the rescaled values (Z, Y, X) of the slices, in their order."""
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames([str(path) for path in files])
+    warned = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        array = SimpleITK.GetArrayFromImage(reader.Execute())
+    except RuntimeError as failure:
+        raise DataError(
+            f"{files[0].parent}: the pixels cannot be decoded ({one_line(failure)[-200:]})"
+        ) from None
+    finally:
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(warned)
+    if array.shape != shape:
+        raise DataError(f"{files[0].parent}: found {array.shape} voxels; expected {shape}")
+    return array

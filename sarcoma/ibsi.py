@@ -1,0 +1,181 @@
+"""The public copy of the patients, as the IBSI publishes it, in the layout of the paper's file.
+
+Source of the data: theibsi/data_sets, folder ibsi_validation: nifti/<id>/CT_image.nii.gz,
+PET_image and CT_mask, or dicom/<id>/{CT,PET}/image with the contours in CT/mask. CT, PET and lesion
+come to the grid of the paper's file, 5 mm in every direction, whose corner is that of the CT.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import SimpleITK
+from tqdm import tqdm
+
+from common.data.dicom import read_contours, read_series
+from common.data.geometry import Volume, check_same_grid
+from common.data.labels import inside
+from common.data.names import check_id
+from common.data.volumes import read_volume
+from common.errors import DataError, OptionError, one_line
+from common.files import scratch_folder
+from common.runs.failures import Failures
+from sarcoma.data import GROUPS, LABELS, SPACING_MM
+
+PLANE = 100
+"""Rows and columns of the paper's slices, to which smaller ones are padded."""
+AIR_HU = -1000.0
+STRUCTURE = "GTV_Mass"
+DIFFERENCE = "cropped about 5 cm around the contour, whose GTV_Mass alone is the lesion"
+"""How these patients differ from those of the paper's file."""
+SUV_UNITS = "GML"
+"""DICOM's word for g/ml: SUV by body weight."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one patient lies."""
+
+    id: str
+    nifti: Path | None
+    dicom: Path | None
+
+
+def find_sources(folder: Path) -> list[Source]:
+    """Return the patients of the collection, those with NIfTI files and those with DICOM.
+
+    Raises:
+        DataError: the folder holds none, or a name that cannot be an id.
+    """
+    folder = Path(folder)
+    found: dict[str, dict[str, Path]] = {}
+    for kind in ("nifti", "dicom"):
+        for path in sorted((folder / kind).glob("*/")):
+            check_id(path.name, str(folder / kind))
+            found.setdefault(path.name, {})[kind] = path
+    if not found:
+        raise DataError(
+            f"{folder}: found no nifti/<patient> or dicom/<patient>; expected the folder "
+            "ibsi_validation of theibsi/data_sets"
+        )
+    return [Source(id_, of.get("nifti"), of.get("dicom")) for id_, of in sorted(found.items())]
+
+
+def write_collection(folder: Path, out: Path) -> int:
+    """Write all patients of the collection into one HDF5 file; return how many they are.
+
+    Args:
+        folder: ibsi_validation.
+        out: file, ending in .h5 or .hdf5; it is replaced whole or not at all.
+
+    Raises:
+        OptionError: `out` has another ending.
+        DataError: a patient cannot be used (the others are written), or the file cannot be.
+    """
+    out = Path(out)
+    if out.suffix not in (".h5", ".hdf5"):
+        raise OptionError(f"--out {out}: expected a name ending in .h5, for the patients' file")
+    sources = find_sources(folder)
+    failures = Failures(len(sources), "patient")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with scratch_folder(out) as scratch:
+            with h5py.File(scratch / out.name, "w") as file:
+                file.attrs["source"] = "theibsi/data_sets, ibsi_validation"
+                file.attrs["preparation"] = DIFFERENCE
+                for source in tqdm(sources, desc="read", unit="patient", disable=None):
+                    with failures.of(source.id):
+                        for group, array in arrays_of(source).items():
+                            file.create_dataset(
+                                f"{group}/{source.id}", data=array, compression="gzip"
+                            )
+            if len(failures.names) < len(sources):
+                (scratch / out.name).replace(out)
+    except OSError as refusal:
+        raise DataError(f"{out} cannot be written ({one_line(refusal)})") from None
+    failures.conclude()
+    return len(sources)
+
+
+def arrays_of(source: Source) -> dict[str, np.ndarray]:
+    """Return a patient's arrays (Z, Y, X) by group: CT in HU and PET in SUV, float32; labels uint8,
+    2 where more than half of a voxel is lesion, 1 where some of it is.
+
+    Raises:
+        DataError: a file is missing or cannot be used, the mask is empty or on another grid than
+            the CT, the PET is in other units than SUV.
+    """
+    ct, pet, mask = read_nifti(source.nifti) if source.nifti else read_dicom(source.dicom)
+    check_same_grid(ct, mask, names=(f"{source.id}: CT", "its lesion"))
+    if not mask.array.any():
+        raise DataError(f"{source.id}: the lesion's mask is empty")
+    grid = grid_of(ct)
+    lesion = resample(mask, grid, outside=0.0)
+    label = (lesion > 0.5).astype(np.uint8) + (lesion > 0)
+    return {
+        GROUPS["ct"]: pad(resample(ct, grid, outside=AIR_HU), AIR_HU),
+        GROUPS["pet"]: pad(resample(pet, grid, outside=0.0), 0),
+        LABELS: pad(label.astype(np.uint8), 0),
+    }
+
+
+def read_nifti(folder: Path) -> tuple[Volume, Volume, Volume]:
+    """Read CT, PET and the CT's mask of one patient."""
+    ct, pet, mask = (
+        read_volume(folder / f"{name}.nii.gz") for name in ("CT_image", "PET_image", "CT_mask")
+    )
+    lesion = inside(mask.array, str(folder / "CT_mask.nii.gz"))
+    return ct, pet, Volume(lesion.astype(np.uint8), mask.geometry)
+
+
+def read_dicom(folder: Path) -> tuple[Volume, Volume, Volume]:
+    """Read the CT and PET series of one patient, and the contours on the CT."""
+    ct, pet = (read_series(folder / name / "image") for name in ("CT", "PET"))
+    units = str(pet.header.get("Units", "")).strip()
+    kind = str(pet.header.get("SUVType", "BW")).strip()
+    if units != SUV_UNITS or kind != "BW":
+        raise DataError(
+            f"{pet.files[0]}: found a PET in {units or 'no units'}, SUV by {kind}; expected "
+            f"{SUV_UNITS} (0054,1001), SUV by BW (0054,1006)"
+        )
+    lesion = read_contours(folder / "CT" / "mask" / "RS.dcm", STRUCTURE, ct.volume)
+    return ct.volume, pet.volume, Volume(lesion.astype(np.uint8), ct.volume.geometry)
+
+
+def grid_of(ct: Volume) -> SimpleITK.Image:
+    """Return the grid of 5 mm that begins at the CT's corner and holds all of it."""
+    image = as_image(ct)
+    if not np.allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-4):
+        raise DataError("found a CT with turned axes; expected those of the collection, all LPS")
+    spacing = np.array(image.GetSpacing())
+    size = np.ceil(np.array(image.GetSize()) * spacing / SPACING_MM).astype(int)
+    grid = SimpleITK.Image(size.tolist(), SimpleITK.sitkFloat32)
+    grid.SetSpacing((SPACING_MM,) * 3)
+    grid.SetOrigin((np.array(image.GetOrigin()) + (SPACING_MM - spacing) / 2).tolist())
+    return grid
+
+
+def resample(volume: Volume, grid: SimpleITK.Image, *, outside: float) -> np.ndarray:
+    """Interpolate a volume linearly on a grid; float32 (Z, Y, X)."""
+    found = SimpleITK.Resample(
+        SimpleITK.Cast(as_image(volume), SimpleITK.sitkFloat32), grid, SimpleITK.Transform(),
+        SimpleITK.sitkLinear, outside, SimpleITK.sitkFloat32,
+    )  # fmt: skip
+    return SimpleITK.GetArrayFromImage(found)
+
+
+def as_image(volume: Volume) -> SimpleITK.Image:
+    """Return a volume as SimpleITK has it."""
+    image = SimpleITK.GetImageFromArray(volume.array)
+    image.SetSpacing(volume.geometry.spacing_mm)
+    image.SetOrigin(volume.geometry.origin_mm)
+    image.SetDirection(volume.geometry.direction)
+    return image
+
+
+def pad(array: np.ndarray, value: float) -> np.ndarray:
+    """Centre the slices of an array in `PLANE` rows and columns, larger ones as they are."""
+    lacking = [max(0, PLANE - size) for size in array.shape[1:]]
+    around = [(0, 0), *((n // 2, n - n // 2) for n in lacking)]
+    return np.pad(array, around, constant_values=value)
