@@ -344,11 +344,13 @@ def prepare_patient(loaded: LoadedPatient, config: Config) -> np.ndarray:
     return np.stack([prepare(loaded.images[name]) for name in config.modalities], axis=-1)
 
 
-def preparation_of(path: Path) -> str:
-    """Return how the file's patients differ from the paper's, where the file says so."""
+def preparation_of(path: Path) -> tuple[str, float]:
+    """Return how the file's patients differ from the paper's, and the margin in mm at which they
+    are cropped around the lesion: as far as the file says, "" and 0 where it does not."""
     with open_hdf5(path) as file:
-        said = file.attrs.get("preparation", "")
-    return said if isinstance(said, str) and said.isprintable() else ""
+        said, margin = file.attrs.get("preparation", ""), file.attrs.get("crop_margin_mm", 0.0)
+    said = said if isinstance(said, str) and said.isprintable() else ""
+    return said, float(margin) if np.isscalar(margin) and np.isfinite(margin) else 0.0
 
 
 def is_phantom(path: Path) -> bool:

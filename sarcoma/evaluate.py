@@ -34,7 +34,7 @@ def evaluate(
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import MEASURES, prediction_path, write_evaluation
-    from sarcoma.scoring import score
+    from sarcoma.scoring import OF_CROP, compare_with_crop, score
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -45,11 +45,15 @@ def evaluate(
     if not any(prediction_path(folder, case.id).is_file() for case in chosen):
         raise DataError(f"{folder} holds no label maps of these patients; run predict first")
     phantom = is_phantom(data) if data else bool(record.manifest.get("phantom"))
-    if cohort and ":" not in cohort and (differs := preparation_of(chosen[0].source)):
+    differs, margin_mm = preparation_of(chosen[0].source)
+    if cohort and ":" not in cohort and differs:
         cohort = f"{cohort}: {differs}"
     trained_on = {entry["id"] for entry in record.read_split().get("training", [])}
-    measured = [(case.id, partial(score, case, folder, config)) for case in chosen]
-    scores = score_cases(measured, trained_on)
+    measure = partial(score, folder=folder, config=config, margin_mm=margin_mm)
+    scores = score_cases([(case.id, partial(measure, case)) for case in chosen], trained_on)
+    measures = {"volume_ml": "lesion (ml)", "reference_ml": "labelled (ml)", **MEASURES}
+    if margin_mm > 0:
+        measures[OF_CROP] = "Dice of the crop's middle, whatever is in it"
     patches = measure_patch_files(folder)
     write_evaluation(
         record,
@@ -57,11 +61,13 @@ def evaluate(
         title="sarcoma: soft-tissue sarcoma on PET/CT",
         curve=[("loss", "val_loss"), ("batch_dice", "dice", "val_dice")],
         phantom=phantom,
-        measures={"volume_ml": "lesion (ml)", "reference_ml": "labelled (ml)", **MEASURES},
+        measures=measures,
         others=summarise_patches(patches),
         cohort=cohort,
         **scores.shown(Plane(caption="scan, labels and prediction"), phantom=phantom),
     )
+    if margin_mm > 0:
+        print(compare_with_crop(scores.rows))
     if patches is not None:
         write_json(Path(run) / "report" / "patches.json", patches)
         print(f"Patches: {patches['patches']}, Dice as the original's {patches['dice']:.4f}")

@@ -27,8 +27,9 @@ PLANE = 100
 """Rows and columns of the paper's slices, to which smaller ones are padded."""
 AIR_HU = -1000.0
 STRUCTURE = "GTV_Mass"
-DIFFERENCE = "cropped about 5 cm around the contour, whose GTV_Mass alone is the lesion"
+DIFFERENCE = "cropped 5 cm around the contour, whose GTV_Mass alone is the lesion"
 """How these patients differ from those of the paper's file."""
+MARGIN_MM = 50.0
 SUV_UNITS = "GML"
 """DICOM's word for g/ml: SUV by body weight."""
 
@@ -84,6 +85,7 @@ def write_collection(folder: Path, out: Path) -> int:
             with h5py.File(scratch / out.name, "w") as file:
                 file.attrs["source"] = "theibsi/data_sets, ibsi_validation"
                 file.attrs["preparation"] = DIFFERENCE
+                file.attrs["crop_margin_mm"] = MARGIN_MM
                 for source in tqdm(sources, desc="read", unit="patient", disable=None):
                     with failures.of(source.id):
                         for group, array in arrays_of(source).items():

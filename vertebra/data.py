@@ -120,7 +120,10 @@ def source_case(name: str, volumes: Mapping[str, Path]) -> Case:
         raise DataError(f"{path}: no number in its name; expected one, such as case1.mhd")
     label = volumes.get(name + LABEL_MARK)
     if label is None:
-        raise DataError(f"{path} has no labels; expected {name}{LABEL_MARK} beside it")
+        raise DataError(
+            f"{path} has no labels; expected {name}{LABEL_MARK} beside it, to train or evaluate "
+            "with; predict --image takes it as it is"
+        )
     return Case(name, path, label)
 
 

@@ -3,6 +3,7 @@
 Several rows of one case are averaged first, since they are not independent.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from scipy import stats
 
 from common.errors import DataError, OptionError, RunError, nearest
 from common.evaluation.metrics import FEWEST_FOR_INTERVAL, summarise
+from common.report.page import format_spread
 
 
 def read_cases(run: Path, measure: str) -> pd.Series:
@@ -32,6 +34,18 @@ def read_cases(run: Path, measure: str) -> pd.Series:
         return table.groupby(["id", "label"], sort=False)[measure].mean()
     except (ValueError, KeyError, UnicodeDecodeError) as failure:
         raise RunError(f"{path} cannot be read: {' '.join(str(failure).split())}") from failure
+
+
+def compare_measures(rows: Sequence[Mapping], first: str, second: str) -> str:
+    """Return what two measures of one run come to on the same cases, in a line."""
+    table = pd.DataFrame(rows).groupby(["id", "label"], sort=False)
+    (found,) = compare_cases(table[first].mean(), table[second].mean())
+    difference = found["difference"]
+    text = f"{found['mean_b']:.3f} against {found['mean_a']:.3f}, n = {found['n']}; difference "
+    text += f"{difference['mean']:.3f} ({format_spread(difference)})"
+    if found["p_t"] is None:
+        return text
+    return f"{text}; paired t p {found['p_t']:.4f}, Wilcoxon p {found['p_wilcoxon']:.4f}"
 
 
 def compare_cases(first: pd.Series, second: pd.Series) -> list[dict]:

@@ -11,6 +11,7 @@ from sarcoma.config import PORT
 from sarcoma.data import find_patients, load_patient, preparation_of
 from sarcoma.ibsi import DIFFERENCE, arrays_of, find_sources
 from sarcoma.prepare import prepare
+from sarcoma.scoring import middle_of_crop
 
 CT = Geometry((1.0, 1.0, 2.5), (10.0, 20.0, 30.0))
 PET = Geometry((5.0, 5.0, 2.5), (12.0, 22.0, 30.0))
@@ -71,10 +72,22 @@ def test_the_command_writes_a_file_that_says_what_differs(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Patients: 2" in said
     assert f"not the paper's file: {DIFFERENCE}" in said
-    assert preparation_of(out) == DIFFERENCE
+    assert preparation_of(out) == (DIFFERENCE, 50.0)
     patients = find_patients(out, PORT)
     assert list(patients) == ["STS_901", "STS_902"]
     assert load_patient(patients["STS_901"], ("ct",)).label.sum() == 8
+
+
+def test_the_crop_alone_gives_an_answer():
+    """Of 40 x 30 x 26 voxels of 5 mm cropped 5 cm around the lesion, 20 x 10 x 6 are its box; the
+    padding around them is no part of the crop."""
+    ct = np.full((40, 50, 60), -1000.0)
+    ct[:, 10:40, 20:46] = np.random.default_rng(0).normal(size=(40, 30, 26))
+    found = middle_of_crop(ct, 50.0)
+    z, y, x = np.mgrid[:40, :50, :60]
+    expected = ((z - 19.5) / 10) ** 2 + ((y - 24.5) / 5) ** 2 + ((x - 32.5) / 3) ** 2 <= 1
+    np.testing.assert_array_equal(found, expected)
+    assert found.sum() == pytest.approx(4 / 3 * np.pi * 10 * 5 * 3, rel=0.03)
 
 
 def test_one_bad_patient_does_not_stop_the_others(tmp_path, capsys):
