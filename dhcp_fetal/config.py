@@ -47,6 +47,9 @@ class Config:
     """modelName; begins the names of checkpoints."""
     classes: int = 2
     """numberOfOutputClasses, background included (cgm cfg)."""
+    label_ids: tuple[int | tuple[int, ...], ...] | None = None
+    """Ids in the label files, one entry per class, which may join several, as in [0, [5, 6]]; every
+    other id is background. None: the files hold class numbers, as the engine has it."""
     input_channels: int = 1
     """numberOfInputChannels: T2w (cgm cfg)."""
     filters: tuple[int, ...] = (30, 30, 40, 40, 40, 40, 50, 50)

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.data.geometry import Geometry, Volume, check_same_grid
 from common.data.inspection import count_in_words
-from common.data.labels import check_classes, inside, integer_labels
+from common.data.labels import check_classes, inside, integer_labels, join_labels
 from common.data.names import check_id, check_new, keep_subjects_apart, normal_id, subject_of
 from common.data.phantoms import read_marker
 from common.data.volumes import check_finite, explain_unread, is_volume, read_volume, stem_of
@@ -107,7 +107,7 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
 
     Args:
         files: of the case.
-        config: uses `compat`, `classes`, `input_channels`, `multiply_by_mask`.
+        config: uses `compat`, `classes`, `label_ids`, `input_channels`, `multiply_by_mask`.
         check_labels: refuse class numbers the network does not have (run_input_checks).
     Raises:
         DataError: a file cannot be read, lies on another grid, or holds other classes; no channel
@@ -131,7 +131,7 @@ def load_case(files: CaseFiles, config: Config, *, check_labels: bool = True) ->
         check_same_grid(scan, image, names=(str(scan_path), str(path)))
         return image.array.T
 
-    labels = files.labels and as_classes(read_beside(files.labels), files.labels)
+    labels = files.labels and as_classes(read_beside(files.labels), files.labels, config.label_ids)
     if labels is not None and check_labels:
         check_classes(labels, str(files.labels), config.classes)
     mask = files.mask and as_mask(read_beside(files.mask), files.mask, config)
@@ -168,11 +168,13 @@ def check_channels(files: CaseFiles, config: Config) -> None:
         raise DataError(f"case {name_of(files)}: every channel is '-', expected at least one scan")
 
 
-def as_classes(array: np.ndarray, path: Path) -> np.ndarray:
-    """Return class numbers as uint8; see `common.data.labels.integer_labels`.
+def as_classes(array: np.ndarray, path: Path, label_ids: Sequence | None = None) -> np.ndarray:
+    """Return class numbers as uint8, of ids as `Config.label_ids` has them; None: of themselves.
 
     [G31] The engine rounds fractions of any size, 0.5 to background.
     """
+    if label_ids is not None:
+        return join_labels(integer_labels(array, str(path)), label_ids)
     return integer_labels(array, str(path), least=0, most=255).astype(np.uint8)
 
 

@@ -80,6 +80,8 @@ def check_architecture(config) -> None:
     _check_layers("frozen_layers", config.frozen_layers, lowest=1, highest=normal)
     _check_layers("frozen_context_layers", config.frozen_context_layers, 1, context)
     _check_layers("frozen_fc_layers", config.frozen_fc_layers, lowest=1, highest=fc)
+    if config.label_ids is not None:
+        _check_length("label_ids", config.label_ids, config.classes)
     _check_sizes(config)
 
 

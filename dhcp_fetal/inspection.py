@@ -118,7 +118,7 @@ def inspect_labels(
     """Check label file: whole numbers of classes that the network has, some foreground."""
     if (image := inspect_file(entry, path, scan, config)) is None:
         return
-    if (labels := entry.attempt(as_classes, image.array, path)) is None:
+    if (labels := entry.attempt(as_classes, image.array, path, config.label_ids)) is None:
         return
     entry.facts["labels"] = listed(np.unique(labels))
     entry.attempt(check_classes, labels, str(path), config.classes)

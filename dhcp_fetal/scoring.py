@@ -56,5 +56,5 @@ def read_case(files: CaseFiles, folder: Path, config: Config, *, suffix: str = "
         region = read_file(files.mask, config, finite=False)
         check_same_grid(found, region, names=(str(path), str(files.mask)))
         mask = as_mask(region.array.T, files.mask, config)
-    labels = as_classes(found.array.T, path), as_classes(truth.array.T, files.labels)
-    return *labels, mask, found.geometry
+    truth = as_classes(truth.array.T, files.labels, config.label_ids)
+    return as_classes(found.array.T, path), truth, mask, found.geometry

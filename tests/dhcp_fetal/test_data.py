@@ -9,7 +9,7 @@ import pytest
 
 from common.data.inspection import Entry
 from common.data.volumes import read_geometry, write_volume
-from common.errors import DataError
+from common.errors import DataError, OptionError
 from dhcp_fetal import data
 from dhcp_fetal.config import PORT
 from dhcp_fetal.inspection import inspect_case
@@ -137,6 +137,25 @@ def test_fractions_are_no_labels(tmp_path, scan):
     entry = Entry("x")
     inspect_case(entry, files, PORT)
     assert entry.faults == [str(refusal.value)]
+
+
+def test_ids_of_the_label_files_may_be_chosen_and_joined(tmp_path, scan):
+    """A parcellation becomes a binary cortex; ids in no class are background, in the check too."""
+    ids = np.random.default_rng(0).choice([0, 3, 5, 7, 300], SHAPE).astype(np.int16)
+    files = CaseFiles((scan,), labels=save(tmp_path / "labels.nii.gz", ids))
+    config = replace(PORT, label_ids=(0, (5, 7)))
+    np.testing.assert_array_equal(data.load_case(files, config).labels, np.isin(ids, (5, 7)))
+    entry = Entry("x")
+    inspect_case(entry, files, config)
+    assert (entry.verdict, entry.facts["labels"]) == ("ok", "0, 1")
+    three = replace(PORT, classes=3, label_ids=(0, 5, 3))
+    np.testing.assert_array_equal(
+        data.load_case(files, three).labels, 1 * (ids == 5) + 2 * (ids == 3)
+    )
+    with pytest.raises(DataError, match="found the label 300; expected 0 to 255"):
+        data.load_case(files, PORT)
+    with pytest.raises(OptionError, match="label_ids"):
+        replace(PORT, label_ids=(0, 5, 3))
 
 
 def test_a_region_of_another_shape_is_refused(tmp_path, scan):
