@@ -1,7 +1,10 @@
 """Check, whiten and store the cases of a list ready for training."""
 
 from pathlib import Path
+from typing import Literal
 
+from common.data.inspection import count_in_words
+from fetal_brain.bids import find_bids_cases, write_list
 from fetal_brain.config import Config, Preset
 from fetal_brain.data import find_cases
 from fetal_brain.inspection import inspect_list
@@ -14,6 +17,7 @@ def prepare(
     *,
     config: Config,
     preset: Preset = "port",
+    layout: Literal["list", "bids"] = "list",
     check: bool = False,
 ) -> None:
     """Check every case of a CSV list and store it ready for training.
@@ -21,13 +25,24 @@ def prepare(
     Cases that were stored before from the same files in the same way are kept.
 
     Args:
-        train_csv: list with the columns id, image, segmentation, by position.
-        out: folder of prepared cases, for the --prepared option of train.
+        train_csv: list with the columns id, image, segmentation, by position; for --layout bids
+            the folder of the data set.
+        out: folder of prepared cases, for the --prepared option of train; for --layout bids the
+            list to write.
         config: label_ids, patch_shape and pad_small_volumes matter here.
         preset: where the numbers come from; options after it change single ones.
+        layout: list, or bids for a data set in BIDS layout, scans with masks in its derivatives,
+            which becomes a list.
         check: only look: print everything that is wrong with any file, write nothing, and end with
             status 2 if anything keeps the data from being used.
     """
+    if layout == "bids":
+        cases = find_bids_cases(train_csv)
+        write_list(cases, out)
+        subjects = len({case.subject for case in cases})
+        print(f"Listed: {count_in_words(len(cases), 'case')} of "
+              f"{count_in_words(subjects, 'subject')} in {out}")  # fmt: skip
+        return
     if check:
         inspect_list(train_csv, config, out).conclude()
         return
