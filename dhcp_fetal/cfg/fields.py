@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import OptionError
 from dhcp_fetal.cfg.files import CfgFile, read_cfg
-from dhcp_fetal.cfg.keys import KEYS, NEW, OLD
+from dhcp_fetal.cfg.keys import DERIVED, KEYS, MODEL, NEW, OLD, REQUIRED
 from dhcp_fetal.cfg.values import choice, flag, list_of, number, rate, table_of, whole
 from dhcp_fetal.config import CODE, PRESETS, Compat, Config, Preset
 from dhcp_fetal.geometry import receptive_field
@@ -20,25 +20,7 @@ PADDING = {"none": "valid", "valid": "valid", "zero": "zero", "same": "zero", "m
 SAMPLING = ("foreground_background", "uniform", "whole_image", "per_class")
 SCHEDULES = {"predef": "predefined", "expon": "exponential"}
 LOSSES = {"xentr": "cross_entropy_weight", "iou": "iou_weight", "dsc": "dice_weight"}
-KEY_OF = {
-    "kernels": "kernelDimPerLayerNormal",
-    "padding": "padTypePerLayerNormal",
-    "residual_layers": "layersWithResidualConnNormal",
-    "dropout": "dropoutRatesNormal",
-    "context_filters": "numberFMsPerLayerSubsampled",
-    "context_kernels": "kernelDimPerLayerSubsampled",
-    "context_padding": "padTypePerLayerSubsampled",
-    "context_residual_layers": "layersWithResidualConnSubsampled",
-    "context_dropout": "dropoutRatesSubsampled",
-    "fc_kernels": "kernelDimPerLayerFC",
-    "fc_padding": "padTypePerLayerFC",
-    "fc_residual_layers": "layersWithResidualConnFC",
-    "fc_dropout": "dropoutRatesFc",
-    "train_segment": "segmentsDimTrain",
-    "validation_segment": "segmentsDimVal",
-    "inference_segment": "segmentsDimInference",
-}
-"""Keys of the fields that may contradict each other."""
+KEY_OF = {key.field: name for name, key in MODEL.items()}
 WEIGHTINGS = {None: "none", "freq": "frequency", "per_c": "fixed"}
 
 
@@ -127,25 +109,25 @@ def _check_version(file: CfgFile, compat: str) -> None:
             )
 
 
+def _direct_fields(file: CfgFile) -> dict[str, object]:
+    """Return the fields that are the values of keys as they stand."""
+    return {
+        key.field: file.require(name) if key.default is REQUIRED else file.get(name, key.default)
+        for name, key in KEYS[file.kind].items()
+        if key.default is not DERIVED
+    }
+
+
 def network_fields(model: CfgFile, compat: str) -> dict[str, object]:
     """Return the fields that a model file settles."""
     filters = model.require("numberFMsPerLayerNormal")
     segment = model.require("segmentsDimTrain")
     initialisation, scale = _initialisation(model)
-    fields = {
-        "model_name": model.get("modelName", "deepmedic"),
-        "classes": model.require("numberOfOutputClasses"),
-        "input_channels": model.require("numberOfInputChannels"),
-        "filters": filters,
-        "kernels": model.require("kernelDimPerLayerNormal"),
+    fields = _direct_fields(model) | {
         "padding": _padding(model, "padTypePerLayerNormal", len(filters)),
-        "residual_layers": model.get("layersWithResidualConnNormal", ()),
-        "train_segment": segment,
         "inference_segment": model.get("segmentsDimInference", segment),
-        "dropout": model.get("dropoutRatesNormal", ()),
         "initialisation": initialisation,
         "initialisation_scale": scale,
-        "activation": model.get("activationFunction", "prelu"),
         "rolling_batches": max(0, model.get("rollAverageForBNOverThatManyBatches", 60)),
     }
     fields |= _context_fields(model, compat, fields) | _fc_fields(model, compat)
@@ -197,10 +179,8 @@ def _fc_fields(model: CfgFile, compat: str) -> dict[str, object]:
         padding = _padding(model, "padTypePerLayerFC", layers)
     default = (0.0, *(0.5,) * len(filters)) if filters else (0.5,)
     return {
-        "fc_filters": filters,
         "fc_kernels": kernels,
         "fc_padding": padding,
-        "fc_residual_layers": model.get("layersWithResidualConnFC", ()),
         "fc_dropout": model.get("dropoutRatesFc", default),
     }
 
@@ -224,9 +204,13 @@ def _initialisation(model: CfgFile) -> tuple[str, float]:
 
 def training_fields(train: CfgFile, compat: str) -> dict[str, object]:
     """Return the fields that a training file settles."""
-    fields = _sampling_fields(train, compat) | _affine_fields(train) | _segment_fields(train)
-    fields |= _loss_fields(train, fields["epochs"]) | _optimiser_fields(train)
-    fields |= _schedule_fields(train) | preparation_fields(train)
+    fields = _direct_fields(train) | _sampling_fields(train, compat) | _affine_fields(train)
+    fields |= _segment_fields(train) | _loss_fields(train, fields["epochs"])
+    fields |= _optimiser_fields(train)
+    kind = train.require("typeOfLearningRateSchedule")
+    if kind == "predef":
+        train.require("predefinedSchedule")
+    fields |= {"schedule": SCHEDULES.get(kind, kind)} | preparation_fields(train)
     if compat == NEW:  # [D2]
         fields["batch_size"] = train.require("batchsize_train")
         fields["validation_batch_size"] = train.get("batchsize_val_samples", 50)
@@ -236,7 +220,7 @@ def training_fields(train: CfgFile, compat: str) -> dict[str, object]:
 
 def inference_fields(test: CfgFile, compat: str) -> dict[str, object]:
     """Return the fields that a test file settles."""
-    fields = preparation_fields(test)
+    fields = _direct_fields(test) | preparation_fields(test)
     if compat == NEW:  # [D2]
         fields["inference_batch_size"] = test.get("batchsize", 10)
     return fields
@@ -257,7 +241,6 @@ def preparation_fields(file: CfgFile) -> dict[str, object]:
         where = file.where("norm_zscore_prms")
         raise OptionError(f"{where}: expected apply_per_channel None beside apply_to_all_channels")
     return {
-        "pad_inputs": file.get("padInputImagesBool", True),
         "zscore_channels": "all" if everywhere else chosen or "none",
         "zscore_percentiles": table.get("cutoff_percents"),
         "zscore_deviations": table.get("cutoff_times_std"),
@@ -276,18 +259,6 @@ def _check_same_preparation(fields: dict, inference: dict, test: CfgFile) -> Non
 
 def _sampling_fields(train: CfgFile, compat: str) -> dict[str, object]:
     fields = {
-        "epochs": train.get("numberOfEpochs", 35),
-        "subepochs": train.get("numberOfSubepochs", 20),
-        "cases_per_subepoch": train.get("numOfCasesLoadedPerSubepoch", 50),
-        "segments_per_subepoch": train.get("numberTrainingSegmentsLoadedOnGpuPerSubep", 1000),
-        "validate_on_samples": train.get("performValidationOnSamplesThroughoutTraining", False),
-        "validation_segments_per_subepoch": train.get(
-            "numberValidationSegmentsLoadedOnGpuPerSubep", 3000
-        ),
-        "validate_on_volumes": train.get(
-            "performFullInferenceOnValidationImagesEveryFewEpochs", False
-        ),
-        "epochs_between_volumes": train.get("numberOfEpochsBetweenFullInferenceOnValImages", 1),
         "sampling": "foreground_background" if compat == OLD else "per_class",
         "sampling_proportions": None,
         "validation_sampling": "uniform",
@@ -372,8 +343,6 @@ def _loss_fields(train: CfgFile, epochs: int) -> dict[str, object]:
         "class_weighting": WEIGHTINGS[weighting.get("type")],
         "class_weights": weighting.get("prms"),
         "class_weighting_epochs": weighting.get("schedule", (0, epochs)),
-        "l1_weight": train.get("L1_reg", 1e-6),
-        "l2_weight": train.get("L2_reg", 1e-4),
     }
 
 
@@ -381,31 +350,11 @@ def _optimiser_fields(train: CfgFile) -> dict[str, object]:
     frozen = train.get("layersToFreezeNormal", ())
     return {
         "optimiser": ("sgd", "adam", "rmsprop")[train.get("sgd0orAdam1orRms2", 2)],
-        "learning_rate": train.get("learningRate", 0.001),
-        "momentum": train.get("momentumValue", 0.6),
         "nesterov": bool(train.get("classicMom0OrNesterov1", 1)),
         "normalised_momentum": bool(train.get("momNonNorm0orNormalized1", 1)),
         "adam_betas": (train.get("b1Adam", 0.9), train.get("b2Adam", 0.999)),
-        "adam_epsilon": train.get("epsilonAdam", 1e-8),
-        "rms_decay": train.get("rhoRms", 0.9),
-        "rms_epsilon": train.get("epsilonRms", 1e-4),
         "frozen_layers": frozen,
         "frozen_context_layers": train.get("layersToFreezeSubsampled", frozen),
-        "frozen_fc_layers": train.get("layersToFreezeFC", ()),
-    }
-
-
-def _schedule_fields(train: CfgFile) -> dict[str, object]:
-    kind = train.require("typeOfLearningRateSchedule")
-    if kind == "predef":
-        train.require("predefinedSchedule")
-    return {
-        "schedule": SCHEDULES.get(kind, kind),
-        "schedule_epochs": train.get("predefinedSchedule", ()),
-        "schedule_divisor": train.get("whenDecreasingDivideLrBy", 2.0),
-        "schedule_wait": train.get("numEpochsToWaitBeforeLoweringLr"),
-        "schedule_least_gain": train.get("min_incr_of_val_acc_considered", 0.0),
-        "schedule_targets": train.get("paramsForExpSchedForLrAndMom", (1 / 256, 0.9)),
     }
 
 
