@@ -4,6 +4,7 @@ A server needs neither Python nor this package: the graph holds `dhcp_fetal.infe
 which `predict` runs. Arrays are (x, y, z, channels).
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import keras
@@ -45,7 +46,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         OptionError: the configuration asks for what the graph does not do.
     """
     check_servable(config)
-    graph, (image, mask) = compile_once(network, config), input_specs(config)
+    (graph, _), (image, mask) = compile_once(network, config), input_specs(config)
     parts = [
         tf.TensorSpec((None, *tensor.shape[1:]), tf.float32, name=tensor.name)
         for tensor in network.inputs
@@ -70,6 +71,14 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         Endpoint("masked", serve_masked, [image, mask]),
         Endpoint("segments", serve_segments, parts),
     ]
+
+
+@lru_cache(maxsize=1)
+def compile_once(network: keras.Model, config: Config) -> tuple[Callable, Callable]:
+    """Return `graph_of`, and it on arrays: what is exported and what it is compared with, on a
+    whole scan and on a part of it, share one graph, which takes seconds to trace and optimise."""
+    graph = graph_of(network, config)
+    return graph, on_arrays(graph, *input_specs(config))
 
 
 def check_servable(config: Config) -> None:
@@ -141,7 +150,7 @@ def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
 def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
     """Return what signatures are compared on: results of `predict`, and of Keras on segments."""
     scan, mask = case.arrays["image"], case.arrays["mask"]
-    run = on_arrays(compile_once(network, config), *input_specs(config))
+    _, run = compile_once(network, config)
     whole = run(normalise(scan, config.normalisation), np.ones(mask.shape))
     masked = run(normalise(scan, config.normalisation, mask), as_weights(mask, config))
     for found in (whole, masked):
@@ -156,10 +165,6 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
         "masked": Example({"image": scan, "mask": mask}, masked),
         "segments": Example(dict(zip(names, segments, strict=True)), {"probabilities": found}),
     }
-
-
-compile_once = lru_cache(maxsize=1)(graph_of)
-"""What is exported and what it is compared with share one graph, which takes seconds to trace."""
 
 
 def cut_segments(scan: np.ndarray, config: Config) -> list[np.ndarray]:
