@@ -1,6 +1,7 @@
 """The engine's cost: cross-entropy, overlap terms, class weights, penalties on the kernels.
 
-Probabilities are (batch, x, y, z, classes), labels (batch, x, y, z) class numbers.
+Probabilities and one-hot labels are (batch, x, y, z, classes) float32, labels (batch, x, y, z)
+class numbers.
 """
 
 import keras
@@ -18,12 +19,7 @@ COUNT_OFFSET = 1e-6
 def cross_entropy(one_hot, probabilities, weights=None):
     """Return the mean over voxels of -w ln(p + 1e-6) of the true class.
 
-    The sum is divided by the number of voxels, not by the sum of the weights.
-
-    Args:
-        one_hot: (batch, x, y, z, classes) float32.
-        probabilities: of the same shape.
-        weights: (classes,); None: 1.
+    The sum is divided by the number of voxels, not by the sum of the weights, (classes,); None: 1.
     Source: cost_functions.py, `x_entr`; specification 5.
     """
     logarithms = ops.log(probabilities + CROSS_ENTROPY_OFFSET) * one_hot
@@ -57,11 +53,6 @@ def class_weights(one_hot, epochs_trained, config: Config):
 
     They go from those of the batch ("frequency") or of the configuration ("fixed") in a straight
     line to 1, between the two epochs of `class_weighting_epochs`.
-
-    Args:
-        one_hot: (batch, x, y, z, classes) float32.
-        epochs_trained: scalar.
-        config: uses the class weighting fields.
     Source: cost_functions.py, `calc_weights_per_class`.
     """
     if config.class_weighting == "none":
@@ -107,13 +98,11 @@ class EngineCost(keras.losses.Loss):
         one_hot = ops.one_hot(ops.cast(labels, "int32"), config.classes, dtype="float32")
         probabilities = ops.cast(probabilities, "float32")
         weights = class_weights(one_hot, self.epochs_trained, config)
-        terms = (
-            (config.cross_entropy_weight, lambda: cross_entropy(one_hot, probabilities, weights)),
-            (config.iou_weight, lambda: iou_loss(one_hot, probabilities)),
-            (config.dice_weight, lambda: dice_loss(one_hot, probabilities)),
-        )
         cost = kernel_penalty(self.kernels, config)
-        for weight, term in terms:
-            if weight is not None:
-                cost = cost + weight * term()
+        if config.cross_entropy_weight is not None:
+            cost += config.cross_entropy_weight * cross_entropy(one_hot, probabilities, weights)
+        if config.iou_weight is not None:
+            cost += config.iou_weight * iou_loss(one_hot, probabilities)
+        if config.dice_weight is not None:
+            cost += config.dice_weight * dice_loss(one_hot, probabilities)
         return cost

@@ -58,7 +58,11 @@ def build_model(config: Config, input_shape: tuple[int | None, ...] | None = Non
         keras.Input((*size, config.input_channels), name=name)
         for name, size in zip(names, sizes, strict=True)
     ]
-    features = [_pathway(inputs[0], _plan_normal(config), config)]
+    normal = _plan_pathway(
+        "normal", config, size=config.train_segment, filters=config.filters, kernels=config.kernels,
+        padding=config.padding, residual=config.residual_layers, dropout=config.dropout,
+    )  # fmt: skip
+    features = [_pathway(inputs[0], normal, config)]
     for number, factor in enumerate(config.context_factors, start=1):
         x = _pathway(inputs[number], _plan_context(config, number), config)
         enlarge = layers.RepeatToSize(factor, name=f"context_{number}_repeat")
@@ -116,13 +120,6 @@ def _convolve(x: keras.KerasTensor, block: Block, config: Config) -> keras.Keras
     )(x)  # fmt: skip
 
 
-def _plan_normal(config: Config) -> list[Block]:
-    return _plan_pathway(
-        "normal", config, size=config.train_segment, filters=config.filters, kernels=config.kernels,
-        padding=config.padding, residual=config.residual_layers, dropout=config.dropout,
-    )  # fmt: skip
-
-
 def _plan_context(config: Config, number: int) -> list[Block]:
     return _plan_pathway(
         f"context_{number}", config, filters=config.context_filters[number - 1],
@@ -149,18 +146,12 @@ def _plan_pathway(name, config, *, size, filters, kernels, padding, residual, dr
         on_image = index == 0 and name != "fc"
         padded_first = config.compat == "v0.7.0" and mode == "mirror"  # [D3]
         seen = [v + padded_first * (edge - 1) for v, edge in zip(size, kernel, strict=True)]
-        block = Block(
-            name=f"{name}_{index + 1}",
-            filters=count,
-            kernel=kernel,
-            padding=mode,
-            activation="linear" if on_image else config.activation,
-            dropout=rates[index],
+        blocks.append(Block(
+            name=f"{name}_{index + 1}", filters=count, kernel=kernel, padding=mode,
+            activation="linear" if on_image else config.activation, dropout=rates[index],
             normalised=not on_image and config.rolling_batches > 0,
-            residual=index + 1 in residual,
-            padded_first=padded_first,
+            residual=index + 1 in residual, padded_first=padded_first,
             training_count=config.batch_size * prod(seen),
-        )
-        blocks.append(block)
+        ))  # fmt: skip
         size = geometry.shrink(size, [kernel], [mode])
     return blocks

@@ -29,9 +29,7 @@ class _WithMomentum(keras.optimizers.Optimizer):
         super().build(variables)
         start = keras.initializers.Constant(self.initial_momentum)
         self.momentum = self.add_variable((), initializer=start, name="momentum")
-        self.velocities = [
-            self.add_variable_from_reference(variable, name="velocity") for variable in variables
-        ]
+        self.velocities = [self.add_variable_from_reference(v, name="velocity") for v in variables]
 
     def scale(self, gradient, variable):
         """Return the gradient as momentum takes it."""
@@ -72,9 +70,7 @@ class EngineRMSprop(_WithMomentum):
         if self.built:
             return
         super().build(variables)
-        self.squares = [
-            self.add_variable_from_reference(variable, name="square") for variable in variables
-        ]
+        self.squares = [self.add_variable_from_reference(v, name="square") for v in variables]
 
     def scale(self, gradient, variable):
         squares = self.squares[self._get_variable_index(variable)]

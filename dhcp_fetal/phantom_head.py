@@ -53,14 +53,7 @@ class Head:
 def make_head(
     rng: np.random.Generator, *, age_weeks: float, shape: tuple[int, int, int], spacing_mm: float
 ) -> Head:
-    """Draw one head.
-
-    Args:
-        rng: source of every draw.
-        age_weeks: 21 to 38; sets size and folding.
-        shape: voxels (x, y, z).
-        spacing_mm: edge of the cubic voxels.
-    """
+    """Draw one head, whose age of 21 to 38 weeks sets size and folding, in cubic voxels."""
     grown = (age_weeks - YOUNGEST_WEEKS) / (OLDEST_WEEKS - YOUNGEST_WEEKS)
     width = np.interp(grown, (0, 1), WIDTH_MM) * rng.uniform(0.97, 1.03)
     radii = np.array([width, width * LENGTH_PER_WIDTH, width * HEIGHT_PER_WIDTH]) / 2
@@ -101,9 +94,8 @@ def _pial_distance(points, radii, grown: float, rng) -> np.ndarray:
         return -np.clip(field(directions) - 0.3, 0, 2)
 
     outer = radii - EXTRA_AXIAL_MM
-    folded = ellipsoid_distance(
-        points, (0, 0, 0), outer, wobble=float(depth / outer.min()), field=folds
-    )
+    wobble = float(depth / outer.min())
+    folded = ellipsoid_distance(points, (0, 0, 0), outer, wobble=wobble, field=folds)
     # The fissure between the hemispheres opens upwards.
     across, above = np.abs(points[..., 0]) - FISSURE_MM / 2, 0.35 * radii[2] - points[..., 2]
     return np.maximum(folded, -np.maximum(across, above))
@@ -129,20 +121,11 @@ def _inner_structures(points, radii, rng):
     for side in (-1, 1):
         yield ellipsoid_distance(points, (side * 0.2 * x, 0, -0.1 * z), 0.22 * radii), DEEP_GREY
         bend = rotation_matrix((0, 0, side * 0.2))
-        yield (
-            ellipsoid_distance(
-                points, (side * 0.22 * x, -0.05 * y, 0.2 * z), (0.09 * x, 0.4 * y, 0.12 * z),
-                rotation=bend,
-            ),
-            CSF,
-        )  # fmt: skip
-    yield (
-        ellipsoid_distance(
-            points, (0, -0.5 * y, -0.62 * z), (0.45 * x, 0.28 * y, 0.26 * z),
-            wobble=0.04, field=make_smooth_field(rng, wavelength_mm=0.6),
-        ),
-        CEREBELLUM,
-    )  # fmt: skip
+        centre, edges = (side * 0.22 * x, -0.05 * y, 0.2 * z), (0.09 * x, 0.4 * y, 0.12 * z)
+        yield ellipsoid_distance(points, centre, edges, rotation=bend), CSF
+    centre, edges = (0, -0.5 * y, -0.62 * z), (0.45 * x, 0.28 * y, 0.26 * z)
+    field = make_smooth_field(rng, wavelength_mm=0.6)
+    yield ellipsoid_distance(points, centre, edges, wobble=0.04, field=field), CEREBELLUM
 
 
 def write_head(folder: Path, name: str, head, affine) -> None:

@@ -10,11 +10,9 @@ from dhcp_fetal.model import Block, plan_fc
 
 
 class PieceNetwork:
-    """A network that computes any box of a tile's output.
+    """A network of `build_model` that computes any box of a tile's output, by its current weights.
 
-    Args:
-        model: from `build_model(config)`; weights that change later take effect here, too.
-        config: of the model; for boxes `tiles_in_graph.is_divisible` must hold.
+    For boxes `tiles_in_graph.is_divisible` must hold.
     """
 
     def __init__(self, model: keras.Model, config: Config):

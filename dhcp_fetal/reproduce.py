@@ -49,11 +49,7 @@ def reproduce(
 
 
 def check_tables(data: Path) -> None:
-    """Refuse a folder without the two tables.
-
-    Raises:
-        DataError: names the one that is missing.
-    """
+    """Refuse a folder without the two tables; the `DataError` names the one that is missing."""
     for name in ("brain.csv", "cortex.csv"):
         if not (data / name).is_file():
             raise DataError(f"--data {data}: {name} is missing; expected brain.csv and cortex.csv")

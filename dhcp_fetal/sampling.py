@@ -133,11 +133,8 @@ def draw_case_centres(
         counts = np.where(present, counts, 0) + share_among_categories(missing, shares, rng)
     else:
         counts = share_among_categories(int(counts), shares, rng)
-    drawn = [
-        draw_centres(weights, count, segment, rng)
-        for weights, count in zip(maps, counts, strict=True)
-        if count
-    ]
+    drawn = [draw_centres(weights, count, segment, rng)
+             for weights, count in zip(maps, counts, strict=True) if count]  # fmt: skip
     return np.concatenate(drawn) if drawn else np.zeros((0, 3), int)
 
 
@@ -180,15 +177,9 @@ def make_arrays(count: int, segment: Triple, config: Config) -> tuple[list[np.nd
 
 
 def cut_samples(
-    case: Case,
-    centres: np.ndarray,
-    segment: Triple,
-    config: Config,
-    *,
-    arrays: tuple[list[np.ndarray], np.ndarray],
-    places: np.ndarray,
-    make_rng=None,
-) -> None:
+    case: Case, centres: np.ndarray, segment: Triple, config: Config, *,
+    arrays: tuple[list[np.ndarray], np.ndarray], places: np.ndarray, make_rng=None,
+) -> None:  # fmt: skip
     """Cut all samples of one case and put them where they belong among those of a subepoch.
 
     Those centred at `centres` (n, 3) go to `places` (n,) of `make_arrays`; one beyond the end is

@@ -37,13 +37,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     uint8. `probabilities`: the same image -> probabilities (x, y, z, classes) float32. `volume`:
     the same image -> both. `masked`: image and mask (x, y, z) int16, outside which all results are
     0 -> both. `segments`: normal, context_1, ... in the network's own shapes -> probabilities.
-
-    Args:
-        network: from `build_model(config)`.
-        config: its configuration; preparation and tiling become part of the graph.
-
-    Raises:
-        OptionError: the configuration asks for what the graph does not do.
+    Preparation and tiling become part of the graph; see `check_servable` for errors.
     """
     check_servable(config)
     (graph, _), (image, mask) = compile_once(network, config), input_specs(config)

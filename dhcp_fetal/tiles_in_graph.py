@@ -102,15 +102,10 @@ def predict_tiles(
 ) -> tf.Tensor:
     """Predict a grid of tiles and put together what they give; one block at a time is in memory.
 
-    Args:
-        compute: of `whole_pass` or `piece_pass`.
-        axes: tiles along x, y, z, each beginning where the one before ends.
-        wanted: (x, y, z) bool of the image; blocks that give none of it are left out and are 0, of
-            the others only a box around it is computed.
-        channels: of the result.
-        per_block: tiles along each axis that are computed at once.
-        progress: called after every block with the blocks done and the blocks in all. It is
-            Python, so a graph with it cannot be exported.
+    `compute` is of `whole_pass` or `piece_pass`; along each axis of `axes` tiles begin where the
+    one before ends, and `per_block` are computed at once. Blocks without a voxel of `wanted`,
+    (x, y, z) bool, are left out and are 0; of others only a box around it is computed. `progress`
+    is told the blocks done and all blocks; it is Python, so a graph with it cannot be exported.
     """
     sizes = [block_sizes(axis, per_block) for axis in axes]
     tables = [pack(axis) for axis in axes]

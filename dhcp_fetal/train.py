@@ -62,13 +62,8 @@ def train(
     session = None if train_cfg is None else read_train_session(train_cfg)
     config = resolve_config(config, preset, model=model_cfg, train=train_cfg)
     split, options = find_split(cases, session, config), {
-        "preset": preset,
-        "cases": cases,
-        "model_cfg": model_cfg,
-        "train_cfg": train_cfg,
-        "load": load,
-        "reset_optimiser": reset_optimiser,
-        "deterministic": deterministic,
+        "preset": preset, "cases": cases, "model_cfg": model_cfg, "train_cfg": train_cfg,
+        "load": load, "reset_optimiser": reset_optimiser, "deterministic": deterministic,
         "mixed_precision": mixed_precision,
     }  # fmt: skip
     if run is None and session is None:

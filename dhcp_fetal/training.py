@@ -10,7 +10,7 @@ from common.network.trained import save_network
 from common.runs.folder import Run
 from common.runs.training_grid import record_grid
 from common.training.loop import fit
-from dhcp_fetal.feeding import (
+from dhcp_fetal.batches import (
     CaseCache,
     SegmentSource,
     Way,

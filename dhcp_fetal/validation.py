@@ -8,9 +8,9 @@ import numpy as np
 
 from common.network.trained import save_network
 from common.report.overlay import picture_of_overlay
+from dhcp_fetal.batches import SegmentSource, steps_per_epoch
 from dhcp_fetal.config import Config
 from dhcp_fetal.data import load_case, prepare_case
-from dhcp_fetal.feeding import SegmentSource, steps_per_epoch
 from dhcp_fetal.losses import EngineCost
 from dhcp_fetal.measures import average_measures, count_classes, engine_dice, measure_samples
 from dhcp_fetal.outputs import write_results

@@ -7,8 +7,8 @@ import numpy as np
 
 from common.cost.turns import Contender
 from common.study.contenders import configure, predict, share_weights, train_in_keras
+from dhcp_fetal.batches import CaseCache, SegmentSource, training_way
 from dhcp_fetal.config import CODE
-from dhcp_fetal.feeding import CaseCache, SegmentSource, training_way
 from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.model import build_model
 from dhcp_fetal.session import CaseFiles

@@ -14,7 +14,7 @@ from common.errors import DataError, OptionError
 from common.runs.folder import load_config, load_run
 from common.runs.log import read_log
 from common.runs.training_grid import TrainingGrid, recorded_grid
-from dhcp_fetal import feeding
+from dhcp_fetal import batches
 from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import QUICK, Config
 from dhcp_fetal.networks import load_run_network
@@ -120,11 +120,11 @@ def test_the_same_seed_gives_the_same_network(table, finished, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def make_source(table, config=SMALL, *, seed=1, way=feeding.training_way, count=2):
+def make_source(table, config=SMALL, *, seed=1, way=batches.training_way, count=2):
     from dhcp_fetal.data import find_cases
 
-    cache = feeding.CaseCache(find_cases(table)[:count], config)
-    return feeding.SegmentSource(cache, way(config), seed=seed, batch_size=config.batch_size)
+    cache = batches.CaseCache(find_cases(table)[:count], config)
+    return batches.SegmentSource(cache, way(config), seed=seed, batch_size=config.batch_size)
 
 
 @pytest.mark.slow
@@ -186,7 +186,7 @@ def test_half_of_the_samples_are_foreground(table):
 
 def test_cases_without_labels_are_refused(table):
     files = CaseFiles((table.parent / "t0.nii.gz",), name="bare")
-    cache = feeding.CaseCache([files], SMALL)
+    cache = batches.CaseCache([files], SMALL)
     with pytest.raises(DataError, match="bare has no labels"):
         cache.get(0, (9, 9, 9))
 
