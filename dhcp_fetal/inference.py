@@ -85,14 +85,9 @@ def input_specs(config: Config) -> tuple[tf.TensorSpec, tf.TensorSpec]:
 
 
 def segment(
-    network: PieceNetwork,
-    image: tf.Tensor,
-    mask: tf.Tensor,
-    config: Config,
-    *,
-    longest_tile: int = LONGEST_TILE,
-    progress: Progress | None = None,
-) -> dict[str, tf.Tensor]:
+    network: PieceNetwork, image: tf.Tensor, mask: tf.Tensor, config: Config, *,
+    longest_tile: int = LONGEST_TILE, progress: Progress | None = None,
+) -> dict[str, tf.Tensor]:  # fmt: skip
     """Segment a whole volume as `Config.tiling` says.
 
     Args:

@@ -29,6 +29,8 @@ ISOTROPIC = 1.05
 """Largest to smallest voxel edge up to which a scan counts as isotropic."""
 STORED_BYTES = 4
 """Of a voxel of a normalised scan, before compression."""
+Placed = tuple[Volume, Path] | None
+"""The first scan of a case that can be read, and where it lies."""
 
 
 def inspect_cases(source: Path, config: Config, out: Path) -> Inspection:
@@ -66,7 +68,7 @@ def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Volume | Non
 
     Returns the first channel that can be read, its voxels left out of account.
     """
-    scan: tuple[Volume, Path] | None = None
+    scan: Placed = None
     for path in filter(None, files.channels):
         if (image := inspect_file(entry, path, scan, config)) is None:
             continue
@@ -87,9 +89,7 @@ def inspect_case(entry: Entry, files: CaseFiles, config: Config) -> Volume | Non
     return scan and scan[0]
 
 
-def inspect_file(
-    entry: Entry, path: Path, scan: tuple[Volume, Path] | None, config: Config
-) -> Volume | None:
+def inspect_file(entry: Entry, path: Path, scan: Placed, config: Config) -> Volume | None:
     """Check one file by itself and against the grid of the first scan."""
     image = entry.attempt(read_file, path, config, finite=False)
     if image is None:
@@ -112,9 +112,7 @@ def describe_scan(entry: Entry, image: Volume) -> None:
         entry.note("its voxels are no cubes, for which the network is built")
 
 
-def inspect_labels(
-    entry: Entry, path: Path, scan: tuple[Volume, Path] | None, config: Config
-) -> None:
+def inspect_labels(entry: Entry, path: Path, scan: Placed, config: Config) -> None:
     """Check label file: whole numbers of classes that the network has, some foreground."""
     if (image := inspect_file(entry, path, scan, config)) is None:
         return

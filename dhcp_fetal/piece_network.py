@@ -88,7 +88,7 @@ def _merge(features, offsets, config: Config) -> tf.Tensor:
         x = features[index + 1]
         for axis, times in enumerate(factor, start=1):
             x = tf.repeat(x, times, axis=axis)
-        merged.append(_crop(x, offsets[index], size))
+        merged.append(crop(x, offsets[index], size))
     return tf.concat(merged, axis=-1)
 
 
@@ -115,12 +115,13 @@ def _convolve(x, layer: keras.layers.Conv3D) -> tf.Tensor:
 
 def _centre(earlier, start, *, like) -> tf.Tensor:
     """Return the part of an earlier tensor that is added to a later one; see `layers.AddCentre`."""
-    centre = _crop(earlier, start, tf.shape(like)[1:4])[..., : like.shape[-1]]
+    centre = crop(earlier, start, tf.shape(like)[1:4])[..., : like.shape[-1]]
     missing = like.shape[-1] - centre.shape[-1]
     return tf.cast(tf.pad(centre, [[0, 0]] * 4 + [[0, missing]]), like.dtype)
 
 
-def _crop(x, start, size) -> tf.Tensor:
+def crop(x, start, size) -> tf.Tensor:
+    """Return a box of a batch of one."""
     begin, length = tf.concat([[0], start, [0]], 0), tf.concat([[1], size, [-1]], 0)
     cropped = tf.slice(x, begin, length)
     return tf.ensure_shape(cropped, (1, None, None, None, x.shape[-1]))

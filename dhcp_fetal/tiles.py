@@ -70,7 +70,7 @@ def normalise_as_engine(
     if config.zscore_channels == "none":
         return image
     case = pad_case(image, config, segment=config.inference_segment, mask=mask)
-    return case.image[_box([before for before, _ in case.pads], image.shape[:3])]
+    return case.image[box([before for before, _ in case.pads], image.shape[:3])]
 
 
 def as_weights(mask: np.ndarray, config: Config) -> np.ndarray:
@@ -125,21 +125,13 @@ def cut_segment(
         )
         for factor in config.context_factors
     ]  # fmt: skip
-    return [case.image[_box(corner, segment)], *contexts]
+    return [case.image[box(corner, segment)], *contexts]
 
 
 def cut_context(
-    image: np.ndarray,
-    corner: Sequence[int],
-    segment: Triple,
-    *,
-    field: Triple,
-    factor: Triple,
-    border: np.ndarray,
-    centred: bool = False,
-    aligned: bool = False,
-    truncated: bool = False,
-) -> np.ndarray:
+    image: np.ndarray, corner: Sequence[int], segment: Triple, *, field: Triple, factor: Triple,
+    border: np.ndarray, centred: bool = False, aligned: bool = False, truncated: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Cut the low-resolution surroundings (x', y', z', channels) of one segment of a padded image.
 
     [G6] Voxels are taken every `factor` without smoothing; outside the image lies the border's
@@ -186,5 +178,6 @@ def _context_span(start, size, *, limit, field, factor, centred, aligned, trunca
     return slice(first, max(first, high), factor), slice(place, place + count)
 
 
-def _box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+def box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """Return the slices of a box, given by its low corner."""
     return tuple(slice(int(a), int(a) + int(b)) for a, b in zip(corner, size, strict=True))

@@ -16,7 +16,7 @@ from common.inference.loops import join_tiles
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple
-from dhcp_fetal.piece_network import PieceNetwork
+from dhcp_fetal.piece_network import PieceNetwork, crop
 from dhcp_fetal.tiles import context_start
 
 
@@ -92,14 +92,9 @@ def is_divisible(config: Config) -> bool:
 
 
 def predict_tiles(
-    compute: Pass,
-    axes: Sequence[Tiles],
-    wanted: tf.Tensor,
-    *,
-    channels: int,
-    per_block: int = 1,
+    compute: Pass, axes: Sequence[Tiles], wanted: tf.Tensor, *, channels: int, per_block: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> tf.Tensor:
+) -> tf.Tensor:  # fmt: skip
     """Predict a grid of tiles and put together what they give; one block at a time is in memory.
 
     `compute` is of `whole_pass` or `piece_pass`; along each axis of `axes` tiles begin where the
@@ -208,12 +203,12 @@ def piece_pass(network: PieceNetwork, padded: Padded, wanted: tf.Tensor, config:
         def compute_tile(tile):
             needs = find_needs(tile, config)
             first, last = needs.first, needs.last
-            features, offsets = [_box(shared, tile.start + first - begin, last - first)], []
+            features, offsets = [crop(shared, tile.start + first - begin, last - first)], []
             for pathway, factor in zip(network.pathways[1:], config.context_factors, strict=True):
                 start, length = tf.unstack(tile.start), tf.unstack(tile.length)
                 context = cut_context(padded, start, length, factor, config)[tf.newaxis]
                 low, high = first // factor, -(-last // factor)
-                features.append(pathway(_box(context, low, high - low + reach)))
+                features.append(pathway(crop(context, low, high - low + reach)))
                 offsets.append(first - low * factor)
             dropped = tf.stack(offsets) if offsets else tf.zeros((0, 3), tf.int32)
             return network.join(features, dropped, needs.mirrored, needs.residual)[0]
@@ -295,9 +290,3 @@ def cut_context(padded: Padded, start, length, factor: Triple, config: Config) -
         for voxels, edge, step in zip(length, field, factor, strict=True)
     ]
     return cut(padded, low, size, factor, restart=not config.align_context_at_border)
-
-
-def _box(features: tf.Tensor, low, size) -> tf.Tensor:
-    """Return a box of a batch of one."""
-    part = tf.slice(features, tf.concat([[0], low, [0]], 0), tf.concat([[1], size, [-1]], 0))
-    return tf.ensure_shape(part, (1, None, None, None, features.shape[-1]))

@@ -40,14 +40,9 @@ BEST = "best.keras"
 
 
 def carry_out(
-    record: Run,
-    split: Mapping[str, Sequence[CaseFiles]],
-    session: Session | None,
-    *,
-    seed: int,
-    start: Path | None,
-    reset_optimiser: bool,
-) -> None:
+    record: Run, split: Mapping[str, Sequence[CaseFiles]], session: Session | None, *, seed: int,
+    start: Path | None, reset_optimiser: bool,
+) -> None:  # fmt: skip
     """Train within an open run, as its configuration says, and save the network.
 
     First weights come from `start`, a checkpoint's optimiser state too unless it is left.

@@ -108,14 +108,9 @@ class KeepBest(keras.callbacks.Callback):
 
 
 def make_volume_validation(
-    model: keras.Model,
-    segment: Callable,
-    cases: Sequence[CaseFiles],
-    config: Config,
-    *,
-    out: Path | None = None,
-    saved: Saved | None = None,
-) -> Callable[[], Mapping[str, float]]:
+    model: keras.Model, segment: Callable, cases: Sequence[CaseFiles], config: Config, *,
+    out: Path | None = None, saved: Saved | None = None,
+) -> Callable[[], Mapping[str, float]]:  # fmt: skip
     """Return the function that segments validation cases whole and gives the mean DICE1 per class.
 
     Every `epochs_between_volumes` epochs it does, else it returns nothing. Cases without labels are

@@ -4,7 +4,6 @@ Source: modelParams.py, trainSessionParams.py and testSessionParams.py of DeepMe
 v0.8.4; specification 8.
 """
 
-from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +24,9 @@ WEIGHTINGS = {None: "none", "freq": "frequency", "per_c": "fixed"}
 
 
 def from_cfg(
-    path: Path,
-    *,
-    train: Path | None = None,
-    test: Path | None = None,
-    base: Config = CODE,
+    path: Path, *, train: Path | None = None, test: Path | None = None, base: Config = CODE,
     compat: Compat | None = None,
-) -> Config:
+) -> Config:  # fmt: skip
     """Resolve the original's configuration files as its engine would.
 
     Args:
@@ -71,13 +66,9 @@ def from_cfg(
 
 
 def resolve_config(
-    config: Config,
-    preset: Preset,
-    *,
-    model: Path | None = None,
-    train: Path | None = None,
+    config: Config, preset: Preset, *, model: Path | None = None, train: Path | None = None,
     test: Path | None = None,
-) -> Config:
+) -> Config:  # fmt: skip
     """Return the configuration that a command line means.
 
     Without a model file: `config`. With one, the files settle what they speak of, the preset the
@@ -89,11 +80,7 @@ def resolve_config(
             raise OptionError("-train and -test need -model, expected the model cfg beside them")
         return config
     base = PRESETS[preset]
-    by_hand = {
-        field.name: getattr(config, field.name)
-        for field in dataclass_fields(Config)
-        if getattr(config, field.name) != getattr(base, field.name)
-    }
+    by_hand = {name: value for name, value in vars(config).items() if value != vars(base)[name]}
     resolved = from_cfg(model, train=train, test=test, base=replace(base, normalisation="none"))
     return replace(resolved, **by_hand)
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from dhcp_fetal import geometry
 from dhcp_fetal.config import Config
 from dhcp_fetal.geometry import Triple
-from dhcp_fetal.tiles import Prediction, as_weights, cut_segment, pad_case
+from dhcp_fetal.tiles import Prediction, as_weights, box, cut_segment, pad_case
 
 Apply = Callable[[list[np.ndarray]], np.ndarray]
 """Batches of segments and of contexts -> probabilities (batch, x, y, z, classes)."""
@@ -59,13 +59,9 @@ def fill_batches(corners: np.ndarray, batch_size: int) -> np.ndarray:
 
 
 def predict_volume(
-    apply: Apply,
-    image: np.ndarray,
-    config: Config,
-    *,
-    mask: np.ndarray | None = None,
+    apply: Apply, image: np.ndarray, config: Config, *, mask: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Prediction:
+) -> Prediction:  # fmt: skip
     """Segment a whole normalised volume (x, y, z, channels) tile by tile.
 
     Beside the padded image and the result, one batch is held. Later tiles overwrite earlier ones.
@@ -111,7 +107,3 @@ def mask_outputs(
         labels *= weight
         probabilities *= weight[..., None]
     return Prediction(labels, probabilities)
-
-
-def box(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(int(a), int(a) + int(b)) for a, b in zip(corner, size, strict=True))
