@@ -196,9 +196,8 @@ def refuse_to_replace_inputs(
 ) -> None:
     """Raise `OptionError` if a result would take the place of a file that is read or of another."""
     outputs = [
-        (case, result_paths(folder, name, stage.config, saved=saved))
+        (case, result_paths(folder, stage_name(case, stages, n, saved), stage.config, saved=saved))
         for case in map(name_of, scans)
-        for number, stage in enumerate(stages)
-        for name in [stage_name(case, stages, number, saved)]
+        for n, stage in enumerate(stages)
     ]
     check_outputs(outputs, paths_of(scans), option=f"--out {folder}")

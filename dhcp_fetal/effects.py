@@ -132,10 +132,8 @@ class EffectBench(TrainedBench):
         model.set_weights(self.model.get_weights())
         inputs, _ = self._samples(self.heads[2], rng_for(3), count=4)
         found = model.predict_on_batch(inputs)[..., 1]
-        own = self.model.predict_on_batch(inputs)[..., 1]
-        return MeasuredEffect(
-            found > 0.5, f"probabilities move by up to {np.abs(found - own).max():.1e}"
-        )
+        moved = np.abs(found - self.model.predict_on_batch(inputs)[..., 1]).max()
+        return MeasuredEffect(found > 0.5, f"probabilities move by up to {moved:.1e}")
 
     def contexts(self, config: Config) -> MeasuredEffect:
         """Cut a training segment's context at the far end of the scan."""
@@ -167,11 +165,9 @@ class EffectBench(TrainedBench):
         head = self.heads[2]
         image, mask = self._image(head, self.base), 2 * head.brain.astype(np.int16)
         found = on_volumes(self.model, config)(image, mask)
-        words = (
-            f"labels up to {found.labels.max()}, probabilities up to "
-            f"{found.probabilities.max():.2f}"
-        )
-        return MeasuredEffect(found.labels, words)
+        labels, most = found.labels, found.probabilities.max()
+        words = f"labels up to {labels.max()}, probabilities up to {most:.2f}"
+        return MeasuredEffect(labels, words)
 
     def names(self, config: Config) -> MeasuredEffect:
         """Name a checkpoint."""
@@ -187,8 +183,7 @@ class EffectBench(TrainedBench):
             nibabel.save(scan, path)
             write_result(path, self.heads[2].cortex, read_geometry(path)[1], config)
             header = nibabel.load(path).header
-        facts = [str(header.get_xyzt_units()[0]), int(header["qform_code"]),
-                 int(header["sform_code"])]  # fmt: skip
-        return MeasuredEffect(
-            facts, f"units {facts[0]}, qform code {facts[1]}, sform code {facts[2]}"
-        )
+        units = str(header.get_xyzt_units()[0])
+        qform, sform = int(header["qform_code"]), int(header["sform_code"])
+        words = f"units {units}, qform code {qform}, sform code {sform}"
+        return MeasuredEffect([units, qform, sform], words)

@@ -52,11 +52,10 @@ def write_features(
 
     def apply(batch: list[tf.Tensor]) -> tf.Tensor:
         found = probe(batch if len(batch) > 1 else batch[0], training=False)
-        chosen = [
+        return tf.concat([
             centre_part(tensor, size, factors[pathway])[..., first:last]
             for tensor, (_, pathway, _, (first, last)) in zip(found, maps, strict=True)
-        ]
-        return tf.concat(chosen, axis=-1)
+        ], axis=-1)  # fmt: skip
 
     names = [
         f"{case.name}_pathway{pathway}_layer{layer}_fm{number}.nii.gz"

@@ -52,10 +52,8 @@ def output_size(config, segment: Triple) -> Triple:
 
 def margins(config, segment: Triple) -> tuple[tuple[int, int], ...]:
     """Return the unpredicted voxels (before, after) on each axis of a segment."""
-    lost = [
-        whole - predicted
-        for whole, predicted in zip(segment, output_size(config, segment), strict=True)
-    ]
+    sizes = zip(segment, output_size(config, segment), strict=True)
+    lost = [whole - predicted for whole, predicted in sizes]
     return tuple((voxels // 2, voxels - voxels // 2) for voxels in lost)
 
 
@@ -109,9 +107,8 @@ def _check_sizes(config) -> None:
         if any(voxels < edge for voxels, edge in zip(segment, needed, strict=True)):
             raise OptionError(f"{name}: expected at least {needed} voxels, found {segment}")
         wanted = shrink(segment, config.kernels, config.padding)
-        for size, factor in zip(
-            context_sizes(config, segment), config.context_factors, strict=True
-        ):
+        sizes = context_sizes(config, segment)
+        for size, factor in zip(sizes, config.context_factors, strict=True):
             deep = shrink(size, config.context_kernels, config.context_padding)
             if any(a * b < c for a, b, c in zip(deep, factor, wanted, strict=True)):
                 raise OptionError(

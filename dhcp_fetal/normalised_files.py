@@ -40,10 +40,6 @@ def normalise_file(source: Path, target: Path, config: Config, *, mask: Path | N
     result = np.zeros_like(values) if constant else (values - counted.mean()) / deviation
     header = scan.geometry.nifti
     kept = scan.array.dtype if header is None else header.get_data_dtype()
-    write_result(
-        target,
-        result.astype(np.float32) if config.normalise_to_float else result,
-        scan.geometry,
-        replace(config, copy_header=True),
-        stored=None if config.normalise_to_float else kept,
-    )
+    if config.normalise_to_float:
+        result, kept = result.astype(np.float32), None
+    write_result(target, result, scan.geometry, replace(config, copy_header=True), stored=kept)

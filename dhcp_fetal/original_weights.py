@@ -64,13 +64,11 @@ def to_keras(kernel: np.ndarray) -> np.ndarray:
 def name_variables(model: keras.Model) -> list[tuple[str, keras.Variable]]:
     """Return (original name, variable) for all that the engine stores of its network."""
     blocks = list_blocks(model)
-    named = []
-    for base, (ending, attribute) in KINDS.items():
-        owners = [block[ending] for block in blocks if ending in block]
-        for number, layer in enumerate(owners):
-            suffix = f"_{number}" if number else ""
-            named.append((f"net/{base}{suffix}", getattr(layer, attribute)))
-    return named
+    return [
+        (f"net/{base}_{number}" if number else f"net/{base}", getattr(layer, attribute))
+        for base, (ending, attribute) in KINDS.items()
+        for number, layer in enumerate(block[ending] for block in blocks if ending in block)
+    ]
 
 
 def list_trainable(model: keras.Model, *, compat: str) -> list[keras.Variable]:

@@ -49,10 +49,7 @@ def prepare(
     scans = [files.channels[0] for files in cases]
     regions = [None] * len(cases)
     if over == "brain":
-        regions = [
-            files.mask if masks is None else masks / scan.name
-            for files, scan in zip(cases, scans, strict=True)
-        ]
+        regions = [f.mask for f in cases] if masks is None else [masks / s.name for s in scans]
         if None in regions:
             name = scans[regions.index(None)].name
             raise OptionError(f"{name}: --over brain needs --masks or a column roi_mask")

@@ -88,10 +88,10 @@ def plan_padding(shape: Sequence[int], config: Config, segment: Triple) -> Pads:
     smaller than the segment grows at the far end; v0.8.4 fails there.
     """
     margins = geometry.margins(config, segment) if config.pad_inputs else ((0, 0),) * 3
-    pads = []
-    for voxels, length, (before, after) in zip(shape, segment, margins, strict=True):
-        pads.append((before, max(after, length - voxels - before)))
-    return tuple(pads)
+    return tuple(
+        (before, max(after, length - voxels - before))
+        for voxels, length, (before, after) in zip(shape, segment, margins, strict=True)
+    )
 
 
 def reflect(array: np.ndarray, pads: Pads) -> np.ndarray:
@@ -140,8 +140,7 @@ def cut_context(
     Source: sampling.py, `sampl_subs_segm`; specification 3.4.
     """
     size = geometry.context_size(segment, field, factor)
-    context = np.empty((*size, image.shape[-1]), dtype=image.dtype)
-    context[...] = border
+    context = np.full((*size, image.shape[-1]), border, dtype=image.dtype)
     spans = [
         _context_span(start, length, limit=limit, field=edge, factor=step, centred=centred,
                       aligned=aligned, truncated=truncated)

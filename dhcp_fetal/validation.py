@@ -76,18 +76,17 @@ class ValidateSamples(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         rows = [measure_samples(c) for c in self.counts.numpy() if c.min() > NOTHING_SEEN]
-        chosen = average_measures(rows)
-        logs.update({f"val_{name}": value for name, value in chosen.items()})
+        logs.update({f"val_{name}": value for name, value in average_measures(rows).items()})
 
     def _count(self, subepoch: int) -> np.ndarray:
         inputs, labels = self.source.subepoch(subepoch)
         size = self.config.validation_batch_size
         counts = np.zeros((self.config.classes, 4), np.int64)
         for first in range(0, len(labels) // size * size, size):
-            batch = [array[first : first + size] for array in inputs]
+            part = slice(first, first + size)
+            batch = [array[part] for array in inputs]
             found = self.model.predict_on_batch(batch if len(batch) > 1 else batch[0])
-            predicted = found.argmax(axis=-1)
-            counts += count_classes(labels[first : first + size], predicted, self.config.classes)
+            counts += count_classes(labels[part], found.argmax(axis=-1), self.config.classes)
         return counts
 
 

@@ -135,12 +135,9 @@ def compare_weights(run: Path | None, original: Path, config) -> list[dict]:
     differ first.
     """
     network = build_model(config) if run is None else load_run_network(run)[0]
-    ours = {name: variable for name, variable in name_variables(network)}
-    theirs = {
-        name: array
-        for name, array in read_original(original).items()
-        if not any(ignored(name) for ignored in IGNORED)
-    }
+    ours = dict(name_variables(network))
+    theirs = {name: array for name, array in read_original(original).items()
+              if not any(ignored(name) for ignored in IGNORED)}  # fmt: skip
     rows = []
     for name in dict.fromkeys([*ours, *theirs]):
         mine = original_shape(ours[name]) if name in ours else None
