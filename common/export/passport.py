@@ -19,6 +19,7 @@ from common.errors import RunError
 from common.export.versions import find_versions
 from common.files import read_json, sha256_of
 from common.runs.folder import Run
+from common.runs.provenance import hash_data_files
 from common.runs.training_grid import TrainingGrid
 
 SCHEMA = 1
@@ -102,14 +103,10 @@ def training_data(record: Run) -> dict:
         kind = "converted weights"
     if manifest.get("phantom"):
         kind = "phantom"
-    files = manifest.get("data_files", {})
-    digest = hashlib.sha256()
-    for name, sha in sorted((Path(path).name, entry["sha256"]) for path, entry in files.items()):
-        digest.update(f"{name} {sha}\n".encode())
     return {
         "kind": manifest.get("data_kind", kind),
-        "files": len(files),
-        "sha256": digest.hexdigest() if files else None,
+        "files": len(manifest.get("data_files", {})),
+        "sha256": hash_data_files(manifest),
     }
 
 

@@ -1,5 +1,6 @@
 """Where a run came from (command, code, packages, machine), and what differs between two runs."""
 
+import hashlib
 import json
 import os
 import platform
@@ -7,7 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,12 @@ def package_version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def hash_data_files(manifest: Mapping[str, Any]) -> str | None:
+    """Return one SHA-256 over the names and contents of a run's data files; None: it has none."""
+    files = manifest.get("data_files") or {}
+    digest = hashlib.sha256()
+    for name, sha in sorted((Path(path).name, entry["sha256"]) for path, entry in files.items()):
+        digest.update(f"{name} {sha}\n".encode())
+    return digest.hexdigest() if files else None

@@ -6,6 +6,7 @@ code and configuration. `python -m common results record` writes it.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from common.evaluation.claims import Data, DataKind, Outcome, PaperClaims
 from common.files import read_json, sha256_of, write_json
 from common.papers import ROOT
 from common.runs.folder import load_run
+from common.runs.provenance import hash_data_files
 
 RESULTS = ROOT / "results"
 STAGES = "reproduce.json"
@@ -164,7 +166,18 @@ def origin_of(folder: Path, manifest: Mapping) -> dict:
         **{key: manifest.get(key) for key in ("seed", "python")},
         "versions": manifest.get("packages", {}),
         **{key: manifest.get(key) for key in ("cpu", "cores")},
+        "data_sha256": hash_data_files(manifest),
+        "trained_s": [
+            round(seconds_between(each["started"], each["ended"]))
+            for each in manifest.get("attempts", ())
+            if each.get("ended")
+        ],
     }
+
+
+def seconds_between(start: str, end: str) -> float:
+    """Return the seconds between two times as a manifest has them."""
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
 def write_result(path: Path, result: Result) -> None:

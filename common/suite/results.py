@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.cli import Parser
+from common.data.names import normal_id
 from common.errors import DataError, RunError
 from common.evaluation.claims import Claim, DataKind, Outcome, PaperClaims, judge
 from common.evaluation.claims_reader import find_claims
@@ -27,14 +28,20 @@ PERFORMANCE = "docs/performance.md"
 
 
 def record(folders: Sequence[Path], to: Path = RESULTS) -> list[Path]:
-    """Keep what runs measured as small files named <paper>-<preset>.json, and return these."""
+    """Keep what runs measured as small files, and return these.
+
+    They are named <paper>-<preset>.json; of runs on patients the folder's name is added, since
+    there may be several.
+    """
     files = []
     for folder in folders:
         result, stages = read_run(folder)
         if result is None:
             raise RunError(f"{folder}: its reproduce is {stages.status}; expected a finished one")
         to.mkdir(parents=True, exist_ok=True)
-        files.append(to / f"{result.paper}-{result.preset}.json")
+        phantom = result.outcome.data.kind is DataKind.PHANTOM
+        more = "" if phantom else f"-{normal_id(Path(folder).resolve().name)}"
+        files.append(to / f"{result.paper}-{result.preset}{more}.json")
         write_result(files[-1], result)
     return files
 

@@ -52,6 +52,24 @@ def project(tmp_path, make_run):
     return tmp_path
 
 
+def test_runs_on_patients_are_kept_beside_each_other(make_run, tmp_path):
+    """With one digest over their data, and what became of their patients in the table."""
+    for name in ("ct", "pet"):
+        make_run(tmp_path / name, phantom=False, cohort="ucsf-wrist: at 3 mm", preset="paper")
+    files = record([tmp_path / "ct", tmp_path / "pet"], tmp_path / "results")
+    assert [path.name for path in files] == ["raseg-paper-ct.json", "raseg-paper-pet.json"]
+    result = read_result(files[0])
+    assert result.origin["data_sha256"] is None
+    assert len(result.origin["trained_s"]) == 1
+    (row,) = [
+        line for line in front_table(find_claims(), [result]).splitlines() if "[`raseg`]" in line
+    ]
+    assert "the same patients, prepared otherwise (ucsf-wrist): at 3 mm" in row
+    assert (
+        "**same patients, other preparation**: 0.7 against 0.613 ± 0.078 (n = 10); at 3 mm" in row
+    )
+
+
 def test_a_table_holds_what_was_measured_and_nothing_else(project):
     result = read_result(project / "results" / "raseg-quick.json")
     lines = front_table(find_claims(), [result]).splitlines()
