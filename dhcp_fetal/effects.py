@@ -21,7 +21,7 @@ from dhcp_fetal.normalised_files import normalise_file
 from dhcp_fetal.outputs import write_result
 from dhcp_fetal.phantom_head import Head, make_head
 from dhcp_fetal.schedules import momentum_at
-from dhcp_fetal.tiles import cut_segment, pad_case
+from dhcp_fetal.tiles import box, cut_segment, pad_case
 
 SHAPE, SPACING_MM = (44, 52, 44), 2.5
 BASE = replace(
@@ -86,8 +86,7 @@ class EffectBench(TrainedBench):
             start = np.clip(centre - np.array(size) // 2, 0, np.array(SHAPE) - size)
             margin = (np.array(segment) - size) // 2
             inputs.append(cut_segment(case, start + low - margin, segment, self.base, sampled=True))
-            labels.append(head.cortex[tuple(slice(s, s + n) for s, n in
-                                            zip(start, size, strict=True))])  # fmt: skip
+            labels.append(head.cortex[box(start, size)])
         return [np.stack(parts) for parts in zip(*inputs, strict=True)], np.stack(labels)
 
     def probes(self) -> list[EffectProbe]:

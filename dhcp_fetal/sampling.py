@@ -14,7 +14,7 @@ from dhcp_fetal.config import Config, Sampling
 from dhcp_fetal.data import Case
 from dhcp_fetal.geometry import Triple
 from dhcp_fetal.normalisation import zscore
-from dhcp_fetal.tiles import PaddedCase, border_means, cut_segment, plan_padding, reflect
+from dhcp_fetal.tiles import PaddedCase, border_means, box, cut_segment, plan_padding, reflect
 
 
 def pad_training_case(case: Case, image: np.ndarray, config: Config, segment: Triple) -> Case:
@@ -105,7 +105,7 @@ def draw_centres(weights: np.ndarray, samples: int, segment: Triple, rng) -> np.
     else:
         ends = np.cumsum(flat, dtype=np.float64)
         chosen = np.searchsorted(ends, rng.uniform(size=samples) * ends[-1], side="right")
-    firsts = [box.start for box in _valid_box(weights.shape, segment)]
+    firsts = [span.start for span in _valid_box(weights.shape, segment)]
     return np.stack(np.unravel_index(chosen, allowed.shape), axis=1) + firsts
 
 
@@ -162,11 +162,8 @@ def cut_sample(case: Case, border: np.ndarray, centre, segment: Triple, config: 
     padded = PaddedCase(case.image, None, border, ((0, 0),) * 3)
     parts = cut_segment(padded, corner, segment, config, sampled=True)
     size = geometry.output_size(config, segment)
-    window = tuple(
-        slice(int(c) - (edge - 1) // 2, int(c) - (edge - 1) // 2 + edge)
-        for c, edge in zip(centre, size, strict=True)
-    )
-    return parts, case.labels[window]
+    low = [int(c) - (edge - 1) // 2 for c, edge in zip(centre, size, strict=True)]
+    return parts, case.labels[box(low, size)]
 
 
 def make_arrays(count: int, segment: Triple, config: Config) -> tuple[list[np.ndarray], np.ndarray]:

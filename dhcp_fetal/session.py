@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common.data.names import normal_id
@@ -133,22 +134,18 @@ def _read_cases(file: CfgFile, subset: str, *, needs_labels: bool = False) -> tu
     if needs_labels:
         file.require(f"gtLabels{subset}")
     channel_lists = [file.locate(name) for name in file.get(channels)]
-    reference = channel_lists[0]
-    columns = [_read_column(path, reference) for path in channel_lists]
-    label_files = _read_column(file.resolve(f"gtLabels{subset}"), reference)
-    mask_files = _read_column(file.resolve(f"roiMasks{subset}"), reference)
+    read = partial(_read_column, reference=channel_lists[0])
+    scans = zip(*map(read, channel_lists), strict=True)
+    labels, masks = (read(file.resolve(f"{key}{subset}")) for key in ("gtLabels", "roiMasks"))
     map_lists = file.get(f"weightedMapsForSamplingEachCategory{short}", ())
-    maps = [_read_column(file.locate(name), reference) for name in map_lists]
-    names = file.resolve(f"namesForPredictionsPerCase{short}")
-    called = _read_column(names, reference, paths=False)
-    channels = zip(*columns, strict=True)
-    weights = zip(*maps, strict=True) if maps else [()] * len(label_files)
-    rows = zip(channels, label_files, mask_files, weights, map(strip_nifti_ending, called),
-               strict=True)  # fmt: skip
+    maps = [read(file.locate(name)) for name in map_lists]
+    names = read(file.resolve(f"namesForPredictionsPerCase{short}"), paths=False)
+    weights = zip(*maps, strict=True) if maps else [()] * len(labels)
+    rows = zip(scans, labels, masks, weights, map(strip_nifti_ending, names), strict=True)
     return tuple(CaseFiles(*row) for row in rows)
 
 
-def _read_column(path: Path | None, reference: Path, *, paths: bool = True) -> Sequence:
+def _read_column(path: Path | None, *, reference: Path, paths: bool = True) -> Sequence:
     """Read a list that must be as long as the first channel's; None: nothing for each case."""
     expected = len(read_list(reference))
     if path is None:
