@@ -59,8 +59,7 @@ def margins(config, segment: Triple) -> tuple[tuple[int, int], ...]:
 
 def check_architecture(config) -> None:
     """Raise `OptionError`, naming the field, for fields that cannot belong to one network."""
-    normal = len(config.filters)
-    context = len(config.context_kernels)
+    normal, context = len(config.filters), len(config.context_kernels)
     fc = len(config.fc_filters) + 1
     lengths = {"kernels": normal, "padding": normal, "context_padding": context}
     lengths |= {"fc_kernels": fc, "fc_padding": fc, "context_filters": len(config.context_factors)}
@@ -68,16 +67,14 @@ def check_architecture(config) -> None:
         _check_length(name, getattr(config, name), expected)
     for filters in config.context_filters:
         _check_length("context_filters", filters, context)
-    rates = {"dropout": normal, "context_dropout": context, "fc_dropout": fc}
-    for name, expected in rates.items():
-        if getattr(config, name):
-            _check_length(name, getattr(config, name), expected)
-    _check_layers("residual_layers", config.residual_layers, lowest=2, highest=normal)
-    _check_layers("context_residual_layers", config.context_residual_layers, 2, context)
-    _check_layers("fc_residual_layers", config.fc_residual_layers, lowest=2, highest=fc)
-    _check_layers("frozen_layers", config.frozen_layers, lowest=1, highest=normal)
-    _check_layers("frozen_context_layers", config.frozen_context_layers, 1, context)
-    _check_layers("frozen_fc_layers", config.frozen_fc_layers, lowest=1, highest=fc)
+    for pathway, depth in (("", normal), ("context_", context), ("fc_", fc)):
+        if rates := getattr(config, f"{pathway}dropout"):
+            _check_length(f"{pathway}dropout", rates, depth)
+        for name, lowest in ((f"{pathway}residual_layers", 2), (f"frozen_{pathway}layers", 1)):
+            for layer in getattr(config, name):
+                if not lowest <= layer <= depth:
+                    expected = f"expected layers {lowest} to {depth}"
+                    raise OptionError(f"{name}: {expected}, found {layer}")
     if config.label_ids is not None:
         _check_length("label_ids", config.label_ids, config.classes)
     _check_sizes(config)
@@ -86,12 +83,6 @@ def check_architecture(config) -> None:
 def _check_length(name: str, values: Sequence, expected: int) -> None:
     if len(values) != expected:
         raise OptionError(f"{name}: expected {expected} entries, one per layer, found {values}")
-
-
-def _check_layers(name: str, layers: Sequence[int], lowest: int, highest: int) -> None:
-    for layer in layers:
-        if not lowest <= layer <= highest:
-            raise OptionError(f"{name}: expected layers {lowest} to {highest}, found {layer}")
 
 
 def _check_sizes(config) -> None:
