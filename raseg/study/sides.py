@@ -11,8 +11,18 @@ from raseg.model import build_for_any_size
 from raseg.study.bench import draw_label, draw_volume
 
 
-def train(sizes, folder: Path, *, rematerialised: bool = False) -> Contender:
-    """Take the training step of `train` on one volume, running means of the weights included."""
+def train(sizes, folder: Path) -> Contender:
+    """Take the training step of `train`."""
+    return train_with(sizes, folder)
+
+
+def train_rematerialised(sizes, folder: Path) -> Contender:
+    """Compute activations again in the backward pass, as `train` does for large volumes."""
+    return train_with(sizes, folder, rematerialised=True)
+
+
+def train_with(sizes, folder: Path, *, rematerialised: bool = False) -> Contender:
+    """Return the training on one volume, running means of the weights included."""
     runtime = configure(sizes)
     network, model, averages = build_for_training(PORT, TRAINING_VOLUMES, xla=runtime["xla"])
     model.least_voxels = 0 if rematerialised else model.least_voxels
@@ -26,20 +36,20 @@ def train(sizes, folder: Path, *, rematerialised: bool = False) -> Contender:
     )
 
 
-def train_rematerialised(sizes, folder: Path) -> Contender:
-    """Compute activations again in the backward pass, as `train` does for large volumes."""
-    return train(sizes, folder, rematerialised=True)
+def predict_volume(sizes, folder: Path) -> Contender:
+    """Predict as `predict` does: large volumes in slabs."""
+    return predict_with(sizes, folder)
 
 
-def predict_volume(sizes, folder: Path, **options) -> Contender:
-    """Predict the logits as `predict` does: large volumes in slabs; options as for `segment`."""
+def predict_in_whole_layers(sizes, folder: Path) -> Contender:
+    """Hold whole layers, as the original's graph does."""
+    return predict_with(sizes, folder, streamed_voxels=None)
+
+
+def predict_with(sizes, folder: Path, **options) -> Contender:
+    """Return the side whose result is the logits of a volume; options as for `segment`."""
     configure(sizes)
     network = build_for_any_size(PORT)
     share_weights(network, folder)
     run, image = on_volumes(segment, network, PORT, **options), draw_volume(sizes)
     return predict(lambda: run(image))
-
-
-def predict_in_whole_layers(sizes, folder: Path) -> Contender:
-    """Hold whole layers, as the original's graph does."""
-    return predict_volume(sizes, folder, streamed_voxels=None)
