@@ -53,7 +53,7 @@ def evaluate(
     scores = score_cases([(case.id, partial(measure, case)) for case in chosen], trained_on)
     measures = {"volume_ml": "lesion (ml)", "reference_ml": "labelled (ml)", **MEASURES}
     if margin_mm > 0:
-        measures[OF_CROP] = "Dice of the crop's middle, whatever is in it"
+        measures[OF_CROP] = "Dice of the crop's middle"
     patches = measure_patch_files(folder)
     write_evaluation(
         record,
