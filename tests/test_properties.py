@@ -184,6 +184,7 @@ def test_tiles_cover_every_voxel_once(sizes):
 # ---- identifiers
 
 
+@pytest.mark.slow
 @given(st.lists(words, min_size=1, max_size=3, unique=True))
 @example(list(HOSTILE))
 def test_ids_are_the_same_text_everywhere(tmp_path_factory, ids):
