@@ -163,6 +163,7 @@ def test_recorded_shapes_are_those_of_the_released_weights(shared):
     assert load_recorded("vertebra")["variables"]["iterative_fcn"] == released
 
 
+@pytest.mark.slow
 def test_live():
     """Every value of every block; without PyTorch the part says that it is not installed."""
     table = compare_live()

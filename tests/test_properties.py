@@ -149,6 +149,7 @@ def test_whatever_is_not_zero_is_inside(mask, value):
 
 @given(st.data())
 @settings(max_examples=25)
+@pytest.mark.slow
 def test_windows_give_every_voxel_back(data):
     """The mean over all windows of what is in them is what was there."""
     shape = data.draw(st.tuples(*[st.integers(1, 7)] * 3))

@@ -134,6 +134,7 @@ def commands_of_common():
 
 
 @pytest.mark.parametrize("module", sorted(commands_of_common()))
+@pytest.mark.slow
 def test_commands_of_common_exist(module):
     """Options are looked up in the help of the module and of the command that is called."""
     helps = {}

@@ -24,6 +24,7 @@ def run(*words, cwd=None):
     )
 
 
+@pytest.mark.slow
 def test_every_help_is_quick_and_imports_no_tensorflow():
     """Half a second is promised; processor time is compared, since the machine may be busy."""
     for words in ([], *([verb] for verb in cli.find_commands("fetal_brain"))):

@@ -150,6 +150,7 @@ class TestThreads:
 
 
 @pytest.mark.parametrize("backend", ["jax", "nonsense"])
+@pytest.mark.slow
 def test_the_users_backend_of_keras_does_not_matter(backend):
     """It ended every command in a traceback out of `import tensorflow`."""
     code = (

@@ -95,6 +95,7 @@ def test_boxes_equal_whole_tiles_on_the_lattice(network, monkeypatch, shifts):
     np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_empty_region_gives_nothing(network):
     config = replace(SMALL, tiling="lattice")
     image = np.random.default_rng(0).normal(0, 1, (20, 20, 20, 2)).astype(np.float32)

@@ -92,6 +92,7 @@ def test_the_lattice_does_not_depend_on_the_tiles(network, image):
     assert np.abs(lattice[0]["probabilities"] - lattice[1]["probabilities"]).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_without_contexts_both_ways_agree(image):
     """Nothing then begins anew with a tile but the mirror, and 1x1x1 kernels have none."""
     config = replace(
@@ -175,6 +176,7 @@ def test_blocks_outside_a_mask_are_left_out(image, config):
     assert boxes.sum() == (mask > 0).sum()  # the region is a box, so no voxel more is computed
 
 
+@pytest.mark.slow
 def test_small_volumes_on_the_lattice(network):
     """[G7]"""
     small = np.random.default_rng(7).normal(size=(5, 40, 1, 1)).astype(np.float32)

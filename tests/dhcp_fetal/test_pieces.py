@@ -87,6 +87,7 @@ def test_pieces_equal_tiles(config, image, mask):
         assert np.mean(found.labels != whole.labels) < 1e-4
 
 
+@pytest.mark.slow
 def test_small_and_flat_images():
     """[D6] [G7] What lies beyond the far end of a small image is not computed."""
     network = make_network(ENGINE)
@@ -133,6 +134,7 @@ def test_padded_pathways_are_not_divided():
         assert not is_divisible(padded)
 
 
+@pytest.mark.slow
 def test_an_empty_mask_gives_nothing(image):
     network = make_network(ENGINE)
     found = on_volumes(network, ENGINE)(image, np.zeros(SHAPE, np.int16))

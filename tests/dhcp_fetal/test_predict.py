@@ -159,6 +159,7 @@ def test_a_scan_of_another_orientation_is_turned_and_turned_back(tmp_path, orien
         np.testing.assert_array_equal(found.as_reoriented(turn_back).get_fdata(), corner)
 
 
+@pytest.mark.slow
 def test_voxels_of_another_size_are_refused_or_resampled(tmp_path, runs, capsys):
     """At 0.8 mm the Dice fell from .91 to .21, without a word."""
     from common.cli import main
@@ -273,6 +274,7 @@ def test_a_list_goes_on_after_a_scan_without_brain(tmp_path, runs, capsys):
         assert not read(out / f"{name}.nii.gz").any()
 
 
+@pytest.mark.slow
 def test_one_damaged_scan_does_not_stop_the_others(tmp_path, runs, capsys):
     scans = tmp_path / "scans"
     scans.mkdir()
@@ -296,6 +298,7 @@ def test_the_exit_status_says_that_a_brain_is_missing(tmp_path, runs, capsys):
     assert last.endswith("scan: no brain was found; an empty map was written")
 
 
+@pytest.mark.slow
 def test_each_network_alone(tmp_path, runs):
     scan = write_scan(tmp_path / "scan.nii.gz", 2)
     predict(brain=runs["all"], image=scan, out=tmp_path / "brain")
@@ -324,6 +327,7 @@ def test_combinations_that_mean_nothing_are_refused(tmp_path, runs):
         predict(runs["all"], image=scan, device="gpu")
 
 
+@pytest.mark.slow
 def test_results_that_would_replace_each_other_are_refused(tmp_path, runs):
     """The brain of `a` and the cortex of `a_brain` have one name; so do two cases of one scan's
     name in the lists of a cfg, which the engine numbers."""
@@ -351,6 +355,7 @@ def test_the_originals_script_name_stands_for_two_commands():
 
 
 @pytest.mark.shared
+@pytest.mark.slow
 def test_the_originals_command_gives_its_files(shared, example_files, tmp_path):
     """-model -test -load: names, folders, headers [G24] and label maps of the recorded run."""
     from common.cli import main

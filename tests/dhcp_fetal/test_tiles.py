@@ -280,6 +280,7 @@ def test_an_empty_mask_gives_nothing(image):
     assert result.labels.shape == image.shape[:3]
 
 
+@pytest.mark.slow
 def test_small_images(network):
     """[D6] [G7] v0.8.4 fails below 25 + 8 voxels; a flat image is no exception."""
     segment = on_volumes(network, ENGINE)
@@ -289,6 +290,7 @@ def test_small_images(network):
         np.testing.assert_allclose(result.probabilities.sum(-1), 1.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_without_padding_the_margin_stays_empty(network, image):
     """[G26]"""
     config = replace(ENGINE, pad_inputs=False)
@@ -345,6 +347,7 @@ def test_small_network_on_a_real_volume(shared, crop, step, masked):
 
 
 @pytest.mark.shared
+@pytest.mark.slow
 def test_tiny_network_on_a_real_volume(shared, crop, example_files):
     folder = shared / "golden/dhcp_fetal/tiny"
     config = from_cfg(example_files / "tinyCnn/model/modelConfig.cfg")

@@ -85,6 +85,7 @@ def test_layers_are_the_original_s_variables(initialisation):
     assert {row["original"] for row in list_layers("paper")} > {"enc_unit_0/conv3d/bias"}
 
 
+@pytest.mark.slow
 def test_inference_both_ways(run):
     """[F29] Where one window covers the plane, only the doubled last window makes a difference."""
     rows = {row["inference"]: row for row in compare_inference(run)}

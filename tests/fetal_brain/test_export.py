@@ -40,6 +40,7 @@ def randomised(config):
         (replace(FLAT, window=(3, 16, 16), window_stride=(1, 8, 16)), (4, 20, 27)),
     ],
 )
+@pytest.mark.slow
 def test_equals_sums_over_the_whole_volume(config, shape):
     """DLTK's way, all sums held in numpy; 6e-8 was measured."""
     network = randomised(config)
@@ -73,6 +74,7 @@ def segment_naively(network, image, config):
     return (sums / counts)[:depth, :rows, :columns]
 
 
+@pytest.mark.slow
 def test_serving_is_what_predict_runs():
     """The same function of the scan as it was read: to the bit."""
     network = randomised(WINDOWED)
@@ -108,6 +110,7 @@ def test_signatures():
     np.testing.assert_array_equal(found["y_"], found["logits"].numpy().argmax(axis=-1))
 
 
+@pytest.mark.slow
 def test_a_constant_scan_is_zeros_to_the_network():
     """The mean of equal numbers may be off by one rounding."""
     network = randomised(SMALL)
@@ -130,6 +133,7 @@ def test_served_ids_are_those_of_the_files(label_ids, expected, dtype):
     np.testing.assert_array_equal(served, np.array(expected, dtype), strict=True)
 
 
+@pytest.mark.slow
 def test_example_fills_the_window_where_padding_is_off():
     """A network trained on small patches may be applied to larger windows."""
     config = replace(SMALL, window=(3, 48, 32), window_stride=(1, 24, 16), pad_small_volumes=False)

@@ -60,6 +60,7 @@ def test_probabilities_and_mask_of_deploy(network, deployed, case):
 
 
 @pytest.mark.shared
+@pytest.mark.slow
 def test_a_scan_as_it_was_read_gives_the_mask_of_deploy(network, deployed):
     """Whitened in the graph: no mask voxel differs."""
     recorded, images, masks = deployed

@@ -116,6 +116,7 @@ def test_overlap_is_said_on_stderr(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("note: no subjects are known")
 
 
+@pytest.mark.slow
 def test_loss_and_metric_of_the_compiled_model():
     """Cross-entropy of the mean over all voxels, plus the L2 terms of PORT alone [F1]."""
     labels = np.zeros((1, 3, 16, 16), np.int32)

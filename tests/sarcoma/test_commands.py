@@ -104,6 +104,7 @@ class TestRun:
         assert (true.dtype, found.dtype) == (np.int32, np.float32)
         assert 0.05 < true.mean() < 0.6
 
+    @pytest.mark.slow
     def test_all_patients_of_a_file(self, run, data, tmp_path):
         predict(run, data, out=tmp_path / "all", patches=False)
         assert len(list((tmp_path / "all").glob("*.nii.gz"))) == 4
@@ -129,6 +130,7 @@ class TestRun:
         assert "A.nii.gz: lesion" in said
         assert "no lesion is known" in said
 
+    @pytest.mark.slow
     def test_compare(self, run, data, tmp_path, capsys):
         compare("code", run=run, out=tmp_path / "tables.json")
         tables = json.loads((tmp_path / "tables.json").read_text())

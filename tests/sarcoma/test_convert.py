@@ -74,6 +74,7 @@ class TestRealFiles:
         found = predict_with_tf_keras(keras2_files[which], recorded["x"])
         np.testing.assert_allclose(found, recorded["h5_pred"], atol=1e-5)
 
+    @pytest.mark.slow
     def test_optimiser_goes_on(self, keras2_files, recipe, golden):
         """Twenty steps of ours end in the state that Keras 2.1.6 saved, as far as rounding allows.
 

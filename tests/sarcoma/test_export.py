@@ -62,6 +62,7 @@ def make_scan(config, shape):
     return scan.astype(np.float32)
 
 
+@pytest.mark.slow
 def test_serving_is_what_predict_runs():
     """The same function of the scan as it was read: to the bit, in the window of slices, too."""
     network, scan = randomised(SMALL), make_scan(SMALL, (4, 61, 70))

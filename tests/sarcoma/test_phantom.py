@@ -70,6 +70,7 @@ def test_lesion_is_avid_and_not_alone(patient):
     assert elsewhere > 3 * lesion.sum()
 
 
+@pytest.mark.slow
 def test_seed_decides(patient):
     again = make_patient("STS_002", 100, rng_for(0, 0))
     other = make_patient("STS_002", 100, rng_for(1, 0))

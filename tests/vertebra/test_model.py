@@ -177,6 +177,7 @@ def test_pooling_values_and_gradients():
         np.testing.assert_array_equal(gradient[box].ravel(), expected)
 
 
+@pytest.mark.slow
 def test_calibrated_sites():
     """[V2] With the statistics of one patch, that patch gives what its own statistics give."""
     config = replace(QUICK, channels=3)
@@ -235,6 +236,7 @@ def test_file_loads_after_import_of_the_package_alone(tmp_path):
 
 
 @pytest.mark.parametrize("statistics", ["batch", "per_site"])
+@pytest.mark.slow
 def test_bfloat16(statistics):
     """Arithmetic of 8 bits, statistics and outputs of 24: probabilities to 0.02 on average, to
     0.05 with TensorFlow's own kernels, which add up in bfloat16."""

@@ -107,6 +107,7 @@ def test_released_search_step_by_step(name, recorded, volumes, recipe):
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - {"T6_flip_forced_average"}))
+@pytest.mark.slow
 def test_mended_search_finds_all(name, volumes, recipe):
     """Where the released search loses, repeats, shifts or breaks down, nothing is lost here."""
     labels, case = volumes(name)
@@ -188,6 +189,7 @@ def test_grid_reaches_every_face(shape, centres):
     assert search_grid(shape, PORT) == centres
 
 
+@pytest.mark.slow
 def test_incomplete_vertebrae_are_remembered_but_left_out(volumes, recipe):
     """As the paper uses the completeness: the search goes on below, the result has no partial."""
     labels, _ = volumes("T1_narrow_completes")

@@ -128,6 +128,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path):
         ([], "torch", "KERAS_BACKEND is torch; expected jax or tensorflow"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes(words, backend, expected):
     done = bench("--small", *words, backend=backend)
     assert done.returncode == 2

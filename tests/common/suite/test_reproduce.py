@@ -121,6 +121,7 @@ class TestPapers:
         said = [re.sub(r" --to \S+/measured.json$", "", call) for call in calls(project)]
         assert said == ["alpha bench --turns 3", "beta bench --turns 3"]
 
+    @pytest.mark.slow
     def test_the_others_go_on_after_one_failed_and_the_page_says_so(self, project):
         (project / "alpha" / "broken").write_text("")
         (project / "beta" / "__main__.py").write_text(STAGED)
