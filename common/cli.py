@@ -322,7 +322,7 @@ def _values_of_options(words: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     for word in words:
         name, equals, value = word.partition("=") if word.startswith("--") else (option, "", word)
         yield name, value, word
-        option = "" if equals else name if word.startswith("--") else ""
+        option = name if word.startswith("--") and not equals else ""
 
 
 def build_parser(program: str, function: Callable, config_module: Any, words: Sequence[str]):

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from common.data.dicom import read_contours, read_series
 from common.data.geometry import Volume, check_same_grid
+from common.data.itk_files import to_itk
 from common.data.labels import inside
 from common.data.names import check_id
 from common.data.volumes import read_volume
-from common.errors import DataError, OptionError, one_line
+from common.errors import DataError, OptionError, WriteError, one_line
 from common.files import scratch_folder
 from common.runs.failures import Failures
 from sarcoma.data import GROUPS, LABELS, SPACING_MM
@@ -95,7 +96,7 @@ def write_collection(folder: Path, out: Path) -> int:
             if len(failures.names) < len(sources):
                 (scratch / out.name).replace(out)
     except OSError as refusal:
-        raise DataError(f"{out} cannot be written ({one_line(refusal)})") from None
+        raise WriteError(f"{out} cannot be written ({one_line(refusal)})") from None
     failures.conclude()
     return len(sources)
 
@@ -147,33 +148,23 @@ def read_dicom(folder: Path) -> tuple[Volume, Volume, Volume]:
 
 def grid_of(ct: Volume) -> SimpleITK.Image:
     """Return the grid of 5 mm that begins at the CT's corner and holds all of it."""
-    image = as_image(ct)
-    if not np.allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-4):
+    if not np.allclose(ct.geometry.direction, np.eye(3).ravel(), atol=1e-4):
         raise DataError("found a CT with turned axes; expected those of the collection, all LPS")
-    spacing = np.array(image.GetSpacing())
-    size = np.ceil(np.array(image.GetSize()) * spacing / SPACING_MM).astype(int)
+    spacing = np.array(ct.geometry.spacing_mm)
+    size = np.ceil(np.array(ct.array.shape[::-1]) * spacing / SPACING_MM).astype(int)
     grid = SimpleITK.Image(size.tolist(), SimpleITK.sitkFloat32)
     grid.SetSpacing((SPACING_MM,) * 3)
-    grid.SetOrigin((np.array(image.GetOrigin()) + (SPACING_MM - spacing) / 2).tolist())
+    grid.SetOrigin((np.array(ct.geometry.origin_mm) + (SPACING_MM - spacing) / 2).tolist())
     return grid
 
 
 def resample(volume: Volume, grid: SimpleITK.Image, *, outside: float) -> np.ndarray:
     """Interpolate a volume linearly on a grid; float32 (Z, Y, X)."""
     found = SimpleITK.Resample(
-        SimpleITK.Cast(as_image(volume), SimpleITK.sitkFloat32), grid, SimpleITK.Transform(),
+        SimpleITK.Cast(to_itk(volume), SimpleITK.sitkFloat32), grid, SimpleITK.Transform(),
         SimpleITK.sitkLinear, outside, SimpleITK.sitkFloat32,
     )  # fmt: skip
     return SimpleITK.GetArrayFromImage(found)
-
-
-def as_image(volume: Volume) -> SimpleITK.Image:
-    """Return a volume as SimpleITK has it."""
-    image = SimpleITK.GetImageFromArray(volume.array)
-    image.SetSpacing(volume.geometry.spacing_mm)
-    image.SetOrigin(volume.geometry.origin_mm)
-    image.SetDirection(volume.geometry.direction)
-    return image
 
 
 def pad(array: np.ndarray, value: float) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from common.data.labels import inside
 from common.data.volumes import read_volume
@@ -79,11 +80,9 @@ def middle_of_crop(ct: np.ndarray, margin_mm: float) -> np.ndarray:
     Returns:
         bool (Z, Y, X).
     """
-    distance, scan = np.zeros(ct.shape), ct != ct.min()
-    for axis in range(3):
-        filled = np.flatnonzero(scan.any(axis=tuple({0, 1, 2} - {axis})))
-        centre, edge = (filled[0] + filled[-1]) / 2, filled[-1] - filled[0] + 1
-        half = max(edge / 2 - margin_mm / SPACING_MM, 0.5)
-        along = np.expand_dims(np.arange(ct.shape[axis]), tuple({0, 1, 2} - {axis}))
-        distance = distance + ((along - centre) / half) ** 2
+    (box,) = ndimage.find_objects((ct != ct.min()).astype(np.uint8))
+    distance = 0.0
+    for along, part in zip(np.ogrid[tuple(map(slice, ct.shape))], box, strict=True):
+        half = max((part.stop - part.start) / 2 - margin_mm / SPACING_MM, 0.5)
+        distance = distance + ((along - (part.start + part.stop - 1) / 2) / half) ** 2
     return distance <= 1

@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK
 
 from common.data.geometry import Geometry, Volume
+from common.data.itk_files import to_itk
 from common.errors import DataError
 from vertebra.config import Config
 
@@ -109,15 +110,6 @@ def back_to_source(mask: Volume, source: tuple[tuple[int, int, int], Geometry]) 
         SimpleITK.sitkNearestNeighbor, 0,
     )  # fmt: skip
     return Volume(SimpleITK.GetArrayFromImage(resampled), geometry)
-
-
-def to_itk(volume: Volume):
-    """Return a volume as a SimpleITK image."""
-    image = SimpleITK.GetImageFromArray(volume.array)
-    image.SetSpacing(volume.geometry.spacing_mm)
-    image.SetOrigin(volume.geometry.origin_mm)
-    image.SetDirection(volume.geometry.direction)
-    return image
 
 
 def from_itk(image) -> Volume:

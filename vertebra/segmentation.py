@@ -19,10 +19,6 @@ from vertebra.preparation import back_to_source, make_isotropic, to_raw_scale, u
 from vertebra.traverse import MOST_VISITS, Traversal, advance, begin
 
 
-class SearchError(DataError):
-    """The released search broke down on a scan or was given up."""
-
-
 def segment_all(
     scans: list[Path], ask: Callable, config: Config, *, out: Path, network: str
 ) -> None:
@@ -91,12 +87,12 @@ def run_search(path: Path, image: np.ndarray, ask: Callable, config: Config) -> 
     except (DataError, IndexError, ValueError, OverflowError) as failure:
         if config.traversal != "code":
             raise
-        raise SearchError(
+        raise DataError(
             f"{path}: the released search broke down after {len(search.visits)} windows at"
             f" (z, y, x) {search.centre}: {failure}"
         ) from failure
     if search.given_up:
-        raise SearchError(f"{path}: the released search was {search.ended}")
+        raise DataError(f"{path}: the released search was {search.ended}")
     return search
 
 

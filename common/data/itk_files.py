@@ -17,7 +17,7 @@ from threading import RLock
 import numpy as np
 import SimpleITK
 
-from common.data.geometry import Frames, Geometry
+from common.data.geometry import Frames, Geometry, Volume
 from common.data.nifti import check_memory, unreadable
 from common.errors import DataError
 
@@ -97,15 +97,20 @@ def read_voxels(
     return array.reshape(-1, *shape)[0], geometry
 
 
+def to_itk(volume: Volume) -> SimpleITK.Image:
+    """Return a volume as a SimpleITK image."""
+    image = SimpleITK.GetImageFromArray(volume.array)
+    image.SetSpacing(volume.geometry.spacing_mm)
+    image.SetOrigin(volume.geometry.origin_mm)
+    image.SetDirection(volume.geometry.direction)
+    return image
+
+
 def write_voxels(
     path: Path, array: np.ndarray, geometry: Geometry, *, compress: bool
 ) -> list[Path]:
     """Write a volume (Z, Y, X); return the files, of a .mhd the data first, then the header."""
-    image = SimpleITK.GetImageFromArray(array)
-    image.SetSpacing(geometry.spacing_mm)
-    image.SetOrigin(geometry.origin_mm)
-    image.SetDirection(geometry.direction)
-    files = [path]
+    image, files = to_itk(Volume(array, geometry)), [path]
     if path.suffix == ".mhd":
         files = [path.with_suffix(".zraw" if compress else ".raw"), path]
     with _library_messages_held() as messages:

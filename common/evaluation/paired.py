@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from common.errors import DataError, OptionError, RunError, nearest
+from common.errors import DataError, OptionError, RunError, nearest, one_line
 from common.evaluation.metrics import FEWEST_FOR_INTERVAL, summarise
 from common.report.page import format_spread
 
@@ -33,7 +33,7 @@ def read_cases(run: Path, measure: str) -> pd.Series:
             raise OptionError(f"--measure {measure}: {path} has no such numbers; expected {near}")
         return table.groupby(["id", "label"], sort=False)[measure].mean()
     except (ValueError, KeyError, UnicodeDecodeError) as failure:
-        raise RunError(f"{path} cannot be read: {' '.join(str(failure).split())}") from failure
+        raise RunError(f"{path} cannot be read: {one_line(failure)}") from failure
 
 
 def compare_measures(rows: Sequence[Mapping], first: str, second: str) -> str:

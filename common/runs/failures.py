@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from common.errors import DataError, WriteError
+from common.errors import DataError, WriteError, one_line
 
 
 class Failures:
@@ -28,7 +28,7 @@ class Failures:
         except WriteError:
             raise
         except DataError as failure:
-            line = f"{name}: {' '.join(str(failure).split())}"
+            line = f"{name}: {one_line(failure)}"
             if self.total == 1:
                 raise DataError(line) from failure
             self.names.append(name)
