@@ -15,6 +15,7 @@ from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 from common.errors import OptionError
 
@@ -120,27 +121,22 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-class _WithKeras(MetaPathFinder):
-    """Finds Keras as Python does, and imports a module of ours behind it."""
+class _OnImport(MetaPathFinder):
+    """Finds a package as Python does, and lets a function of ours run its code, once."""
 
-    def __init__(self, module: str):
-        self.module = module
+    def __init__(self, package: str, run: Callable[[Callable, ModuleType], None]):
+        self.package, self.run = package, run
 
     def find_spec(self, name, path=None, target=None):
-        """Return nothing but for Keras itself, and for that once."""
-        if name != "keras":
+        """Return nothing but for the package itself."""
+        if name != self.package:
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
         if spec is None or spec.loader is None:
             return None
-        run = spec.loader.exec_module
-
-        def run_and_register(keras):
-            run(keras)
-            import_module(self.module)
-
-        spec.loader.exec_module = run_and_register
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: self.run(execute, module)
         return spec
 
 
@@ -150,10 +146,26 @@ def import_with_keras(module: str) -> None:
     So `import <paper>` is all that `keras.saving.load_model` needs, and still loads nothing:
     `--help` stays quick, and TensorFlow starts as the options say, which are read later.
     """
+
+    def run_and_register(execute: Callable, keras: ModuleType) -> None:
+        execute(keras)
+        import_module(module)
+
     if sys.modules.get("keras"):
         import_module(module)
     else:
-        sys.meta_path.insert(0, _WithKeras(module))
+        sys.meta_path.insert(0, _OnImport("keras", run_and_register))
+
+
+def _run_without_pydicom(execute: Callable, nibabel: ModuleType) -> None:
+    with _hidden(("pydicom",)):
+        execute(nibabel)
+
+
+# nibabel loads pydicom where it finds it, for a kind of header extension: a quarter of the start-up
+# of every command, of which `common.data.dicom` alone has any use.
+if "nibabel" not in sys.modules:
+    sys.meta_path.insert(0, _OnImport("nibabel", _run_without_pydicom))
 
 
 def forbid_keras() -> None:

@@ -179,3 +179,13 @@ def test_importing_a_paper_registers_its_layers_with_keras(imports):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split() == [name.partition(">")[2] for name in wanted], done.stderr
+
+
+def test_pydicom_is_loaded_by_what_reads_dicom_alone():
+    """nibabel took it along into the start-up of every command, for a quarter of its time."""
+    code = (
+        "import sys, common.data.volumes\nassert 'pydicom' not in sys.modules\n"
+        "import common.data.dicom\nprint(sys.modules['pydicom'].__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "pydicom\n", done.stderr
