@@ -12,6 +12,7 @@ COMMANDS = {
     "report": ("common.suite.collect", "write the page of runs again, without running anything"),
     "results": ("common.suite.results", "keep what runs measured; write the tables of the READMEs"),
     "compare-runs": ("common.suite.compare_runs", "say whether one run beats another, by case"),
+    "pool-runs": ("common.suite.pool_runs", "make one report of folds or seeds"),
     "replay": ("common.runs.replay", "train a run again and compare the weights"),
     "verify": ("common.export.verify", "verify an exported model against its passport"),
     "bench-gpu": ("common.cost.bench_gpu", "time the networks on a GPU, with JAX or TensorFlow"),

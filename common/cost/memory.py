@@ -20,9 +20,7 @@ def available_memory(
     membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
 ) -> int:
     """Return the bytes that the machine and this process's control groups leave free."""
-    import psutil
-
-    return min([psutil.virtual_memory().available, *_left_in_groups(membership, mount)])
+    return min([_psutil().virtual_memory().available, *_left_in_groups(membership, mount)])
 
 
 def gpu_memory() -> int | None:
@@ -56,9 +54,13 @@ def _of_status(name: str) -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
+    return _psutil().Process().memory_info().rss
+
+
+def _psutil() -> Any:
     import psutil
 
-    return psutil.Process().memory_info().rss
+    return psutil
 
 
 def _left_in_groups(membership: Path, mount: Path) -> Iterator[int]:

@@ -14,26 +14,37 @@ from common.evaluation.metrics import FEWEST_FOR_INTERVAL, summarise
 from common.report.page import format_spread
 
 
-def read_cases(run: Path, measure: str) -> pd.Series:
-    """Return a measure of a run by case and label, the rows of one case averaged; NaN where it is
-    not defined.
+def read_case_table(run: Path) -> pd.DataFrame:
+    """Return the table of a run's measured cases, with `id` and `label` as text.
 
     Raises:
         RunError: the run was not evaluated, or its table is damaged.
-        OptionError: the table has no such column of numbers.
     """
     path = run / "report" / "cases.csv"
     if not path.is_file():
         raise RunError(f"{path} is missing; expected a run that evaluate has measured")
     try:
         table = pd.read_csv(path, dtype={"id": str, "label": str})
-        numbers = table.select_dtypes("number")
-        if measure not in numbers:
-            near = nearest(measure, numbers) or ", ".join(numbers)
-            raise OptionError(f"--measure {measure}: {path} has no such numbers; expected {near}")
-        return table.groupby(["id", "label"], sort=False)[measure].mean()
+        return table.astype({"id": str, "label": str})
     except (ValueError, KeyError, UnicodeDecodeError) as failure:
         raise RunError(f"{path} cannot be read: {one_line(failure)}") from failure
+
+
+def read_cases(run: Path, measure: str, *, option: str = "--measure") -> pd.Series:
+    """Return a measure of a run by case and label, the rows of one case averaged; NaN where it is
+    not defined.
+
+    Raises:
+        RunError: see `read_case_table`.
+        OptionError: the table has no such column of numbers; names the option.
+    """
+    table = read_case_table(run)
+    numbers = table.select_dtypes("number")
+    if measure not in numbers:
+        near = nearest(measure, numbers) or ", ".join(numbers)
+        where = run / "report" / "cases.csv"
+        raise OptionError(f"{option} {measure}: {where} has no such numbers; expected {near}")
+    return table.groupby(["id", "label"], sort=False)[measure].mean()
 
 
 def compare_measures(rows: Sequence[Mapping], first: str, second: str) -> str:

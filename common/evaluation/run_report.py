@@ -6,7 +6,7 @@ makes the page of all papers.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from common.report.page import (
     Figure,
     Section,
     format_number,
+    format_seeds,
     format_spread,
     format_summary,
     write_report,
@@ -54,6 +55,8 @@ def write_evaluation(
     others: Mapping[str, Mapping[str, Mapping]] | None = None,
     cohort: str | None = None,
     unusable: Sequence[str] = (),
+    seeds: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    more: Sequence[Section] = (),
 ) -> None:
     """Write and print what came out of scoring the cases of a run.
 
@@ -61,7 +64,8 @@ def write_evaluation(
         record: the run; its report/ folder is replaced whole.
         rows: a mapping per case and label: `id`, `in_training_set`, and what `score_case` gives.
         title: heading of the page.
-        curve: columns of the training log in each panel of the learning curve.
+        curve: columns of the training log in each panel of the learning curve; empty: of several
+            runs there is none.
         overlays: pictures, worst case first.
         phantom: True where the data are synthetic; said wherever a number is.
         measures: columns of `rows` to summarise, and their names; a paper may add its own.
@@ -69,6 +73,8 @@ def write_evaluation(
         others: label -> measure -> summary of what is no mean over `rows`, for the claims.
         cohort: what the data are to the paper; see `read_cohort`.
         unusable: cases of which a file could not be used; with any, the data are not the cohort.
+        seeds: label -> measure -> its mean under each seed, where the rows are means over seeds.
+        more: further parts of the page, after the results.
 
     Raises:
         OptionError: no claim of the paper is about that cohort, or the data are phantoms.
@@ -79,13 +85,17 @@ def write_evaluation(
         data = read_cohort(record.paper, None, phantom=phantom)
     folder = record.path / "report"
     summaries = summarise_rows(rows, measures)
+    for label, means in (seeds or {}).items():
+        for measure in measures:
+            summaries[label][measure]["seeds"] = list(means[measure])
     cases = len({row["id"] for row in rows})
     preset = record.config.get("preset", "unknown")
     absent = f" Not usable: {', '.join(unusable)}." if unusable else ""
     sections = [
         results_section(summaries, measures),
+        *more,
         # A network trained on phantoms may be measured on something else.
-        curve_section(record, curve, phantom=phantom or bool(record.manifest.get("phantom"))),
+        *curve_section(record, curve, phantom=phantom or bool(record.manifest.get("phantom"))),
         cases_section(rows, measures),
         Section("Overlays", text="The cases with the lowest Dice.", figures=overlays),
         run_section(record),
@@ -158,20 +168,26 @@ def results_section(
         header=["label", "measure", "mean", "sd", "spread", "cases", "not defined"],
         rows=[
             [label, name, format_number(each["mean"]), format_number(each["sd"]),
-             format_spread(each) or "–", each["n"], each["n_undefined"]]
+             "; ".join(filter(None, (format_spread(each), format_seeds(each)))) or "–",
+             each["n"], each["n_undefined"]]
             for label, name, each in found
         ],
     )  # fmt: skip
 
 
-def curve_section(record: Run, curve: Sequence[Sequence[str]], *, phantom: bool) -> Section:
-    """Return the learning curve, or a sentence where the weights were not trained here."""
+def curve_section(
+    record: Run, curve: Sequence[Sequence[str]], *, phantom: bool
+) -> Iterator[Section]:
+    """Yield the learning curve, or a sentence where the weights were not trained here."""
+    if not curve:
+        return
     rows = read_log(record.path)
     if not rows:
-        return Section("Learning curve", text="The weights of this run were not trained here.")
+        yield Section("Learning curve", text="The weights of this run were not trained here.")
+        return
     picture = draw_learning_curve(rows, x="step", panels=curve, phantom=phantom)
     drawn = ", ".join(column for panel in curve for column in panel if column in rows[-1])
-    return Section("Learning curve", figures=[Figure(picture, f"By training step: {drawn}.")])
+    yield Section("Learning curve", figures=[Figure(picture, f"By training step: {drawn}.")])
 
 
 def cases_section(rows: Sequence[Mapping], measures: Mapping[str, str]) -> Section:

@@ -33,6 +33,26 @@ def draw_learning_curve(
     return render(canvas, phantom=phantom)
 
 
+def draw_over(
+    rows: Sequence[Mapping], *, x: str, measures: Mapping[str, str], phantom: bool
+) -> bytes:
+    """Return the measures of all cases over another of their columns as PNG bytes.
+
+    A panel per measure, which is named, and a line per label, from case to case along `x`.
+    """
+    canvas = Canvas(figsize=(5.2 * len(measures), 3.2), layout="constrained")
+    places = canvas.subplots(1, len(measures), squeeze=False)[0]
+    for axes, (measure, name) in zip(places, measures.items(), strict=True):
+        for label in dict.fromkeys(row["label"] for row in rows):
+            points = sorted((row[x], row[measure]) for row in rows if row["label"] == label)
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+        axes.set_xlabel(x.replace("_", " "))
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    return render(canvas, phantom=phantom)
+
+
 def draw_overlay(
     image: np.ndarray,
     reference: np.ndarray | None,

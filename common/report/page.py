@@ -124,11 +124,20 @@ def format_spread(summary: Mapping[str, Any], digits: int = 3) -> str:
     return "" if "–" in (low, high) else f"95% interval {low} to {high}"
 
 
+def format_seeds(summary: Mapping[str, Any], digits: int = 3) -> str:
+    """Return 'seeds 0.81, 0.83, 0.80', the means of repetitions; empty where there were none."""
+    means = summary.get("seeds") or ()
+    return f"seeds {', '.join(format_number(mean, digits) for mean in means)}" if means else ""
+
+
 def format_summary(summary: Mapping[str, Any], digits: int = 3) -> str:
     """Return 'mean ± sd (n = 7; 95% interval low to high; 1 undefined)', or of few cases their
-    values, of what `common.evaluation.metrics.summarise` returns."""
+    values, and of several seeds their means.
+
+    `summary` is what `common.evaluation.metrics.summarise` returns."""
     mean, sd = (format_number(summary.get(name), digits) for name in ("mean", "sd"))
     undefined = summary.get("n_undefined")
     facts = [f"n = {summary.get('n', '–')}", format_spread(summary, digits)]
+    facts.append(format_seeds(summary, digits))
     facts.append(f"{undefined} undefined" if undefined else "")
     return f"{mean}{'' if sd == '–' else f' ± {sd}'} ({'; '.join(filter(None, facts))})"

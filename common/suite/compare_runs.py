@@ -1,9 +1,11 @@
 """Whether one run is better than another, case by case.
 
 `python -m common compare-runs A B [--measure dice]` takes two run folders with a report and pairs
-the cases that both measured. For every label: the mean of the differences B - A with Student's
-interval, the paired t test, Wilcoxon's signed ranks, and the effect in standard deviations of the
-differences. Several rows of one case are averaged first, since they are not independent.
+the cases that both measured; with --against B is measured by another column, so that a network can
+be held against a baseline of its own run. For every label: the mean of the differences B - A with
+Student's interval, the paired t test, Wilcoxon's signed ranks, and the effect in standard
+deviations of the differences. Several rows of one case are averaged first, since they are not
+independent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("first", type=Path, metavar="A", help="run that evaluate has measured")
     parser.add_argument("second", type=Path, metavar="B", help="the other one")
     parser.add_argument("--measure", default="dice", help="column of report/cases.csv")
+    parser.add_argument("--against", metavar="MEASURE", help="column of B; default: that of A")
     parser.add_argument("--out", type=Path, help="JSON file of the same numbers")
     options = parser.parse_args(argv)
     from common.evaluation.paired import compare_cases, read_cases  # after --help was answered
 
     runs = options.first, options.second
-    tables = [read_cases(run, options.measure) for run in runs]
+    tables = [
+        read_cases(options.first, options.measure),
+        read_cases(options.second, options.against or options.measure, option="--against"),
+    ]
     rows = compare_cases(*tables)
     print(format_table([as_text(row) for row in rows]))
     for run, own, other in zip(runs, tables, tables[::-1], strict=True):
@@ -35,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any(read_json(run / "report" / "report.json").get("phantom") for run in runs):
         print(PHANTOM_NOTICE)
     if options.out:
-        write_json(options.out, {"measure": options.measure, "labels": rows})
+        measures = [options.measure, options.against or options.measure]
+        write_json(options.out, {"measures": measures, "labels": rows})
     return 0
 
 

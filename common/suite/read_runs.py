@@ -24,7 +24,7 @@ SCHEMA = 1
 BENCHMARKS = "bench-"
 """What the names of benchmark results begin with; they are files of their own kind."""
 KEPT_OF_A_SUMMARY = ("n", "n_undefined", "mean", "sd", "ci95_low", "ci95_high",
-                     "values")  # fmt: skip
+                     "values", "seeds")  # fmt: skip
 DIGITS = 6
 """Of the numbers in a result file."""
 

@@ -84,3 +84,14 @@ def test_other_cases_and_runs_without_report(runs, tmp_path, capsys):
         said[0] == "common compare-runs: found no case and label that both runs have; expected some"
     )
     assert said[1].endswith("cases.csv is missing; expected a run that evaluate has measured")
+
+
+def test_a_run_against_a_baseline_of_its_own(tmp_path, capsys):
+    run = write_run(tmp_path / "a", [0.5, 0.7], dice_of_crop=[0.6, 0.6])
+    words = ["compare-runs", str(run), str(run), "--against", "dice_of_crop"]
+    assert main([*words, "--out", str(tmp_path / "o.json")]) == 0
+    (row,) = json.loads((tmp_path / "o.json").read_text())["labels"]
+    assert (row["mean_a"], row["mean_b"]) == pytest.approx((0.6, 0.6))
+    assert row["difference"]["values"] == pytest.approx([-0.1, 0.1])
+    assert main([*words[:-1], "dice_of_corp"]) == 2
+    assert "--against dice_of_corp" in capsys.readouterr().err
