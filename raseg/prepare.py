@@ -1,6 +1,7 @@
 """Write the training binaries from the two arrays: the original's make_datasets."""
 
 from pathlib import Path
+from typing import Literal
 
 from common.errors import OptionError
 from raseg.binary_writer import write_binaries
@@ -19,6 +20,8 @@ def prepare(
     data_dir: Path = Path("datasets/bins"),
     seed: int = 42,
     check: bool = False,
+    layout: Literal["paper", "ibsi"] = "paper",
+    out: Path = Path("datasets"),
 ) -> None:
     """Write the training binaries from images_and_labels.npy and pre_images.npy.
 
@@ -30,13 +33,22 @@ def prepare(
         val: volumes at the end that are held out.
         config: task, validation_volumes, wrap_intensities and, for the draft, the patches.
         preset: where the numbers come from; options after it change single ones.
-        data: folder of the arrays.
+        data: folder of the arrays; for --layout ibsi the folder of the collection.
         data_dir: folder of the binaries.
         seed: of the patches' places (draft).
         check: only look: print everything that is wrong with any array or volume, write nothing,
             and end with status 2 if anything keeps the data from being used; needs no --tag, and
             --val only to look at the split.
+        layout: paper, or ibsi for the folder ibsi_validation of theibsi/data_sets (NIfTI or DICOM),
+            whose T1 scans of limbs become the array of --task bme; nothing else is done then.
+        out: folder of that array.
     """
+    if layout == "ibsi":
+        from raseg.limbs import write_limbs  # SimpleITK and SciPy
+
+        count = write_limbs(data, out)
+        print(f"Volumes: {count} in {out}; limbs with a tumour, no wrists and no oedema")
+        return
     if check:
         inspect_arrays(data, config, data_dir, held_out=val).conclude()
         return

@@ -1,11 +1,9 @@
 """The public copy of the patients, as the IBSI publishes it, in the layout of the paper's file.
 
-Source of the data: theibsi/data_sets, folder ibsi_validation: nifti/<id>/CT_image.nii.gz,
-PET_image and CT_mask, or dicom/<id>/{CT,PET}/image with the contours in CT/mask. CT, PET and lesion
-come to the grid of the paper's file, 5 mm in every direction, whose corner is that of the CT.
+CT, PET and lesion (see `common.data.ibsi_collection`) come to the grid of the paper's file, 5 mm in
+every direction, whose corner is that of the CT.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -13,12 +11,10 @@ import numpy as np
 import SimpleITK
 from tqdm import tqdm
 
-from common.data.dicom import read_contours, read_series
-from common.data.geometry import Volume, check_same_grid
+from common.data.dicom import Series
+from common.data.geometry import Volume
+from common.data.ibsi_collection import MARGIN_MM, Source, find_sources
 from common.data.itk_files import to_itk
-from common.data.labels import inside
-from common.data.names import check_id
-from common.data.volumes import read_volume
 from common.errors import DataError, OptionError, WriteError, one_line
 from common.files import scratch_folder
 from common.runs.failures import Failures
@@ -27,41 +23,10 @@ from sarcoma.data import GROUPS, LABELS, SPACING_MM
 PLANE = 100
 """Rows and columns of the paper's slices, to which smaller ones are padded."""
 AIR_HU = -1000.0
-STRUCTURE = "GTV_Mass"
 DIFFERENCE = "cropped 5 cm around the contour, whose GTV_Mass alone is the lesion"
 """How these patients differ from those of the paper's file."""
-MARGIN_MM = 50.0
 SUV_UNITS = "GML"
 """DICOM's word for g/ml: SUV by body weight."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where one patient lies."""
-
-    id: str
-    nifti: Path | None
-    dicom: Path | None
-
-
-def find_sources(folder: Path) -> list[Source]:
-    """Return the patients of the collection, those with NIfTI files and those with DICOM.
-
-    Raises:
-        DataError: the folder holds none, or a name that cannot be an id.
-    """
-    folder = Path(folder)
-    found: dict[str, dict[str, Path]] = {}
-    for kind in ("nifti", "dicom"):
-        for path in sorted((folder / kind).glob("*/")):
-            check_id(path.name, str(folder / kind))
-            found.setdefault(path.name, {})[kind] = path
-    if not found:
-        raise DataError(
-            f"{folder}: found no nifti/<patient> or dicom/<patient>; expected the folder "
-            "ibsi_validation of theibsi/data_sets"
-        )
-    return [Source(id_, of.get("nifti"), of.get("dicom")) for id_, of in sorted(found.items())]
 
 
 def write_collection(folder: Path, out: Path) -> int:
@@ -109,10 +74,10 @@ def arrays_of(source: Source) -> dict[str, np.ndarray]:
         DataError: a file is missing or cannot be used, the mask is empty or on another grid than
             the CT, the PET is in other units than SUV.
     """
-    ct, pet, mask = read_nifti(source.nifti) if source.nifti else read_dicom(source.dicom)
-    check_same_grid(ct, mask, names=(f"{source.id}: CT", "its lesion"))
-    if not mask.array.any():
-        raise DataError(f"{source.id}: the lesion's mask is empty")
+    ct, mask, _ = source.read("CT", lesion=True)
+    pet, _, series = source.read("PET", lesion=False)
+    if series is not None:
+        check_uptake(series)
     grid = grid_of(ct)
     lesion = resample(mask, grid, outside=0.0)
     label = (lesion > 0.5).astype(np.uint8) + (lesion > 0)
@@ -123,18 +88,8 @@ def arrays_of(source: Source) -> dict[str, np.ndarray]:
     }
 
 
-def read_nifti(folder: Path) -> tuple[Volume, Volume, Volume]:
-    """Read CT, PET and the CT's mask of one patient."""
-    ct, pet, mask = (
-        read_volume(folder / f"{name}.nii.gz") for name in ("CT_image", "PET_image", "CT_mask")
-    )
-    lesion = inside(mask.array, str(folder / "CT_mask.nii.gz"))
-    return ct, pet, Volume(lesion.astype(np.uint8), mask.geometry)
-
-
-def read_dicom(folder: Path) -> tuple[Volume, Volume, Volume]:
-    """Read the CT and PET series of one patient, and the contours on the CT."""
-    ct, pet = (read_series(folder / name / "image") for name in ("CT", "PET"))
+def check_uptake(pet: Series) -> None:
+    """Refuse a series in other units than SUV by body weight."""
     units = str(pet.header.get("Units", "")).strip()
     kind = str(pet.header.get("SUVType", "BW")).strip()
     if units != SUV_UNITS or kind != "BW":
@@ -142,8 +97,6 @@ def read_dicom(folder: Path) -> tuple[Volume, Volume, Volume]:
             f"{pet.files[0]}: found a PET in {units or 'no units'}, SUV by {kind}; expected "
             f"{SUV_UNITS} (0054,1001), SUV by BW (0054,1006)"
         )
-    lesion = read_contours(folder / "CT" / "mask" / "RS.dcm", STRUCTURE, ct.volume)
-    return ct.volume, pet.volume, Volume(lesion.astype(np.uint8), ct.volume.geometry)
 
 
 def grid_of(ct: Volume) -> SimpleITK.Image:

@@ -20,7 +20,6 @@ from common.errors import DataError, OptionError, one_line
 
 try:
     import pydicom
-    from pydicom.errors import InvalidDicomError
 except ModuleNotFoundError:
     raise OptionError(
         "DICOM needs pydicom: pip install 'segmentation-reproductions[dicom]'"
@@ -157,7 +156,7 @@ def _read(path: Path) -> pydicom.Dataset:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; expected a file of DICOM") from None
-    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, TypeError,
+    except (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError, AttributeError, TypeError,
             NotImplementedError, MemoryError, RecursionError) as failure:  # fmt: skip
         raise DataError(f"{path}: not readable as DICOM ({one_line(failure)})") from None
 

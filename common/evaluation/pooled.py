@@ -15,11 +15,25 @@ from common.data.tables import check_cells, read_table
 from common.errors import DataError, RunError
 from common.evaluation.claims import Data, DataKind
 from common.evaluation.paired import read_case_table
-from common.files import read_json, sha256_of
+from common.evaluation.run_report import MEASURES, write_evaluation
+from common.files import (
+    as_yaml,
+    make_folder,
+    read_json,
+    sha256_of,
+    write_json,
+    write_text_atomically,
+)
+from common.report.drawing import draw_over
+from common.report.page import Figure, Section, read_sections
 from common.runs.folder import Run, load_run
 
 OF_A_ROW = ("id", "label", "status", "in_training_set")
 """Columns of cases.csv that are not measures, and may be of numbers."""
+
+
+OVERLAYS = "Overlays"
+"""Title of the part of a run's page that has the pictures, worst case first."""
 
 
 @dataclass(frozen=True)
@@ -204,3 +218,56 @@ def cohort_of(data: Data) -> str | None:
     if data.kind not in (DataKind.ORIGINAL, DataKind.SAME_PATIENTS):
         return None
     return f"{data.cohort}: {data.preparation}" if data.preparation else data.cohort
+
+
+def write_pool(folders: Sequence[Path], to: Path, *, over: Path | None = None) -> None:
+    """Write the report of several runs into a new folder.
+
+    Raises:
+        RunError: the folder exists; or see `read_pool`.
+        DataError: see `add_covariates`.
+    """
+    if to.exists():
+        raise RunError(f"--to {to} exists; expected a new folder")
+    pool = read_pool(folders)
+    phantom = pool.data.kind is DataKind.PHANTOM
+    names = {**dict(zip(pool.measures, pool.measures, strict=True)), **MEASURES}
+    measures = {name: names[name] for name in pool.measures}
+    more = []
+    if pool.differing:
+        varied = ", ".join(pool.differing)
+        text = f"{len(pool.runs)} runs, of which these options differ: {varied}."
+        more.append(Section("What was pooled", text=text))
+    drawn = {name: names[name] for name in ("dice", "hd95_mm") if name in measures}
+    for column in add_covariates(pool, over) if over else ():
+        png = draw_over(pool.rows, x=column, measures=drawn, phantom=phantom)
+        title = f"Over {column.replace('_', ' ')}"
+        more.append(Section(title, figures=[Figure(png, f"{title}: each point is a case.")]))
+    manifest = manifest_of(pool)
+    config = {k: v for k, v in pool.runs[0].config.items() if k not in pool.differing}
+    make_folder(to, f"--to {to}")
+    write_text_atomically(to / "config.yaml", as_yaml(config))
+    write_json(to / "manifest.json", manifest)
+    write_evaluation(
+        Run(to, config, manifest),
+        pool.rows,
+        title=f"{pool.runs[0].paper}: {len(pool.runs)} runs",
+        curve=(),
+        overlays=worst_pictures(pool.runs),
+        phantom=phantom,
+        measures=measures,
+        cohort=cohort_of(pool.data),
+        unusable=pool.unusable,
+        seeds=pool.seeds,
+        more=more,
+    )
+
+
+def worst_pictures(runs: Sequence[Run]) -> list[Figure]:
+    """Return the picture of each run's worst case."""
+    pages = [run.path / "report" / "sections.json" for run in runs]
+    overlays = [
+        section for page in pages if page.is_file()
+        for section in read_sections(page) if section.title == OVERLAYS
+    ]  # fmt: skip
+    return [section.figures[0] for section in overlays if section.figures]

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from common.data.geometry import Geometry
+from common.data.ibsi_collection import find_sources
 from common.data.volumes import write_volume
 from common.errors import DataError, OptionError
 from sarcoma.config import PORT
 from sarcoma.data import find_patients, load_patient, preparation_of
-from sarcoma.ibsi import DIFFERENCE, arrays_of, find_sources
+from sarcoma.ibsi import DIFFERENCE, arrays_of
 from sarcoma.prepare import prepare
 from sarcoma.scoring import middle_of_crop
 
