@@ -32,12 +32,11 @@ def convert(
         DataError: no checkpoint, a truncated one, or one of another architecture.
     """
     from common.network.trained import save_network
-    from raseg import original_weights
-    from raseg.model import build_for_any_size
+    from raseg import model, original_weights
 
     tensors = original_weights.read_original(original)
-    model = build_for_any_size(config)
-    left = original_weights.assign_original(model, tensors, weights=weights, source=str(original))
+    network = model.build_for_any_size(config)
+    left = original_weights.assign_original(network, tensors, weights=weights, source=str(original))
     step = int(tensors.get(original_weights.STEP, 0))
     options = {"preset": preset, "weights": weights}
     with open_run(
@@ -45,8 +44,10 @@ def convert(
     ) as record:
         record.record(converted_from=str(original), step=step)
         record.write_split({"training": [], "validation": [], "test": []})
-        save_network(model, record.path / "model.keras")
+        save_network(network, record.path / "model.keras")
     which = "running means" if weights == "ema" else "last weights"
-    print(f"Assigned {len(model.weights)} variables, {model.count_params()} numbers: the {which}")
+    print(
+        f"Assigned {len(network.weights)} variables, {network.count_params()} numbers: the {which}"
+    )
     print(f"Left in {original}: {len(left)} others (optimiser, step {step}, the other weights)")
     print(f"Network: {run / 'model.keras'}")

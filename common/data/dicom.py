@@ -156,8 +156,8 @@ def _read(path: Path) -> pydicom.Dataset:
         return pydicom.dcmread(path, stop_before_pixels=True)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; expected a file of DICOM") from None
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError, AttributeError, TypeError,
-            NotImplementedError, MemoryError, RecursionError) as failure:  # fmt: skip
+    except (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError, AttributeError,
+            TypeError, NotImplementedError, MemoryError, RecursionError) as failure:  # fmt: skip
         raise DataError(f"{path}: not readable as DICOM ({one_line(failure)})") from None
 
 
