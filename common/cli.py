@@ -28,6 +28,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+from common.data.dicom_paths import choose_series
 from common.errors import OptionError, RunError, UserError, nearest
 from common.runtime import forget_networks, limit_threads, load_tensorflow_quietly
 
@@ -179,8 +180,15 @@ def run_command(
     paper: str, command: str, words: Sequence[str], option_aliases: Mapping[str, str]
 ) -> None:
     """Parse the words of one command and call its function, once for every part between `--`."""
-    calls = [parse_command(paper, command, part, option_aliases) for part in split_words(words)]
-    for number, (function, config_class, values) in enumerate(calls):
+    if command == "predict" and is_for_a_model(paper, words):
+        raise SystemExit(
+            importlib.import_module("common.serving.__main__").main(["segment", *words])
+        )
+    parts = map(split_output, split_words(words))
+    calls = [
+        (*parse_command(paper, command, part, option_aliases), output) for part, output in parts
+    ]
+    for number, (function, config_class, values, output) in enumerate(calls):
         if values.cuda_devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = values.cuda_devices
         if values.threads is not None:
@@ -190,7 +198,47 @@ def run_command(
                 load_tensorflow_quietly()
             if number:
                 forget_networks()
-        function(**gather_arguments(paper, function, config_class, values))
+        arguments = gather_arguments(paper, function, config_class, values)
+        if output is None:
+            function(**arguments)
+        else:
+            predict_into(paper, function, arguments, output)
+
+
+def is_for_a_model(paper: str, words: Sequence[str]) -> bool:
+    """Return whether `predict` is asked of an exported model that the paper's own does not take."""
+    return (
+        "--model" in words
+        and "model" not in inspect.signature(load_command(paper, "predict")).parameters
+    )
+
+
+def split_output(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Take the file of `-o FILE` out of the words of a command."""
+    words = list(words)
+    if "-o" not in words:
+        return words, None
+    place = words.index("-o")
+    if not words[place + 1 :] or words[place + 1].startswith("-"):
+        raise OptionError("-o: expected the file of labels to write")
+    output = Path(words[place + 1])
+    del words[place : place + 2]
+    return words, output
+
+
+def predict_into(paper: str, function: Callable, arguments: dict, output: Path) -> None:
+    """Call a paper's `predict` for one scan and put its labels into a file."""
+    from common.inference.one_scan import predict_one  # nibabel, which no help needs
+
+    folder = next((name for name in ("out", "output_dir") if name in arguments), None)
+    if folder is None or arguments.get("image") is None:
+        raise OptionError(f"-o {output}: expected one scan, as in predict SCAN -o LABELS.nii.gz")
+    if arguments[folder] is not None:
+        raise OptionError(f"-o {output} and --{folder} were both given; expected one of them")
+    predict_one(
+        lambda made: function(**{**arguments, folder: made}), arguments["image"], output,
+        paper=paper,
+    )  # fmt: skip
 
 
 def split_words(words: Sequence[str]) -> list[list[str]]:
@@ -210,6 +258,8 @@ def gather_arguments(paper: str, function: Callable, config_class: type, values:
     given = {"paper": paper}
     if "config" in names:
         given["config"] = make_config(config_class, values)
+    if "image" in names:
+        given["image"] = choose_series(values.image, values.series)
     return {name: given[name] if name in given else values[name] for name in names}
 
 
@@ -222,9 +272,14 @@ def load_command(paper: str, command: str) -> Callable:
 def parse_command(
     paper: str, command: str, words: Sequence[str], option_aliases: Mapping[str, str]
 ) -> tuple[Callable, type, Any]:
-    """Return a command's function, the paper's `Config` class and the values by option."""
+    """Return a command's function, the paper's `Config` class and the values by option.
+
+    A first word that is no option is the scan of a command that has one.
+    """
     function = load_command(paper, command)
     config_module = importlib.import_module(f"{paper}.config")
+    if words and not words[0].startswith("-") and "image" in inspect.signature(function).parameters:
+        words = ["--image", *words]
     words = spell_options(words, option_aliases)
     try:
         parser = build_parser(f"python -m {paper} {command}", function, config_module, words)
@@ -342,6 +397,9 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     parser.add_argument("--threads", type=int | None, help=threads)
     parser.add_argument("--verbose", type=bool, default=False, help="Show TensorFlow's notices.")
     parameters = inspect.signature(function).parameters
+    if "image" in parameters:
+        uid = "SeriesInstanceUID, where --image is a folder with several series of DICOM."
+        parser.add_argument("--series", type=str | None, help=uid)
     skip = {"config", "paper"} & {*parameters}
     if {"paper", "preset"} <= {*parameters}:  # the command is shared, the presets are the paper's
         skip.add("preset")

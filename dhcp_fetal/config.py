@@ -23,6 +23,8 @@ MeanStd = tuple[float, float]
 Turns = tuple[float, float, float, float]
 
 
+SEGMENT = "structure"
+"""What is found, as a DICOM Segmentation calls it: the run knows no name."""
 RUN = None
 """Run folder where none is named: there is none, a command has to name it."""
 PHANTOM_SHAPE = (92, 110, 92)

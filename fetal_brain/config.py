@@ -14,6 +14,8 @@ from common.errors import OptionError
 Preset = Literal["paper", "code", "port", "quick"]
 """paper: what the paper states; code: what the released code does; port: what we recommend;
 quick: the port made small."""
+SEGMENT = "brain"
+"""What is found, as a DICOM Segmentation calls it."""
 RUN = Path("/tmp/fetal_segmentation")
 """Run folder where none is named; the original's --model_path."""
 PHANTOM_SHAPE = (16, 144, 144)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data.dicom_paths import scan_exists
 from common.data.geometry import Volume, check_same_grid
 from common.data.labels import integer_labels, join_labels
 from common.data.names import check_id, check_new, keep_subjects_apart, normal_id, subject_of
@@ -119,9 +120,9 @@ def find_subject(table: Table, row: Row, image_path: Path) -> str:
 
 
 def case_of_image(image_path: Path) -> Case:
-    """Return a single scan as a case without a label, named like its file, which must exist."""
+    """Return a single scan as a case without a label, named like it; it must exist."""
     image_path = Path(image_path).absolute()
-    if not image_path.is_file():
+    if not scan_exists(image_path):
         raise DataError(f"{image_path} does not exist; expected a scan")
     return Case(normal_id(stem_of(image_path)), image_path, None)
 

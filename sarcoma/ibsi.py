@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK
 from tqdm import tqdm
 
-from common.data.dicom import Series
+from common.data.dicom import in_suv
 from common.data.geometry import Volume
 from common.data.ibsi_collection import MARGIN_MM, Source, find_sources
 from common.data.itk_files import to_itk
@@ -25,8 +25,6 @@ PLANE = 100
 AIR_HU = -1000.0
 DIFFERENCE = "cropped 5 cm around the contour, whose GTV_Mass alone is the lesion"
 """How these patients differ from those of the paper's file."""
-SUV_UNITS = "GML"
-"""DICOM's word for g/ml: SUV by body weight."""
 
 
 def write_collection(folder: Path, out: Path) -> int:
@@ -72,12 +70,12 @@ def arrays_of(source: Source) -> dict[str, np.ndarray]:
 
     Raises:
         DataError: a file is missing or cannot be used, the mask is empty or on another grid than
-            the CT, the PET is in other units than SUV.
+            the CT, the PET's units are none that SUV can be had of.
     """
     ct, mask, _ = source.read("CT", lesion=True)
     pet, _, series = source.read("PET", lesion=False)
     if series is not None:
-        check_uptake(series)
+        pet = Volume(in_suv(series), pet.geometry)
     grid = grid_of(ct)
     lesion = resample(mask, grid, outside=0.0)
     label = (lesion > 0.5).astype(np.uint8) + (lesion > 0)
@@ -86,17 +84,6 @@ def arrays_of(source: Source) -> dict[str, np.ndarray]:
         GROUPS["pet"]: pad(resample(pet, grid, outside=0.0), 0),
         LABELS: pad(label.astype(np.uint8), 0),
     }
-
-
-def check_uptake(pet: Series) -> None:
-    """Refuse a series in other units than SUV by body weight."""
-    units = str(pet.header.get("Units", "")).strip()
-    kind = str(pet.header.get("SUVType", "BW")).strip()
-    if units != SUV_UNITS or kind != "BW":
-        raise DataError(
-            f"{pet.files[0]}: found a PET in {units or 'no units'}, SUV by {kind}; expected "
-            f"{SUV_UNITS} (0054,1001), SUV by BW (0054,1006)"
-        )
 
 
 def grid_of(ct: Volume) -> SimpleITK.Image:

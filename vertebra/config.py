@@ -14,6 +14,8 @@ quick: the port made small."""
 Layout = Literal["csi", "verse"]
 """csi: one flat folder, the paper's; verse: VerSe's rawdata and derivatives."""
 
+SEGMENT = "vertebra"
+"""What is found, as a DICOM Segmentation calls it."""
 RUN = Path("weights")
 """Run folder where none is named; the original's --weight and --checkpoints."""
 PHANTOM_SHAPE = (120, 112, 112)

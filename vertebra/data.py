@@ -70,7 +70,7 @@ def list_volumes(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected one with scans")
     paths = sorted(folder.iterdir(), key=lambda path: natural_key(path.name))
-    return [path for path in paths if is_volume(path) and path.is_file()]
+    return [path for path in paths if is_volume(path)]
 
 
 def check_new_name(path: Path, volumes: Mapping[str, Path]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.data.dicom_paths import holds_dicom, scan_exists
 from common.errors import DataError, nearest
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -134,12 +135,12 @@ def find_file(table: Table, row: Row, cell: str, *, what: str) -> Path:
     if not cell:
         raise DataError(f"{table.where(row)}: the {what} is empty; expected a path")
     path = table.path.parent / cell
-    if path.is_dir():
+    if path.is_dir() and not holds_dicom(path):
         raise DataError(
-            f"{table.where(row)}: the {what} is a folder: {path}; expected a file (DICOM: convert "
-            "it to .nii.gz first, as dcm2niix does)"
+            f"{table.where(row)}: the {what} is a folder: {path}; expected a file, or a folder of "
+            "DICOM"
         )
-    if not path.is_file():
+    if not scan_exists(path):
         raise DataError(f"{table.where(row)}: the {what} does not exist: {path}")
     return path
 

@@ -1,9 +1,11 @@
-"""Scalar 3-D volumes on disk: NIfTI, MetaImage and NRRD, with their geometry.
+"""Scalar 3-D volumes on disk: NIfTI, MetaImage, NRRD and series of DICOM, with their geometry.
 
 Arrays are (Z, Y, X); see `common.data.geometry` for what is said of space. NIfTI is read and
-written in `common.data.nifti`, the others through SimpleITK in `common.data.itk_files`.
+written in `common.data.nifti`, MetaImage and NRRD through SimpleITK in `common.data.itk_files`;
+series of DICOM, which `common.data.dicom_paths` recognises, are read in `common.data.dicom`.
 """
 
+import importlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +15,7 @@ import nibabel
 import numpy as np
 
 from common.data import nifti
+from common.data.dicom_paths import find_series, holds_dicom
 from common.data.geometry import Frames, Geometry, Volume
 from common.errors import DataError, WriteError
 from common.files import scratch_folder
@@ -37,7 +40,8 @@ def read_volume(
     """Read a scalar 3-D volume.
 
     Args:
-        path: .nii, .nii.gz, .mha, .mhd (with the data file beside it) or .nrrd.
+        path: .nii, .nii.gz, .mha, .mhd (with the data file beside it), .nrrd, or a series of DICOM
+            as `common.data.dicom_paths` has them: CT in HU, PET in SUV by body weight.
         dtype: type of the array, the file's own if None. Values must survive a conversion to
             integers exactly.
         frames: "one": a 4-D file must hold a single volume; "first": the first of several counts.
@@ -73,11 +77,13 @@ def read_geometry(
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that are read with a file: itself, then those that hold its voxels.
+    """Return the files that are read of a scan: the file, then those that hold its voxels.
 
     Raises:
-        DataError: it is a MetaImage or NRRD file whose header cannot be believed.
+        DataError: it is a MetaImage or NRRD file whose header cannot be believed, or no series.
     """
+    if find_series(path) and not path.name.lower().endswith(FORMATS):
+        return list(_dicom().read_headers(path).files)
     if path.suffix.lower() not in ITK_ENDINGS:
         return [path]
     return [path, *(path.parent / name for name in _itk_files().data_files(path))]
@@ -159,17 +165,25 @@ def ending_of(path: Path) -> str:
     for ending in STEM_ENDINGS[1:]:
         if path.name.lower().endswith(ending):
             return ending
-    found = "is a folder" if path.is_dir() else "unknown kind of volume"
-    raise DataError(f"{path}: {found}, expected {', '.join(FORMATS)}")
+    found = "a folder without DICOM" if path.is_dir() else "unknown kind of volume"
+    if path.suffix.lower() in (".dcm", ".ima"):
+        found = "no file of DICOM" if path.is_file() else "no such file"
+    raise DataError(f"{path}: {found}, expected {', '.join(FORMATS)} or a series of DICOM")
 
 
 def is_volume(path: Path) -> bool:
-    """Return whether a file's name is that of a volume; hidden files have none."""
-    return path.name.lower().endswith(FORMATS) and not path.name.startswith(".")
+    """Return whether what is in a folder is a volume: a file by its name, or a folder of DICOM;
+    hidden ones are none."""
+    if path.name.startswith("."):
+        return False
+    return holds_dicom(path) if path.is_dir() else path.name.lower().endswith(FORMATS)
 
 
 def stem_of(path: Path) -> str:
-    """Return a file's name without the ending of a volume, also without both of `.nii.gz`."""
+    """Return a scan's name: that of its file without the ending of a volume, also without both of
+    `.nii.gz`, or that of the folder of its series."""
+    if not path.name.lower().endswith(FORMATS) and (place := find_series(path)):
+        return place.folder.resolve().name
     for ending in STEM_ENDINGS:
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]
@@ -181,8 +195,9 @@ def explain_unread(names: Iterable[str]) -> str:
     others = sorted(name for name in names if name.lower().endswith(UNREAD))
     if not others:
         return ""
-    dicom = ", as dcm2niix does" if others[0].lower().endswith((".dcm", ".ima")) else ""
-    return f"; found {others[0]}, which is not read: convert it to .nii.gz{dicom}"
+    if others[0].lower().endswith((".dcm", ".ima")):
+        return f"; found {others[0]}: expected a folder of its own for each series of DICOM"
+    return f"; found {others[0]}, which is not read: convert it to .nii.gz"
 
 
 def _converted(array: np.ndarray, dtype, path: Path) -> np.ndarray:
@@ -216,11 +231,16 @@ def _storable(array: np.ndarray) -> np.ndarray:
 
 
 def _reader_of(path: Path) -> ModuleType:
+    if not path.name.lower().endswith(FORMATS) and find_series(path):
+        return _dicom()
     return nifti if ending_of(path) in nifti.ENDINGS else _itk_files()
 
 
 def _itk_files() -> ModuleType:
     """Return `common.data.itk_files`, without SimpleITK's start-up where all files are NIfTI."""
-    from common.data import itk_files
+    return importlib.import_module("common.data.itk_files")
 
-    return itk_files
+
+def _dicom() -> ModuleType:
+    """Return `common.data.dicom`, whose library is an extra."""
+    return importlib.import_module("common.data.dicom")

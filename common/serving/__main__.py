@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import Parser, run_guarded, spell_options
+from common.data.dicom_paths import choose_series
 from common.errors import OptionError
 from common.runtime import forbid_keras, load_tensorflow_quietly
 from common.serving.protocol import Patience
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     segment = commands.add_parser("segment", help="label map of a scan")
     segment.add_argument("scans", nargs="+", type=Path, metavar="SCAN")
     segment.add_argument("-o", "--output", type=Path, required=True, help="label map to write")
+    segment.add_argument("--series", help="SeriesInstanceUID in a SCAN with several series")
     segment.add_argument("--mask", type=Path, help="region of interest, for models that take one")
     segment.add_argument("--probabilities", type=Path, help="probability of any label, float32")
     segment.add_argument("--reorient", action="store_true",
@@ -77,6 +79,8 @@ def run(options: argparse.Namespace) -> Sequence[str]:
     command = given.pop("command")
     given["patience"] = Patience(given.pop("deadline_s"), given.pop("retries"))
     if command == "segment":
+        series = given.pop("series")
+        given["scans"] = [choose_series(scan, series) for scan in given["scans"]]
         return [segment(**given)]
     if options.model is None:
         raise OptionError("--model is missing; expected models/<name>/<version>")

@@ -1,5 +1,6 @@
 """Segment a scan with an exported model, here or on a server, and try a server out."""
 
+import importlib
 import os
 import sys
 import time
@@ -9,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from common.data.dicom_paths import find_series
 from common.data.volumes import FORMATS, write_volume
 from common.errors import OptionError, ServingError
 from common.export.parity import PARITY, difference, read_parity
 from common.inference.command import show_progress
+from common.inference.one_scan import DICOM
 from common.serving.client import MASK
 from common.serving.opening import open_client
 from common.serving.scans import Scan, read_mask, read_scan
@@ -55,18 +58,35 @@ def segment(
             if foreground.ndim == 4:  # of each class: of any label but 0
                 foreground = (1.0 - foreground[..., 0]).astype(np.float32)
             write_volume(probabilities, foreground, scan.geometry)
-        write_volume(output, labels, scan.geometry)
+        write_labels(output, labels, scan, scans[0], client.passport)
         source = f"{client.passport['name']} {client.passport['version']} of {client.address}"
         volumes = volumes_of(labels, scan, client.passport["labels"])
         return f"{output}: {volumes}; {source}, {time.monotonic() - began:.1f} s"
+
+
+def write_labels(
+    output: Path, labels: np.ndarray, scan: Scan, source: Path, passport: Mapping
+) -> None:
+    """Write labels as a volume, or as a DICOM Segmentation of the series they were found on."""
+    if not output.name.lower().endswith(DICOM):
+        write_volume(output, labels, scan.geometry)
+        return
+    dicom_seg = importlib.import_module("common.data.dicom_seg")  # its libraries are an extra
+    dicom_seg.write_segmentation(
+        output, labels, source,
+        names={int(number): name for number, name in passport["labels"].items()},
+        algorithm=passport["name"], version=str(passport["version"]),
+    )  # fmt: skip
 
 
 def check_writable(scans: Sequence[Path], outputs: Sequence[Path]) -> None:
     """Raise `OptionError` for what could not be written in the end, before anything is sent."""
     taken = {Path(scan).resolve() for scan in scans}
     for path in map(Path, outputs):
-        if not path.name.lower().endswith(tuple(FORMATS)):
+        if not path.name.lower().endswith((*FORMATS, DICOM)):
             raise OptionError(f"{path}: unknown kind of volume; expected {', '.join(FORMATS)}")
+        if path.name.lower().endswith(DICOM) and find_series(Path(scans[0])) is None:
+            raise OptionError(f"{path}: {scans[0]} is no series of DICOM; expected one, or .nii.gz")
         if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
             raise OptionError(f"{path}: expected a folder that exists and can be written")
         if path.resolve() in taken:

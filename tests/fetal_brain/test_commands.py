@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from commands import assert_no_network, run, run_alone, tree
 
-from common.data.volumes import read_volume, write_volume
+from common.data.dicom_seg import read_segments
+from common.data.volumes import read_geometry, read_volume, write_volume
+from tests.common.data.test_dicom import write_series
 
 pytestmark = pytest.mark.slow
 
@@ -244,6 +246,56 @@ class TestRunFolder:
             done = command("deploy", "-p", work.run, "--csv", work.csv, "--mode", mode)
             done.refused("predict", "--mode", "'EVAL', 'PREDICT'", mode)
         assert tree(work.run) == before
+
+
+class TestOneScan:
+    """predict SCAN -o LABELS, from any format to any."""
+
+    def test_a_file(self, work, tmp_path):
+        name = "PHANTOM0003.nii.gz"
+        scan, out = work.csv.parent / "imgs" / name, tmp_path / "labels.mha"
+        command("predict", scan, "-o", out, "--run", work.run).ok()
+        expected = read_volume(work.run / "predictions" / name).array
+        np.testing.assert_array_equal(read_volume(out).array, expected)
+        assert [path.name for path in tmp_path.iterdir()] == ["labels.mha"]
+
+    def test_a_series_and_a_segmentation_of_it(self, work, tmp_path):
+        """Of two series in the folder one is named; the labels lie on its slices."""
+        name = "PHANTOM0003.nii.gz"
+        scan = read_volume(work.csv.parent / "imgs" / name)
+        for uid in ("1.2.3", "1.2.4"):
+            write_series(
+                tmp_path / "scan", voxels=scan.array, grid=scan.geometry, uid=uid,
+                change_all=complete,
+            )  # fmt: skip
+        words = ("predict", tmp_path / "scan", "-o", tmp_path / "seg.dcm", "--run", work.run)
+        command(*words).refused("predict", "found several series")
+        command(*words, "--series", "1.2.4").ok()
+        found, farthest = read_segments(
+            tmp_path / "seg.dcm", *reversed(read_geometry(tmp_path / "scan" / "1.2.4"))
+        )
+        expected = read_volume(work.run / "predictions" / name).array
+        np.testing.assert_array_equal(2 * found, expected)
+        assert farthest < 1e-3
+
+    def test_mistakes(self, work, tmp_path):
+        scan = work.csv.parent / "imgs" / "PHANTOM0003.nii.gz"
+        for words, expected in (
+            ((scan, "-o", "labels.txt"), "labels.txt: unknown kind of volume"),
+            ((scan, "-o", tmp_path / "seg.dcm"), "is no series of DICOM; expected one"),
+            ((scan, "-o", scan), "is the scan itself"),
+            ((scan, "-o", tmp_path / "no" / "a.nii"), "expected a folder that exists"),
+            (("-o", tmp_path / "a.nii"), "expected one scan, as in predict SCAN -o"),
+            ((scan, "-o"), "-o: expected the file of labels"),
+            ((scan, "-o", tmp_path / "a.nii", "--out", tmp_path), "were both given"),
+            ((scan, "--series", "1.2"), "expected --image, the folder with that series"),
+        ):
+            command("predict", *words, "--run", work.run).refused("predict", expected)
+        assert not list(tmp_path.iterdir())
+
+
+def complete(slice_):
+    slice_.StudyInstanceUID, slice_.FrameOfReferenceUID = "1.2.9", "1.2.8"
 
 
 def test_a_prediction_loads_nothing_needless(work, tmp_path):

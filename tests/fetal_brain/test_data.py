@@ -178,7 +178,10 @@ def test_an_id_that_cannot_name_a_file_is_refused(folder, case_id):
         ("x,a.nii.gz,absent.nii.gz", "the segmentation of 'x' does not exist: {}/absent.nii.gz"),
         ("x,a.nii.gz,", "the segmentation of 'x' is empty; expected a path"),
         ("x,,a_seg.nii.gz", "the image of 'x' is empty; expected a path"),
-        ("x,.,a_seg.nii.gz", "the image of 'x' is a folder: {}; expected a file (DICOM: convert"),
+        (
+            "x,.,a_seg.nii.gz",
+            "the image of 'x' is a folder: {}; expected a file, or a folder of DICOM",
+        ),
     ],
 )
 def test_a_missing_file_is_named(folder, row, expected):

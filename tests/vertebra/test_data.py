@@ -109,7 +109,9 @@ def test_names_in_capitals_of_slicer_and_with_strange_digits(tmp_path):
 
 def test_messages_name_what_to_do(tmp_path):
     (tmp_path / "IM0001.dcm").write_bytes(b"")
-    with pytest.raises(DataError, match=r"found IM0001\.dcm, .* convert it to \.nii\.gz, as dcm2n"):
+    with pytest.raises(
+        DataError, match=r"found IM0001\.dcm: expected a folder of its own for each ser"
+    ):
         find_source_cases(tmp_path)
     write(tmp_path, *(f"site2_case{n}{kind}.mha" for n in (1, 3) for kind in ("", "_label")))
     with pytest.raises(DataError, match="number 2 occurs twice, in site2_case1 and site2_case3"):

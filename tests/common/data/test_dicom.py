@@ -4,10 +4,19 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    RTStructureSetStorage,
+    generate_uid,
+)
 
 from common.data.dicom import read_contours, read_series, to_indices
 from common.data.geometry import Geometry, Volume
+from common.data.tables import find_file, read_table
+from common.data.volumes import files_of, is_volume, read_geometry, read_volume, stem_of
 from common.errors import DataError
 
 SHAPE = (5, 6, 7)
@@ -29,27 +38,42 @@ def new_file(path, kind):
     return FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
 
 
-def write_series(folder, orientation=AXIAL, *, shape=SHAPE, uid="1.2.3", change=None):
-    """Write slices under names that are not their order; return the values and the first place."""
-    folder.mkdir(exist_ok=True)
+def write_series(
+    folder, orientation=AXIAL, *, shape=SHAPE, uid="1.2.3", change=None, change_all=None,
+    voxels=None, grid=None,
+):  # fmt: skip
+    """Write slices under names that are not their order; return the values and the first place.
+
+    `voxels` and `grid`: those of a volume instead of random ones on a grid of the orientation.
+    """
+    folder.mkdir(exist_ok=True, parents=True)
     rng = np.random.default_rng(0)
-    voxels = rng.integers(-900, 1200, shape).astype(np.int16)
+    if voxels is None:
+        voxels = rng.integers(-900, 1200, shape).astype(np.int16)
+    spacing, first = SPACING, np.array([10.0, -20.0, 30.0])
     normal = np.cross(orientation[:3], orientation[3:])
-    first = np.array([10.0, -20.0, 30.0])
-    for number in rng.permutation(shape[0]):
+    if grid is not None:
+        axes = np.reshape(grid.direction, (3, 3))
+        orientation, normal = np.concatenate([axes[:, 0], axes[:, 1]]), axes[:, 2]
+        spacing, first = grid.spacing_mm, np.array(grid.origin_mm)
+    for number in rng.permutation(len(voxels)):
         path = folder / f"{uid}_{7 * int(number) % 11:02d}.dcm"
+        if grid is not None:
+            path = folder / f"{uid}_{len(voxels) - number:04d}.dcm"
         slice_ = new_file(path, CTImageStorage)
         slice_.SOPClassUID, slice_.SOPInstanceUID = CTImageStorage, generate_uid()
         slice_.SeriesInstanceUID, slice_.Modality = uid, "CT"
         slice_.ImageOrientationPatient = list(map(float, orientation))
-        slice_.ImagePositionPatient = (first + number * SPACING[2] * normal).tolist()
-        slice_.PixelSpacing = [SPACING[1], SPACING[0]]
-        slice_.Rows, slice_.Columns = shape[1:]
+        slice_.ImagePositionPatient = (first + number * spacing[2] * normal).tolist()
+        slice_.PixelSpacing = [spacing[1], spacing[0]]
+        slice_.Rows, slice_.Columns = voxels.shape[1:]
         slice_.SamplesPerPixel, slice_.PhotometricInterpretation = 1, "MONOCHROME2"
         slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit = 16, 16, 15
         slice_.PixelRepresentation = 0
         slice_.RescaleSlope, slice_.RescaleIntercept = 1, -1024
-        slice_.PixelData = (voxels[number] + 1024).astype("<u2").tobytes()
+        slice_.PixelData = (voxels[number].astype(int) + 1024).astype("<u2").tobytes()
+        if change_all:
+            change_all(slice_)
         if change and number == 2:
             change(slice_)
         slice_.save_as(path)
@@ -137,9 +161,11 @@ def test_of_several_series_one_must_be_named(tmp_path):
     voxels, _ = write_series(tmp_path / "ct", uid="1.2.4")
     with pytest.raises(DataError, match=r"several series.*1\.2\.3 \(5 slices\), 1\.2\.4 \(5"):
         read_series(tmp_path / "ct")
-    np.testing.assert_array_equal(read_series(tmp_path / "ct", series="1.2.4").volume.array, voxels)
+    np.testing.assert_array_equal(read_series(tmp_path / "ct" / "1.2.4").volume.array, voxels)
+    (file,) = (tmp_path / "ct").glob("1.2.4_00.dcm")
+    assert {path.name[:5] for path in read_series(file).files} == {"1.2.4"}
     with pytest.raises(DataError, match=r"no series 1\.2\.5; expected 1\.2\.3, 1\.2\.4"):
-        read_series(tmp_path / "ct", series="1.2.5")
+        read_series(tmp_path / "ct" / "1.2.5")
 
 
 def test_what_is_no_series_is_refused(tmp_path):
@@ -149,6 +175,102 @@ def test_what_is_no_series_is_refused(tmp_path):
     (tmp_path / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\x28\x00\x10\x00US\x02\x00")
     with pytest.raises(DataError, match=r"bad\.dcm|no slices"):
         read_series(tmp_path)
+
+
+def test_a_folder_of_dicom_is_a_scan_wherever_a_path_is(tmp_path):
+    """Read, sized, hashed and named like any file, and found in folders and tables."""
+    voxels, _ = write_series(tmp_path / "scans" / "P1")
+    folder = tmp_path / "scans" / "P1"
+    volume = read_volume(folder)
+    np.testing.assert_array_equal(volume.array, voxels)
+    shape, geometry = read_geometry(folder)
+    assert (shape, geometry) == (SHAPE, volume.geometry)
+    assert sorted(files_of(folder)) == sorted(folder.iterdir())
+    one = files_of(folder)[2]
+    assert [stem_of(path) for path in (folder, one, folder / "1.2.3")] == ["P1"] * 3
+    assert [path.name for path in folder.parent.iterdir() if is_volume(path)] == ["P1"]
+    np.testing.assert_array_equal(read_volume(one).array, voxels)
+    table = tmp_path / "list.csv"
+    table.write_text("id,image,segmentation\nP1,scans/P1,scans/P1/1.2.3\nP2,scans,scans\n")
+    rows = read_table(table)
+    for cell in rows.rows[0].cells[1:]:
+        assert find_file(rows, rows.rows[0], cell, what="image") == tmp_path / cell
+    with pytest.raises(DataError, match=r"is a folder: .*; expected a file, or a folder of DICOM"):
+        find_file(rows, rows.rows[1], "scans", what="image")
+    with pytest.raises(DataError, match="a folder without DICOM, expected"):
+        read_volume(tmp_path)
+
+
+def uptake(dose=370e6, half_life=6586.2, start="100000.00", weight=70.0, **tags):
+    def change(slice_):
+        slice_.Modality, slice_.Units, slice_.CorrectedImage = "PT", "BQML", ["DECY", "ATTN"]
+        slice_.DecayCorrection, slice_.PatientWeight = "START", weight
+        slice_.SeriesTime, slice_.AcquisitionTime = "110000", "110000.5"
+        injected = Dataset()
+        injected.RadionuclideTotalDose, injected.RadionuclideHalfLife = dose, half_life
+        injected.RadiopharmaceuticalStartTime = start
+        slice_.RadiopharmaceuticalInformationSequence = [injected]
+        for name, value in tags.items():
+            setattr(slice_, name, value)
+
+    return change
+
+
+def test_activity_becomes_uptake_by_body_weight(tmp_path):
+    """70 kg and 370 MBq an hour before: the dose has decayed to 2 ** (-3600 / 6586.2) of it."""
+    voxels, _ = write_series(tmp_path / "pet", change_all=uptake())
+    voxels = voxels.astype(float)
+    expected = voxels * 70000 / (370e6 * 2 ** (-3600 / 6586.2))
+    np.testing.assert_allclose(read_volume(tmp_path / "pet").array, expected, rtol=1e-6)
+    write_series(tmp_path / "night", change_all=uptake(start="233000", SeriesTime="003000"))
+    half_night = voxels * 70000 / (370e6 * 2 ** (-3600 / 6586.2))
+    np.testing.assert_allclose(read_volume(tmp_path / "night").array, half_night, rtol=1e-6)
+    write_series(tmp_path / "admin", change_all=uptake(DecayCorrection="ADMIN"))
+    np.testing.assert_allclose(
+        read_volume(tmp_path / "admin").array, voxels * 70000 / 370e6, rtol=1e-6
+    )
+    write_series(tmp_path / "suv", change_all=uptake(Units="GML"))
+    np.testing.assert_array_equal(read_volume(tmp_path / "suv").array, voxels)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (uptake(weight=None), r"found PatientWeight \(0010,1030\) of None"),
+        (uptake(dose=0), r"found RadionuclideTotalDose \(0018,1074\) of 0"),
+        (uptake(half_life=""), r"found RadionuclideHalfLife \(0018,1075\)"),
+        (uptake(start=""), r"no RadiopharmaceuticalStartTime \(0018,1072\)"),
+        (uptake(AcquisitionTime=""), r"found AcquisitionTime \(0008,0032\)"),
+        (uptake(Units="CNTS"), r"a PET in CNTS; expected BQML or GML \(0054,1001\)"),
+        (uptake(CorrectedImage=["ATTN"]), r"corrections ATTN \(0028,0051\)"),
+        (uptake(DecayCorrection="NONE"), r"corrected to NONE \(0054,1102\)"),
+        (uptake(Units="GML", SUVType="LBM"), r"SUV by LBM \(0054,1006\)"),
+    ],
+)  # fmt: skip
+def test_uptake_without_a_tag_is_refused_by_its_name(tmp_path, change, expected):
+    write_series(tmp_path / "pet", change_all=change)
+    with pytest.raises(DataError, match=expected):
+        read_volume(tmp_path / "pet")
+
+
+def test_frames_of_one_file_are_refused(tmp_path):
+    def many(slice_):
+        slice_.NumberOfFrames = 5
+
+    write_series(tmp_path / "ct", change_all=many)
+    with pytest.raises(DataError, match=r"5 frames in one file \(0028,0008\); .* dcm2niix"):
+        read_volume(tmp_path / "ct")
+
+
+def test_what_cannot_be_decoded_names_its_syntax_and_a_cure(tmp_path):
+    def encapsulated(slice_):
+        slice_.file_meta.TransferSyntaxUID = HTJ2KLossless
+        slice_.PixelData = encapsulate([b"none of it"])
+        slice_["PixelData"].is_undefined_length = True
+
+    write_series(tmp_path / "ct", change_all=encapsulated)
+    with pytest.raises(DataError, match=r"High-Throughput JPEG 2000.*pip install 'pylibjpeg"):
+        read_volume(tmp_path / "ct")
 
 
 GRID = Geometry((0.5, 2.0, 3.0), (10.0, 20.0, 30.0))
