@@ -28,7 +28,6 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from common.data.dicom_paths import choose_series
 from common.errors import OptionError, RunError, UserError, nearest
 from common.runtime import forget_networks, limit_threads, load_tensorflow_quietly
 
@@ -228,14 +227,13 @@ def split_output(words: Sequence[str]) -> tuple[list[str], Path | None]:
 
 def predict_into(paper: str, function: Callable, arguments: dict, output: Path) -> None:
     """Call a paper's `predict` for one scan and put its labels into a file."""
-    from common.inference.one_scan import predict_one  # nibabel, which no help needs
-
     folder = next((name for name in ("out", "output_dir") if name in arguments), None)
     if folder is None or arguments.get("image") is None:
         raise OptionError(f"-o {output}: expected one scan, as in predict SCAN -o LABELS.nii.gz")
     if arguments[folder] is not None:
         raise OptionError(f"-o {output} and --{folder} were both given; expected one of them")
-    predict_one(
+    one_scan = importlib.import_module("common.inference.one_scan")  # above this in the house
+    one_scan.predict_one(
         lambda made: function(**{**arguments, folder: made}), arguments["image"], output,
         paper=paper,
     )  # fmt: skip
@@ -259,7 +257,10 @@ def gather_arguments(paper: str, function: Callable, config_class: type, values:
     if "config" in names:
         given["config"] = make_config(config_class, values)
     if "image" in names:
-        given["image"] = choose_series(values.image, values.series)
+        given["image"] = values.image
+        if values.series is not None:
+            paths = importlib.import_module("common.data.dicom_paths")
+            given["image"] = paths.choose_series(values.image, values.series)
     return {name: given[name] if name in given else values[name] for name in names}
 
 
