@@ -1,17 +1,23 @@
-# make setup | test | test-quick | census | lint | torture [PAPER=] [KILLS=] | fuzz [MINUTES=] | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
+# make setup | lock | test | test-quick | census | lint | torture [PAPER=] [KILLS=] | fuzz [MINUTES=] | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
 PYTHON ?= python3
 PRESET ?= quick
 GPU_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
 
-.PHONY: setup census test test-quick lint torture fuzz reproduce report bench bench-gpu
+.PHONY: setup lock census test test-quick lint torture fuzz reproduce report bench bench-gpu
 setup: .venv/installed
 
-.venv/installed: setup.cfg pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version.split()[0])'
+.venv/installed: setup.cfg pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+# After a change of setup.cfg, or to take newer versions; needs uv.
+lock:
+	uv pip compile setup.cfg --quiet --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
+	    --custom-compile-command "make lock" --output-file requirements.lock
 
 # Two processes, each with half of the cores; a file stays together, with what its tests share, and
 # the files come in the order of tests/conftest.py.

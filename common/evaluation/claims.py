@@ -10,11 +10,11 @@ patients nothing is said: a `Judgement` that says more cannot be made.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 
-class DataKind(str, Enum):
+class DataKind(StrEnum):
     """On what a run was measured."""
 
     PHANTOM = "phantom"
@@ -56,7 +56,7 @@ class Data(NamedTuple):
         return self.kind.words + more + (f": {self.preparation}" if self.preparation else "")
 
 
-class Verdict(str, Enum):
+class Verdict(StrEnum):
     """What became of a claim."""
 
     REPRODUCED = "reproduced"

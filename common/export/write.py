@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -240,7 +240,7 @@ def make_passport(
         "paper": provenance.paper,
         "name": folder.parent.name,
         "version": int(folder.name),
-        "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": {**git_state(ROOT), "package": package_version(PACKAGE),
                  "keras": keras.__version__, "tensorflow": tf.__version__},
         "run": provenance.run,

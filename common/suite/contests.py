@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from common.cost.turns import Contest, Side, Timing, run_contest
@@ -111,7 +111,7 @@ def machine_facts() -> dict:
         "threads": threads_wanted(),
         "memory_gib": facts["memory_gib"],
         "versions": {name: package_version(name) for name in VERSIONS},
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **facts["git"],
     }
 
