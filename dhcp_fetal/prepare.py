@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Literal
 
 from common.data.names import check_outputs
+from common.data.nnunet import read_dataset
+from common.data.tables import column_name, write_table
 from common.errors import DataError, OptionError
 from common.runs.failures import Failures
 from dhcp_fetal.config import Config, Preset
 from dhcp_fetal.data import find_cases
 from dhcp_fetal.inspection import inspect_cases
 from dhcp_fetal.normalised_files import nifti_name, normalise_file
+from dhcp_fetal.session import CHANNEL
 
 
 def prepare(
@@ -20,6 +23,7 @@ def prepare(
     preset: Preset = "port",
     over: Literal["volume", "brain"] = "volume",
     masks: Path | None = None,
+    layout: Literal["table", "nnunet"] = "table",
     check: bool = False,
 ) -> None:
     """Normalise the scans of a folder, list or table to mean 0 and deviation 1.
@@ -28,17 +32,29 @@ def prepare(
     scans, under the names they had.
 
     Args:
-        images: folder or list file of scans, or table.
-        out: folder of the normalised scans; not the one they lie in.
+        images: folder or list file of scans, or table; for --layout nnunet the folder of the data
+            set.
+        out: folder of the normalised scans, not the one they lie in; for --layout nnunet the table
+            to write.
         config: normalise_to_float and copy_header matter here.
         preset: where the numbers come from; code keeps the type of the input, quantised.
         over: the whole volume, background included (the original), or the brain alone.
         masks: folder of brain masks under the scans' names, for over brain; default: the table's
             column roi_mask.
+        layout: table, or nnunet for a data set of nnU-Net or the Medical Segmentation Decathlon,
+            which becomes a table; nothing else is done then.
         check: only look: print everything that is wrong with any file of the cases, labels and
             masks included, write nothing, and end with status 2 if anything keeps the data from
             being used; classes and input_channels matter here.
     """
+    if layout == "nnunet":
+        dataset = read_dataset(images)
+        channels = [f"{CHANNEL}{n}_{column_name(name)}" for n, name in enumerate(dataset.channels)]
+        labelled = [case for case in (*dataset.training, *dataset.test) if case.label]
+        rows = [(*case.images, case.label, case.id) for case in labelled]
+        write_table(out, (*channels, "ground_truth", "prediction_filename"), rows)
+        print(f"Table {out}: {dataset.described}")
+        return
     if check:
         inspect_cases(images, config, out).conclude()
         return

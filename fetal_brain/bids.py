@@ -4,15 +4,12 @@ Scans are `sub-<label>/[ses-<label>/]anat/*_T2w.nii.gz`; the mask of one lies at
 below a folder of `derivatives` and is named after it, with or without `_T2w`, `..._mask.nii.gz`.
 """
 
-import csv
-import io
-import os
 from pathlib import Path
 
 from common.data.names import check_id, check_new, subject_of
+from common.data.tables import write_table
 from common.data.volumes import stem_of
 from common.errors import DataError
-from common.files import write_text_atomically
 from fetal_brain.data import COLUMNS, Case
 
 SUFFIX = "_T2w"
@@ -65,18 +62,6 @@ def find_mask(folder: Path, scan: Path) -> Path | None:
 
 
 def write_list(cases: list[Case], path: Path) -> None:
-    """Write cases as a list with their subjects; paths are relative to the list's folder.
-
-    Raises:
-        DataError: the list has another ending than .csv, or cannot be written.
-    """
-    if path.suffix.lower() != ".csv":
-        raise DataError(f"{path}: expected a name ending in .csv, for the list of cases")
-    here, text = path.absolute().parent, io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([*COLUMNS, "subject"])
-    for case in cases:
-        files = (os.path.relpath(file, here) for file in (case.image_path, case.label_path))
-        rows.writerow([case.id, *files, case.subject])
-    here.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, text.getvalue())
+    """Write cases as a list with their subjects; see `common.data.tables.write_table`."""
+    rows = [(case.id, case.image_path, case.label_path, case.subject) for case in cases]
+    write_table(path, (*COLUMNS, "subject"), rows)

@@ -1,11 +1,11 @@
-"""The two arrays that hold all volumes: opening, checking, normalising, splitting.
+"""The two arrays that hold all volumes: opening, checking, normalising, splitting, writing.
 
 Axis order everywhere: (row, column, slice), then channels; the volumes of a file come first.
 Channel 0 is the scan after contrast, channel 1 the one before.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from common.data import arrays
 from common.data.labels import integer_labels
 from common.data.names import can_name_a_file
 from common.errors import DataError, OptionError
+from common.files import make_folder, scratch_folder, write_json
 from raseg.binaries import encode, words_of
 from raseg.config import CHANNELS, Config
 
@@ -24,6 +25,10 @@ PRE = "pre_images.npy"
 """The scans before contrast, (N, rows, columns, slices)."""
 GEOMETRY = "geometry.json"
 """Ours, optional: {"spacing_mm": [row, column, slice]}; the original's arrays say nothing of it."""
+
+
+PATIENTS = "patients.json"
+"""Ours: whose each volume is, where they were taken from another data set."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,24 @@ def read_spacing(folder: Path) -> tuple[float, float, float] | None:
     except (ValueError, KeyError, TypeError):
         raise DataError(f'{path}: expected {{"spacing_mm": [row, column, slice]}} in mm') from None
     return spacing
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse to write an array where there is one."""
+    if path.exists():
+        raise DataError(f"{path} exists; expected a folder without it (--out)")
+
+
+def write_volumes(
+    out: Path, arrays: Mapping[str, np.ndarray], names: Sequence[str], *, source: str
+) -> None:
+    """Write arrays of volumes into a folder, and whose each volume is."""
+    make_folder(Path(out), f"--out {out}")
+    for name, array in arrays.items():
+        with scratch_folder(Path(out) / name) as scratch:
+            np.save(scratch / name, array)
+            (scratch / name).replace(Path(out) / name)
+    write_json(Path(out) / PATIENTS, {"source": source, "patients": list(names)})
 
 
 def split_volumes(count: int, *, held_out: int, validation: int = 0) -> dict[str, list[int]]:

@@ -12,15 +12,11 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from common.data.ibsi_collection import find_sources
-from common.errors import DataError
-from common.files import make_folder, scratch_folder, write_json
 from common.runs.failures import Failures
-from raseg.data import PAIRS
+from raseg.data import PAIRS, refuse_existing, write_volumes
 
 SIZE = (20, 96, 96)
 """Slices, rows, columns that the original's networks halve without a rest."""
-PATIENTS = "patients.json"
-"""Which patient each volume is of."""
 
 
 def write_limbs(folder: Path, out: Path) -> int:
@@ -33,9 +29,7 @@ def write_limbs(folder: Path, out: Path) -> int:
     Raises:
         DataError: a patient cannot be used (the others are written), or there is an array already.
     """
-    path = Path(out) / PAIRS["bme"]
-    if path.exists():
-        raise DataError(f"{path} exists; expected a folder without it (--out)")
+    refuse_existing(Path(out) / PAIRS["bme"])
     sources = find_sources(folder)
     failures = Failures(len(sources), "patient")
     pairs, names = [], []
@@ -46,11 +40,8 @@ def write_limbs(folder: Path, out: Path) -> int:
             pairs.append(np.stack([image, lay_into_grid(lesion.array, order=0)]))
             names.append(source.id)
     if pairs:
-        make_folder(path.parent, f"--out {out}")
-        with scratch_folder(path) as scratch:
-            np.save(scratch / path.name, np.stack(pairs).astype(np.uint16))
-            (scratch / path.name).replace(path)
-        write_json(path.with_name(PATIENTS), {"source": "theibsi/data_sets", "patients": names})
+        arrays = {PAIRS["bme"]: np.stack(pairs).astype(np.uint16)}
+        write_volumes(out, arrays, names, source="theibsi/data_sets")
     failures.conclude()
     return len(pairs)
 

@@ -8,6 +8,7 @@ from raseg.binary_writer import write_binaries
 from raseg.config import Config, Preset
 from raseg.data import check_tag, open_volumes, split_volumes
 from raseg.inspection import inspect_arrays
+from raseg.nnunet import write_dataset
 
 
 def prepare(
@@ -20,7 +21,7 @@ def prepare(
     data_dir: Path = Path("datasets/bins"),
     seed: int = 42,
     check: bool = False,
-    layout: Literal["paper", "ibsi"] = "paper",
+    layout: Literal["paper", "ibsi", "nnunet"] = "paper",
     out: Path = Path("datasets"),
 ) -> None:
     """Write the training binaries from images_and_labels.npy and pre_images.npy.
@@ -33,21 +34,25 @@ def prepare(
         val: volumes at the end that are held out.
         config: task, validation_volumes, wrap_intensities and, for the draft, the patches.
         preset: where the numbers come from; options after it change single ones.
-        data: folder of the arrays; for --layout ibsi the folder of the collection.
+        data: folder of the arrays; for another layout the folder of the data set.
         data_dir: folder of the binaries.
         seed: of the patches' places (draft).
         check: only look: print everything that is wrong with any array or volume, write nothing,
             and end with status 2 if anything keeps the data from being used; needs no --tag, and
             --val only to look at the split.
-        layout: paper, or ibsi for the folder ibsi_validation of theibsi/data_sets (NIfTI or DICOM),
-            whose T1 scans of limbs become the array of --task bme; nothing else is done then.
-        out: folder of that array.
+        layout: paper; ibsi for the folder ibsi_validation of theibsi/data_sets (NIfTI or DICOM),
+            whose T1 scans of limbs become the array of --task bme; or nnunet for a data set of
+            nnU-Net whose cases have one size. Nothing else is done then.
+        out: folder of the arrays that another layout becomes.
     """
     if layout == "ibsi":
         from raseg.limbs import write_limbs  # SimpleITK and SciPy
 
         count = write_limbs(data, out)
         print(f"Volumes: {count} in {out}; limbs with a tumour, no wrists and no oedema")
+        return
+    if layout == "nnunet":
+        print(f"Volumes in {out}: {write_dataset(data, out, config).described}")
         return
     if check:
         inspect_arrays(data, config, data_dir, held_out=val).conclude()

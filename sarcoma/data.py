@@ -18,7 +18,9 @@ from common.data.geometry import Geometry
 from common.data.labels import inside
 from common.data.names import check_id
 from common.data.phantoms import read_marker
-from common.errors import DataError, OptionError, one_line
+from common.errors import DataError, OptionError, WriteError, one_line
+from common.files import scratch_folder
+from common.runs.failures import Failures
 from sarcoma.config import PATCH, POSITIVE_SLICES, Config
 
 SPACING_MM = 5.0
@@ -78,6 +80,30 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         except (OSError, RuntimeError, KeyError, ValueError, MemoryError) as failure:
             # The HDF5 library says so of damage, whichever part of a file it meets it in.
             raise DataError(f"{path} is damaged: {one_line(failure)}") from None
+
+
+def check_hdf5_name(path: Path) -> None:
+    """Refuse another ending of the patients' file."""
+    if path.suffix not in (".h5", ".hdf5"):
+        raise OptionError(f"--out {path}: expected a name ending in .h5, for the patients' file")
+
+
+@contextmanager
+def written_file(path: Path, failures: Failures) -> Iterator[h5py.File]:
+    """Give an HDF5 file to fill, which takes its place whole, unless all its patients failed.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with scratch_folder(path) as scratch:
+            with h5py.File(scratch / path.name, "w") as file:
+                yield file
+            if len(failures.names) < failures.total:
+                (scratch / path.name).replace(path)
+    except OSError as refusal:
+        raise WriteError(f"{path} cannot be written ({one_line(refusal)})") from None
 
 
 def find_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset | None:

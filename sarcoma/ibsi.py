@@ -6,7 +6,6 @@ every direction, whose corner is that of the CT.
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import SimpleITK
 from tqdm import tqdm
@@ -15,10 +14,9 @@ from common.data.dicom import in_suv
 from common.data.geometry import Volume
 from common.data.ibsi_collection import MARGIN_MM, Source, find_sources
 from common.data.itk_files import to_itk
-from common.errors import DataError, OptionError, WriteError, one_line
-from common.files import scratch_folder
+from common.errors import DataError
 from common.runs.failures import Failures
-from sarcoma.data import GROUPS, LABELS, SPACING_MM
+from sarcoma.data import GROUPS, LABELS, SPACING_MM, check_hdf5_name, written_file
 
 PLANE = 100
 """Rows and columns of the paper's slices, to which smaller ones are padded."""
@@ -38,28 +36,17 @@ def write_collection(folder: Path, out: Path) -> int:
         OptionError: `out` has another ending.
         DataError: a patient cannot be used (the others are written), or the file cannot be.
     """
-    out = Path(out)
-    if out.suffix not in (".h5", ".hdf5"):
-        raise OptionError(f"--out {out}: expected a name ending in .h5, for the patients' file")
+    check_hdf5_name(out)
     sources = find_sources(folder)
     failures = Failures(len(sources), "patient")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with scratch_folder(out) as scratch:
-            with h5py.File(scratch / out.name, "w") as file:
-                file.attrs["source"] = "theibsi/data_sets, ibsi_validation"
-                file.attrs["preparation"] = DIFFERENCE
-                file.attrs["crop_margin_mm"] = MARGIN_MM
-                for source in tqdm(sources, desc="read", unit="patient", disable=None):
-                    with failures.of(source.id):
-                        for group, array in arrays_of(source).items():
-                            file.create_dataset(
-                                f"{group}/{source.id}", data=array, compression="gzip"
-                            )
-            if len(failures.names) < len(sources):
-                (scratch / out.name).replace(out)
-    except OSError as refusal:
-        raise WriteError(f"{out} cannot be written ({one_line(refusal)})") from None
+    with written_file(out, failures) as file:
+        file.attrs["source"] = "theibsi/data_sets, ibsi_validation"
+        file.attrs["preparation"] = DIFFERENCE
+        file.attrs["crop_margin_mm"] = MARGIN_MM
+        for source in tqdm(sources, desc="read", unit="patient", disable=None):
+            with failures.of(source.id):
+                for group, array in arrays_of(source).items():
+                    file.create_dataset(f"{group}/{source.id}", data=array, compression="gzip")
     failures.conclude()
     return len(sources)
 

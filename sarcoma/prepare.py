@@ -9,6 +9,7 @@ from common.data.prepared_store import PreparedCase
 from sarcoma.config import DATA, PATCH, Config, Preset
 from sarcoma.data import SUBSETS, find_patients, split_patients
 from sarcoma.inspection import inspect_file
+from sarcoma.nnunet import write_dataset
 from sarcoma.patch_files import write_patches
 from sarcoma.prepared import prepare_cases
 from sarcoma.sampling import Stack
@@ -21,7 +22,7 @@ def prepare(
     config: Config,
     preset: Preset = "port",
     patches: Path | None = None,
-    layout: Literal["paper", "ibsi"] = "paper",
+    layout: Literal["paper", "ibsi", "nnunet"] = "paper",
     check: bool = False,
 ) -> None:
     """Check and standardise every patient of the HDF5 file; the original's data-gen.
@@ -29,15 +30,16 @@ def prepare(
     Patches are not stored: training cuts them when it needs them.
 
     Args:
-        data: HDF5 file with ct_data, pet_data and label_data; for --layout ibsi the folder of the
-            public collection.
-        out: folder of prepared patients, for the --prepared option of train; for --layout ibsi the
-            HDF5 file to write.
+        data: HDF5 file with ct_data, pet_data and label_data; for another layout the folder of the
+            data set.
+        out: folder of prepared patients, for the --prepared option of train; for another layout
+            the HDF5 file to write.
         config: modalities, patients and slices matter here.
         preset: where the numbers come from; options after it change single ones.
         patches: folder for the original's arrays of balanced patches (ct_train.npy, ...).
-        layout: paper, or ibsi for the folder ibsi_validation of theibsi/data_sets (NIfTI or DICOM),
-            which becomes a file like the paper's.
+        layout: paper; ibsi for the folder ibsi_validation of theibsi/data_sets (NIfTI or DICOM); or
+            nnunet for a data set of nnU-Net with the channels CT and PET, on 5 mm. These become a
+            file like the paper's.
         check: only look: print everything that is wrong with any patient, write nothing, and end
             with status 2 if anything keeps the data from being used.
     """
@@ -46,6 +48,9 @@ def prepare(
 
         count = write_collection(data, out)
         print(f"Patients: {count} in {out}, on 5 mm; not the paper's file: {DIFFERENCE}")
+        return
+    if layout == "nnunet":
+        print(f"Patients in {out}: {write_dataset(data, out).described}")
         return
     if check:
         inspect_file(data, config, out).conclude()

@@ -11,8 +11,9 @@ from typing import Literal
 Preset = Literal["paper", "code", "port", "quick"]
 """paper: what the paper states; code: what the released code does; port: what we recommend;
 quick: the port made small."""
-Layout = Literal["csi", "verse"]
-"""csi: one flat folder, the paper's; verse: VerSe's rawdata and derivatives."""
+Layout = Literal["csi", "verse", "nnunet"]
+"""csi: one flat folder, the paper's; verse: VerSe's rawdata and derivatives; nnunet: dataset.json,
+imagesTr and labelsTr."""
 
 SEGMENT = "vertebra"
 """What is found, as a DICOM Segmentation calls it."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from common.data.geometry import Volume, check_same_grid
 from common.data.labels import integer_labels
 from common.data.names import check_id
+from common.data.nnunet import read_dataset
 from common.data.phantoms import read_marker
 from common.data.volumes import check_scan, explain_unread, is_volume, read_volume, stem_of
 from common.errors import DataError, OptionError
@@ -104,6 +105,19 @@ def find_source_cases(folder: Path) -> list[Case]:
     for case in cases:
         check_number(case, cases, folder)
     return sorted(cases, key=lambda case: case.number)
+
+
+def find_nnunet_cases(folder: Path) -> list[Case]:
+    """Find the labelled cases of a data set in nnU-Net's layout, numbered in their order: case1_...
+
+    Labels mean what they do in the paper's own folders: larger ones lie further up.
+    """
+    dataset = read_dataset(folder, channels=1)
+    labelled = [case for case in (*dataset.training, *dataset.test) if case.label]
+    return [
+        Case(f"case{number}_{case.id}", case.images[0], case.label)
+        for number, case in enumerate(labelled, start=1)
+    ]
 
 
 def check_scan_of_labels(name: str, volumes: Mapping[str, Path]) -> None:

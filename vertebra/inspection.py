@@ -21,6 +21,7 @@ from vertebra.data import (
     check_number,
     check_scan_of_labels,
     check_some,
+    find_nnunet_cases,
     list_volumes,
     load_labels,
     source_case,
@@ -55,7 +56,7 @@ def inspect_dataset(
     """
     inspection = Inspection(Path(folder).absolute(), unit="scan")
     line = inspection.general("folder")
-    find = find_csi if layout == "csi" else find_verse
+    find = {"csi": find_csi, "verse": find_verse, "nnunet": find_nnunet}[layout]
     found = line.attempt(find, inspection, folder)
     if found is None:
         return inspection
@@ -102,6 +103,12 @@ def find_verse(inspection: Inspection, folder: Path) -> dict[str, Scan]:
         name: (partial(verse_case, number, files), files[0])
         for number, (name, files) in enumerate(scans.items(), start=1)
     }
+
+
+def find_nnunet(inspection: Inspection, folder: Path) -> dict[str, Scan]:
+    """Return the labelled scans of a data set in nnU-Net's layout."""
+    return {case.id: (partial(lambda case: case, case), case.image_path)
+            for case in find_nnunet_cases(folder)}  # fmt: skip
 
 
 def inspect_case(entry: Entry, case: Case, config: Config, layout: Layout) -> int:

@@ -9,7 +9,7 @@ from common.errors import WriteError
 from common.files import write_folder_atomically
 from common.runs.failures import Failures
 from vertebra.config import Config, Layout, Preset
-from vertebra.data import find_source_cases
+from vertebra.data import find_nnunet_cases, find_source_cases
 from vertebra.inspection import inspect_dataset
 from vertebra.preparation import split_ids
 from vertebra.verse import find_verse_cases
@@ -32,13 +32,14 @@ def prepare(
     are trained and tested on. Nothing is left where a case is refused.
 
     Args:
-        dataset: flat folder with case<id>.mhd and case<id>_label.mhd, or VerSe's (--layout verse).
+        dataset: flat folder with case<id>.mhd and case<id>_label.mhd; VerSe's (--layout verse);
+            or that of dataset.json (--layout nnunet).
         output_isotropic: the resampled tree; an earlier one is replaced.
         output_crop: the cropped tree; an earlier one is replaced.
         config: the fields under "Preparation" matter here.
         preset: where the numbers come from; options after it change single ones.
         layout: csi, or verse for the subject-based release of VerSe 2019 and 2020, whose labels
-            are renumbered from the lowest vertebra upwards.
+            are renumbered from the lowest vertebra upwards, or nnunet for a data set of nnU-Net.
         check: only look: print everything that is wrong with any scan or label file, write nothing,
             and end with status 2 if anything keeps the data from being used.
     """
@@ -47,7 +48,8 @@ def prepare(
     if check:
         inspect_dataset(dataset, config, output_crop, layout=layout).conclude()
         return
-    cases = find_verse_cases(dataset) if layout == "verse" else find_source_cases(dataset)
+    find = {"csi": find_source_cases, "verse": find_verse_cases, "nnunet": find_nnunet_cases}
+    cases = find[layout](dataset)
     split = split_ids([case.number for case in cases], config)
     subset_of = {number: subset for subset, numbers in split.items() for number in numbers}
     for tree in (output_isotropic, output_crop):

@@ -7,13 +7,15 @@ commas, semicolons and tabs are recognised. What could be misread is refused wit
 import codecs
 import csv
 import io
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.dicom_paths import holds_dicom, scan_exists
 from common.errors import DataError, nearest
+from common.files import write_text_atomically
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 LARGEST_TABLE = 50_000_000
@@ -143,6 +145,25 @@ def find_file(table: Table, row: Row, cell: str, *, what: str) -> Path:
     if not scan_exists(path):
         raise DataError(f"{table.where(row)}: the {what} does not exist: {path}")
     return path
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | Path]]) -> None:
+    """Write a table of cases; paths become relative to the table's folder.
+
+    Raises:
+        DataError: the table has another ending than .csv.
+    """
+    if path.suffix.lower() != ".csv":
+        raise DataError(f"{path}: expected a name ending in .csv, for the list of cases")
+    here, text = path.absolute().parent, io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    for row in rows:
+        table.writerow([
+            os.path.relpath(cell, here) if isinstance(cell, Path) else cell for cell in row
+        ])  # fmt: skip
+    here.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(path, text.getvalue())
 
 
 def _read_text(path: Path) -> str:
