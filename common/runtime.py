@@ -5,12 +5,13 @@ once: commands, worker processes, tests and notebooks all start the same way. No
 imported here until a function needs it.
 """
 
+import ctypes
 import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
@@ -200,7 +201,8 @@ def configure_runtime(
         What is really in force, plain: seed, deterministic, inter_op_threads, intra_op_threads
         (0: TensorFlow's choice), onednn (bool), instruction_set (in oneDNN's words; its matrix
         product serves TensorFlow's own kernels as well), precision (the Keras policy), gpus
-        (names), tensor_float_32 (None without a GPU), xla, and `notes` on what could not be done.
+        (names), gpu_libraries (see there; None without a GPU), tensor_float_32 (likewise), xla, and
+        `notes` on what could not be done.
         `xla` is what the paper passes to `model.compile(jit_compile=...)`: True on a GPU without
         op determinism (Keras refuses XLA under it), False on a CPU, where XLA is 5 to 12 times
         slower.
@@ -236,7 +238,14 @@ def configure_runtime(
     op_determinism = is_op_determinism_enabled()
     if op_determinism and not deterministic:
         notes.append("op determinism was switched on before and stays on")
-    details = tf.config.experimental.get_device_details
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    libraries = gpu_libraries(tf.sysconfig.get_build_info()) if gpus else None
+    if gpus:
+        capabilities = [each.get("compute_capability") for each in details]
+        known = gpu_notes(libraries, capabilities, bfloat16=mixed_precision)
+        for note in known:
+            print(f"note: {note}", file=sys.stderr)
+        notes += known
     inter_op = threads.get_inter_op_parallelism_threads()
     return {
         "seed": seed,
@@ -246,13 +255,55 @@ def configure_runtime(
         "onednn": onednn_in_force(),
         "instruction_set": instruction_set(),
         "precision": keras.config.dtype_policy().name,
-        "gpus": [details(gpu).get("device_name", gpu.name) for gpu in gpus],
+        "gpus": [
+            each.get("device_name", gpu.name) for gpu, each in zip(gpus, details, strict=True)
+        ],
+        "gpu_libraries": libraries,
         "tensor_float_32": (
             tf.config.experimental.tensor_float_32_execution_enabled() if gpus else None
         ),
         "xla": bool(gpus) and not op_determinism,
         "notes": notes,
     }
+
+
+def gpu_libraries(build: Mapping[str, object]) -> dict[str, str | None]:
+    """Return the versions of what a GPU computes with: CUDA as TensorFlow was built for (`build` is
+    its `get_build_info`), cuDNN as it is loaded, and the driver; None where one does not say."""
+    cudnn = driver = None
+    with suppress(OSError, AttributeError):
+        number = ctypes.CDLL("libcudnn.so.9").cudnnGetVersion()  # 91002 is 9.10.2
+        cudnn = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+    with suppress(OSError):
+        text = Path("/proc/driver/nvidia/version").read_text()
+        found = re.search(r"Kernel Module\D*([\d.]+)", text)
+        driver = found and found[1]
+    return {"cuda": build.get("cuda_version"), "cudnn": cudnn, "driver": driver}
+
+
+def gpu_notes(
+    libraries: Mapping[str, str | None], capabilities: Sequence[tuple[int, int] | None], *,
+    bfloat16: bool,
+) -> list[str]:  # fmt: skip
+    """Return what is known to go wrong with a GPU's libraries, a sentence each.
+
+    cuDNN 9.8 to 9.12 give wrong bfloat16 convolutions of large volumes (pytorch issue 163539).
+    TensorFlow's wheels hold no kernels for Blackwell (tensorflow issue 89272).
+    """
+    notes = []
+    cudnn = [int(part) for part in re.findall(r"\d+", libraries.get("cudnn") or "")][:2]
+    if bfloat16 and [9, 8] <= cudnn <= [9, 14]:
+        notes.append(
+            f"cuDNN {libraries['cudnn']}: versions 9.8 to 9.12 compute bfloat16 convolutions of "
+            "large volumes wrongly; expected 9.15 or newer, or float32"
+        )
+    for capability in sorted({each for each in capabilities if each and each >= (10, 0)}):
+        notes.append(
+            f"the GPU has compute capability {capability[0]}.{capability[1]}, for which "
+            "TensorFlow's own wheels hold no kernels: it may end with CUDA_ERROR_INVALID_PTX; "
+            "NVIDIA's containers have a TensorFlow that does"
+        )
+    return notes
 
 
 def forget_networks() -> None:

@@ -12,6 +12,8 @@ from common.papers import ROOT
 from common.runtime import (
     THREADS,
     check_environment,
+    gpu_libraries,
+    gpu_notes,
     has_avx512,
     has_native_bfloat16,
     instruction_set,
@@ -189,3 +191,24 @@ def test_pydicom_is_loaded_by_what_reads_dicom_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "pydicom\n", done.stderr
+
+
+def test_what_is_known_to_be_wrong_with_a_gpu_is_said():
+    """cuDNN 9.8 to 9.12 in bfloat16 (fixed in 9.15), and cards without kernels in the wheels."""
+
+    def notes(cudnn, *capabilities, bfloat16=True):
+        return gpu_notes({"cudnn": cudnn}, capabilities, bfloat16=bfloat16)
+
+    (said,) = notes("9.10.2", (9, 0))
+    assert said.startswith("cuDNN 9.10.2: versions 9.8 to 9.12 compute bfloat16")
+    assert notes("9.10.2", (9, 0), bfloat16=False) == notes("9.7.1", (9, 0)) == []
+    assert notes("9.15.0", (9, 0)) == notes(None, None) == []
+    (said,) = notes("9.15.0", (12, 0), (12, 0), (8, 0))
+    assert "compute capability 12.0" in said
+    assert "CUDA_ERROR_INVALID_PTX" in said
+
+
+def test_libraries_that_are_not_there_are_unknown():
+    found = gpu_libraries({"cuda_version": "12.5.1"})
+    assert set(found) == {"cuda", "cudnn", "driver"}
+    assert found["cuda"] == "12.5.1"
