@@ -22,6 +22,7 @@ def export(
     *,
     name: str | None = None,
     version: int | None = None,
+    formats: tuple[str, ...] = (),
 ) -> None:
     """Save the trained network as a SavedModel for TensorFlow Serving.
 
@@ -34,18 +35,23 @@ def export(
         to: folder of models; the model goes to <name>/<version> in it.
         name: of the model; default: the paper's.
         version: its number; default: the next one.
+        formats: the network itself beside it for other runtimes: onnx, openvino, litert. Each is
+            run there and compared with Keras; one that cannot be had is said, not an error.
 
     Raises:
-        OptionError: no run is named and the paper has no usual one; see also `version_folder`.
+        OptionError: no run is named and the paper has no usual one; a format is unknown or its
+            packages are missing; see also `version_folder`.
         RunError: see `load_run` and the paper's `load_run_network`.
         ExportError: see `export_model`.
     """
+    from common.export import formats as others
     from common.export import write
 
     began = time.monotonic()
     run = run or importlib.import_module(f"{paper}.config").RUN
     if run is None:
         raise OptionError("--run is missing; expected the run folder of a trained network")
+    others.check_formats(formats)
     folder = version_folder(to, name or paper, version)
     record = load_run(run)
     configure_runtime(seed=0)
@@ -65,5 +71,6 @@ def export(
         provenance=Provenance.of_run(record),
         tolerance=TOLERANCE,
         keras_file=record.path / "model.keras",
+        formats=formats,
     )
     write.report_export(folder, parity, began=began)

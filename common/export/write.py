@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from common.errors import DataError, RunError, UserError
 from common.export.elsewhere import run_elsewhere
+from common.export.formats import inputs_of_network, write_formats
 from common.export.parity import PARITY, Example, ExportError, difference, write_parity
 from common.export.passport import (
     PASSPORT,
@@ -198,6 +199,7 @@ def export_model(
     provenance: Provenance,
     tolerance: float,
     keras_file: Path,
+    formats: Sequence[str] = (),
 ) -> dict[str, dict]:
     """Write a version: SavedModel, passport, recorded case, warmup requests, Keras' own file.
 
@@ -219,7 +221,13 @@ def export_model(
         kept, name = recordings.kept.items(), folder.parent.name
         requests = [WarmupRequest(name, signature, example.inputs) for signature, example in kept]
         write_warmup(unfinished / WARMUP_FILE, requests)
+        others = {}
+        if formats:
+            arrays = {key: example.inputs for key, example in kept}
+            seen = inputs_of_network(network, arrays)
+            others = {"formats": write_formats(unfinished, network, seen, formats)}
         passport = make_passport(unfinished, folder, network, provenance, description, parity)
+        passport |= others
         write_json(unfinished / PASSPORT, passport)
     write_server_files(folder.parents[1])
     return parity
