@@ -71,9 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> Sequence[str]:
     """Run the command that was chosen and return the lines to print."""
-    if options.url is None or not options.url.startswith("http") or options.command == "bench":
+    if options.url is None and options.command != "bench":
         if "keras" not in sys.modules:
-            forbid_keras()  # a served model never needs it
+            forbid_keras()  # an exported model never needs it
         load_tensorflow_quietly()
     given = vars(options)
     command = given.pop("command")

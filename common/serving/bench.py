@@ -14,8 +14,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from common.errors import OptionError
 from common.serving.opening import find_passport, load_grpc, open_client
@@ -91,16 +89,16 @@ def measure_grpc(
     with closing(server):
         prepare = partial(server.prepare, signature, inputs, ["labels"])
         write, sent = timed(lambda: prepare().content.SerializeToString(), repeats)
-    predict_pb2 = grpc.predict_pb2
+    messages = grpc.messages
+    response = messages.PredictResponse()
+    tensor = response.outputs["labels"]
+    messages.fill_tensor(tensor, labels)
     # As the server answers by default: one number after the other, no block of bytes.
-    tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_UINT8, int_val=labels.reshape(-1).tolist())
-    for size in labels.shape:
-        tensor.tensor_shape.dim.add(size=size)
-    response = predict_pb2.PredictResponse()
-    response.outputs["labels"].CopyFrom(tensor)
+    tensor.tensor_content = b""
+    tensor.int_val.extend(labels.reshape(-1).tolist())
     answer = response.SerializeToString()
     read, _ = timed(
-        lambda: tf.make_ndarray(predict_pb2.PredictResponse.FromString(answer).outputs["labels"]),
+        lambda: messages.read_tensor(messages.PredictResponse.FromString(answer).outputs["labels"]),
         repeats,
     )
     return len(sent), write, len(answer), read

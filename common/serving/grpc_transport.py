@@ -1,16 +1,13 @@
-"""The gRPC interface of TensorFlow Serving, in the official messages of tensorflow-serving-api."""
+"""The gRPC interface of TensorFlow Serving; its messages are in `common.serving.messages`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import numpy as np
-import tensorflow as tf
-from tensorflow.core.framework import types_pb2
-from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from common.errors import ServingError
-from common.serving import protocol
+from common.serving import messages, protocol
 from common.serving.protocol import Patience, mib
 
 LARGEST_MIB = 2047
@@ -43,16 +40,18 @@ class GrpcServer:
             self._channel = grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
         else:
             self._channel = grpc.insecure_channel(target, options)
-        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._predict = self._method("Predict", messages.PredictResponse)
+        self._ask_metadata = self._method("GetModelMetadata", messages.GetModelMetadataResponse)
 
     def ask_metadata(self) -> protocol.Served:
         """Ask the server for the model's signatures."""
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._fill(request.model_spec)
-        response = self._call(self._stub.GetModelMetadata, request)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        if not response.metadata["signature_def"].Unpack(signatures):
+        response = self._call(self._ask_metadata, request)
+        described = response.metadata["signature_def"]
+        if not described.type_url.endswith("/tensorflow.serving.SignatureDefMap"):
             raise ServingError(f"{self.address}: found no signatures in the answer")
+        signatures = messages.SignatureDefMap.FromString(described.value)
         return protocol.Served(
             response.model_spec.name,
             response.model_spec.version.value,
@@ -69,16 +68,16 @@ class GrpcServer:
         least = sum(array.nbytes for array in inputs.values())
         if least > self.limit:  # which protobuf may not even be able to hold
             return protocol.Request(signature, tuple(outputs), None, least)
-        message = predict_pb2.PredictRequest(output_filter=outputs)
+        message = messages.PredictRequest(output_filter=outputs)
         self._fill(message.model_spec)
         message.model_spec.signature_name = signature
         for name, array in inputs.items():
-            message.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+            messages.fill_tensor(message.inputs[name], array)
         return protocol.Request(signature, tuple(outputs), message, message.ByteSize())
 
     def send(self, request: protocol.Request) -> dict[str, np.ndarray]:
         """Evaluate a request on the server; the answer must name the same model and signature."""
-        response = self._call(self._stub.Predict, request.content)
+        response = self._call(self._predict, request.content)
         found = response.model_spec
         answered = (found.name, found.version.value, found.signature_name)
         if answered != (self._name, self._version, request.signature):
@@ -90,7 +89,7 @@ class GrpcServer:
         missing = [name for name in request.outputs if name not in response.outputs]
         if missing:
             raise ServingError(f"{self.address}: the answer lacks the output {missing[0]!r}")
-        return {name: tf.make_ndarray(response.outputs[name]) for name in request.outputs}
+        return {name: messages.read_tensor(response.outputs[name]) for name in request.outputs}
 
     def value_bytes(self, spec: protocol.TensorSpec) -> int:
         """Return the bytes of a number; of small integers the server packs as few as one."""
@@ -100,6 +99,13 @@ class GrpcServer:
         """Close the channel."""
         self._channel.close()
 
+    def _method(self, name: str, answer: type) -> Callable:
+        return self._channel.unary_unary(
+            messages.METHOD + name,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+
     def _fill(self, model_spec) -> None:
         model_spec.name = self._name
         model_spec.version.value = self._version
@@ -107,7 +113,7 @@ class GrpcServer:
     def _specs(self, entries) -> dict[str, protocol.TensorSpec]:
         specs = {}
         for name, info in entries.items():
-            shape, dtype = info.tensor_shape, types_pb2.DataType.Name(info.dtype)
+            shape, dtype = info.tensor_shape, messages.NAMES.get(info.dtype, str(info.dtype))
             known = None if shape.unknown_rank else [axis.size for axis in shape.dim]
             specs[name] = protocol.spec_of_message(dtype, known)
         return specs

@@ -135,8 +135,8 @@ def load_grpc(address: str) -> ModuleType:
         from common.serving import grpc_transport
     except ModuleNotFoundError as absent:
         raise OptionError(
-            f"{address}: the package {absent.name} is not installed; expected `pip install "
-            '"tensorflow-serving-api>=2.19,<2.22"` (the extra "serving"), or http://host:8501'
+            f"{address}: the package {absent.name} is not installed; expected `pip install grpcio "
+            "protobuf`, or http://host:8501"
         ) from None
     return grpc_transport
 

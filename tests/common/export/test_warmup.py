@@ -41,7 +41,7 @@ def test_there_and_back(tmp_path):
 
 def test_as_the_servers_package_reads_it(tmp_path):
     """The messages of the package that TensorFlow Serving is built from."""
-    reason = "the extra `serving` (tensorflow-serving-api) is not installed"
+    reason = "tensorflow-serving-api is not installed; `dev` has it"
     log = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2", reason=reason)
     write_warmup(tmp_path / "warm", [REQUEST])
     (record,) = tf.data.TFRecordDataset(str(tmp_path / "warm")).as_numpy_iterator()

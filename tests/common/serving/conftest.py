@@ -20,7 +20,7 @@ import pytest
 
 # A proxy of the machine has no business between a test and its own server.
 os.environ.setdefault("no_proxy", "127.0.0.1,localhost")
-NO_API = "tensorflow-serving-api is not installed (the extra `serving`, part of `dev`)"
+NO_API = "tensorflow-serving-api is not installed; `dev` has it"
 
 
 @dataclass

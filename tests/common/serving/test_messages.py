@@ -7,10 +7,13 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from common.errors import OptionError, ServingError
-from common.serving import protocol
+from common.serving import messages, protocol
 from common.serving.client import as_declared
+from common.serving.grpc_transport import GrpcServer
 from common.serving.opening import Address, open_transport, parse_url
 from common.serving.protocol import Patience, TensorSpec, UnavailableError, ask_patiently
 from common.serving.rest_transport import RestServer, encode
@@ -26,17 +29,14 @@ def image():
 class TestGrpc:
     @pytest.fixture
     def transport(self):
-        pytest.importorskip("tensorflow_serving", reason="the extra `serving` is not installed")
-        from common.serving.grpc_transport import GrpcServer
-
         transport = GrpcServer("127.0.0.1:1", name="brain", version=7, patience=QUICK)
         yield transport
         transport.close()
 
     def test_request_is_the_official_message_in_bytes(self, transport, image):
         """The voxels stand in it as they lie in memory; around them less than 200 bytes."""
-        from tensorflow_serving.apis import predict_pb2
-
+        reason = "tensorflow-serving-api is not installed"
+        predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2", reason=reason)
         request = transport.prepare("volume", {"image": image}, ["labels"])
         sent = request.content.SerializeToString()
         assert request.size == len(sent)
@@ -53,12 +53,51 @@ class TestGrpc:
 
         from common import serving
 
-        monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
-        for name in ("tensorflow_serving.apis", "common.serving.grpc_transport"):
-            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setitem(sys.modules, "grpc", None)
+        monkeypatch.delitem(sys.modules, "common.serving.grpc_transport", raising=False)
         monkeypatch.delattr(serving, "grpc_transport", raising=False)
-        with pytest.raises(OptionError, match=r"pip install \"tensorflow-serving-api.*http://host"):
+        with pytest.raises(OptionError, match=r"pip install grpcio protobuf`, or http://host"):
             open_transport({"name": "a", "version": 1}, None, "grpc://h:1", QUICK, None)
+
+
+@pytest.mark.parametrize(
+    "kind", ["f4", "f8", "f2", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "?"]
+)
+class TestTensors:
+    """Against TensorFlow's own messages, as bytes and as lists of values."""
+
+    def test_as_bytes(self, kind):
+        array = np.arange(24).reshape(2, 3, 4).astype(kind)
+        message = messages.MESSAGES["Tensor"]()
+        messages.fill_tensor(message, array)
+        theirs = tensor_pb2.TensorProto.FromString(message.SerializeToString())
+        np.testing.assert_array_equal(tf.make_ndarray(theirs), array, strict=True)
+        np.testing.assert_array_equal(messages.read_tensor(message), array, strict=True)
+
+    def test_as_values(self, kind):
+        array = (np.arange(6) % 5).reshape(2, 3).astype(kind)
+        theirs = tf.make_tensor_proto(array)
+        whole = theirs.SerializeToString()
+        theirs.ClearField("tensor_content")
+        values = array.reshape(-1)
+        values = values.view(np.uint16) if kind == "f2" else values
+        getattr(theirs, messages.VALUES.get(theirs.dtype, "int_val"))[:] = values.tolist()
+        for sent in (whole, theirs.SerializeToString()):
+            message = messages.MESSAGES["Tensor"].FromString(sent)
+            np.testing.assert_array_equal(messages.read_tensor(message), array, strict=True)
+
+
+def test_a_short_list_goes_on_with_its_last_value():
+    theirs = tensor_pb2.TensorProto(dtype=types_pb2.DT_INT32, int_val=[3, 7])
+    theirs.tensor_shape.dim.add(size=4)
+    message = messages.MESSAGES["Tensor"].FromString(theirs.SerializeToString())
+    np.testing.assert_array_equal(messages.read_tensor(message), [3, 7, 7, 7])
+    del message.int_val[:]
+    with pytest.raises(ServingError, match="found 0 numbers in a tensor of"):
+        messages.read_tensor(message)
+    message.dtype = types_pb2.DT_STRING
+    with pytest.raises(ServingError, match="a tensor of type DT_STRING"):
+        messages.read_tensor(message)
 
 
 class TestJson:

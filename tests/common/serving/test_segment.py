@@ -247,6 +247,25 @@ class TestBothProtocols:
             segment(scans, output=tmp_path / "a.nii", passport=passport, url=url + path)
             assert len(behaviour.seen) == 1
 
+    def test_nothing_of_tensorflow_is_needed(self, protocol, request, models, scans, tmp_path):
+        """A process in which none of these can be imported writes the same labels."""
+        own = tmp_path / "own.nii"
+        segment(scans, output=own, model=models["slices"])
+        code = (
+            "import sys; sys.modules.update(dict.fromkeys(('tensorflow', 'keras', 'tf_keras', "
+            "'tensorflow_serving', 'pandas', 'matplotlib', 'h5py', 'tensorboard'))); "
+            "from common.serving.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        )
+        with request.getfixturevalue(protocol)([models["slices"]]) as (url, _):
+            words = ["segment", *scans, "-o", tmp_path / "a.nii", "--model", models["slices"],
+                     "--url", url]  # fmt: skip
+            done = subprocess.run(
+                [sys.executable, "-c", code, *map(str, words)],
+                cwd=ROOT, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_array_equal(read_volume(tmp_path / "a.nii").array, read_volume(own).array)
+
     def test_recorded_case(self, protocol, request, models):
         with request.getfixturevalue(protocol)([models["slices"]]) as (url, _):
             lines = check(model=models["slices"], url=url)
@@ -258,8 +277,6 @@ class TestBothProtocols:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        if protocol == "grpc_server":
-            pytest.importorskip("tensorflow_serving", reason="needs the extra `serving`")
         url = f"{protocol[:4].replace('rest', 'http')}://127.0.0.1:{port}"
         words = ["segment", *scans, "-o", tmp_path / "a.nii", "--model", models["slices"],
                  "--url", url, "--retries", "0", "--deadline-s", "5"]  # fmt: skip
