@@ -14,6 +14,7 @@ def evaluate(
     *,
     predictions: Path | None = None,
     all_rows: bool = False,
+    structure: str | None = None,
     cohort: str | None = None,
 ) -> None:
     """Measure label maps against the reference segmentations and write the run's report.
@@ -23,12 +24,14 @@ def evaluate(
         csv: list with the reference segmentations; default: the held-out cases of the run.
         predictions: folder of label maps named <id>.nii.gz; default: predictions/ in the run.
         all_rows: measure every row of the list, not its last held_out_cases.
+        structure: what a single foreground class is called; default: brain where its id is 2, as in
+            the paper's data, else foreground.
         cohort: name of the paper's own data in claims.yaml, where these are they, so that the
             outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import write_evaluation
-    from fetal_brain.scoring import score
+    from fetal_brain.scoring import label_names, score
 
     record = load_run(run)
     config = load_config(run, Config)
@@ -36,7 +39,8 @@ def evaluate(
     folder = predictions or run / "predictions"
     phantom = is_phantom(csv) if csv else bool(record.manifest.get("phantom"))
     trained_on = {entry["id"] for entry in record.read_split().get("training", [])}
-    measured = [(case.id, partial(score, case, folder, config)) for case in cases]
+    names = label_names(config, structure)
+    measured = [(case.id, partial(score, case, folder, config, names)) for case in cases]
     scores = score_cases(measured, trained_on)
     write_evaluation(
         record,

@@ -4,11 +4,12 @@ A case that runs of several seeds measured counts once, with the mean of its mea
 networks' answers on one case are not two cases. How far apart the seeds lie is said beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from common.data.tables import check_cells, read_table
@@ -51,6 +52,9 @@ class Pool:
     """label -> measure -> its mean over the cases of each seed; empty where there is one seed."""
     unusable: tuple[str, ...]
     """Cases of which a file could not be used."""
+    others: dict[str, dict[str, dict[str, Any]]]
+    """What is no mean over cases, label -> measure -> summary, where all runs measured the same
+    cases: the mean over the runs."""
 
     @property
     def differing(self) -> dict[str, list]:
@@ -98,11 +102,12 @@ def read_pool(folders: Sequence[Path]) -> Pool:
         measures=measures,
         seeds=means_of_seeds(table, measures) if table["seed"].nunique() > 1 else {},
         unusable=tuple(dict.fromkeys(name for each in reports for name in each["unusable"])),
+        others=mean_of_others(tables, [each["others"] for each in reports]),
     )
 
 
 def read_report(run: Run) -> dict[str, Any]:
-    """Return data and unusable cases of a run's report.json."""
+    """Return data, unusable cases and other measures of a run's report.json."""
     path = run.path / "report" / "report.json"
     if not path.is_file():
         raise RunError(f"{run.path} has no report; expected a run that evaluate has measured")
@@ -111,7 +116,8 @@ def read_report(run: Run) -> dict[str, Any]:
         data = stored["data"]
         kind = DataKind(data["kind"])
         data = Data(kind, data.get("cohort"), data.get("preparation") or "")
-        return {"data": data, "unusable": [str(name) for name in stored.get("unusable", ())]}
+        unusable = [str(name) for name in stored.get("unusable", ())]
+        return {"data": data, "unusable": unusable, "others": dict(stored.get("others", {}))}
     except (KeyError, TypeError, ValueError, AttributeError) as failure:
         raise RunError(
             f"{path} is damaged ({failure!r}); expected what evaluate writes"
@@ -135,6 +141,24 @@ def refuse_twice(runs: Sequence[Run], tables: Sequence[pd.DataFrame]) -> None:
                     f"{case[0]}; expected each case once per seed"
                 )
             places[case] = run.path
+
+
+def mean_of_others(
+    tables: Sequence[pd.DataFrame], others: Sequence[Mapping[str, Mapping[str, Mapping]]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the mean over runs of what each measured over all its cases; see `Pool.others`."""
+    first, *more = (set(table["id"]) for table in tables)
+    if any(cases != first for cases in more):
+        return {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for label, measures in others[0].items():
+        for name, summary in measures.items():
+            means = [each.get(label, {}).get(name, {}).get("mean") for each in others]
+            if None not in means:
+                pooled = {"n": summary.get("n"), "mean": float(np.mean(means))}
+                pooled |= {"seeds": means} if more else {}
+                found.setdefault(label, {})[name] = pooled
+    return found
 
 
 def mean_over_runs(table: pd.DataFrame, measures: Sequence[str]) -> list[dict[str, Any]]:
@@ -259,13 +283,15 @@ def write_pool(folders: Sequence[Path], to: Path, *, over: Path | None = None) -
         cohort=cohort_of(pool.data),
         unusable=pool.unusable,
         seeds=pool.seeds,
+        others=pool.others,
         more=more,
     )
 
 
 def worst_pictures(runs: Sequence[Run]) -> list[Figure]:
-    """Return the picture of each run's worst case."""
-    pages = [run.path / "report" / "sections.json" for run in runs]
+    """Return the picture of each run's worst case, that of the lowest Dice first."""
+    lowest = {run.path: read_case_table(run.path)["dice"].min() for run in runs}
+    pages = [path / "report" / "sections.json" for path in sorted(lowest, key=lowest.get)]
     overlays = [
         section for page in pages if page.is_file()
         for section in read_sections(page) if section.title == OVERLAYS

@@ -63,6 +63,8 @@ class Result:
     """Stages and their wall time where known."""
     folder: Path | None = field(default=None, compare=False)
     """The run folder, or None where read from a result file."""
+    name: str = field(default="", compare=False)
+    """What tells it from other runs of its paper and preset; empty where there is one."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,7 @@ def read_result(path: Path) -> Result:
         return Result(
             stored["paper"], stored["preset"], outcome, stored["cases"], stored["date"],
             stored["origin"], tuple((command, float(time)) for command, time in stored["seconds"]),
+            name=path.stem.removeprefix(f"{stored['paper']}-{stored['preset']}").lstrip("-"),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as failure:
         raise damaged(path, failure, "what common.suite.results record writes") from failure

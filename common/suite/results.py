@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.cli import Parser
+from common.data.inspection import count_in_words
 from common.data.names import normal_id
 from common.errors import DataError, RunError
 from common.evaluation.claims import Claim, DataKind, Outcome, PaperClaims, judge
@@ -23,6 +24,8 @@ from common.suite.read_runs import RESULTS, Result, read_results, read_run, writ
 
 BEGIN = "<!-- results: begin; made by `python -m common results update` -->"
 END = "<!-- results: end -->"
+NOT_SHOWN = ("dice", "jaccard", "volume_difference_ml", "relative_volume_difference")
+"""Measures that stand in another column, or follow from others, of the table of patients' runs."""
 README = "README.md"
 PERFORMANCE = "docs/performance.md"
 
@@ -47,32 +50,80 @@ def record(folders: Sequence[Path], to: Path = RESULTS) -> list[Path]:
 
 
 def front_table(claims: Mapping[str, PaperClaims], results: Sequence[Result]) -> str:
-    """Return the table of the root README: the headline claim of every paper, a row per run."""
+    """Return the table of the root README: the headline claim of every paper, a row per kind of
+    data that it was run on, with the run of most cases; the others are in its card."""
     header = ("paper", "published", "source", "access to the data", "our run", "our result",
               "verdict")  # fmt: skip
     rows = []
     for paper, published in sorted(claims.items()):
         claim = published.headline
         number = "none" if claim.low is None else f"{claim.metric} {claim.number}"
-        for result in [each for each in results if each.paper == paper] or [None]:
-            rows.append([f"[`{paper}`]({paper}/{README})", number, claim.source, claim.access,
-                         describe_run(result), *measured_and_verdict(claim, result)])  # fmt: skip
+        for result, others in shown_results(paper, results) or [(None, 0)]:
+            more = f" ({count_in_words(others, 'more run')} in its card)" if others else ""
+            rows.append(
+                [
+                    f"[`{paper}`]({paper}/{README})",
+                    number,
+                    claim.source,
+                    claim.access,
+                    describe_run(result) + more,
+                    *measured_and_verdict(claim, result),
+                ]
+            )
     return "\n".join([*markdown_table(header, rows), "", *phantom_notice(results)])
+
+
+def shown_results(paper: str, results: Sequence[Result]) -> list[tuple[Result, int]]:
+    """Return the run of most cases on each kind of data, the newest of several, and how many
+    others there are on such data."""
+    found: dict[DataKind, list[Result]] = {}
+    for result in results:
+        if result.paper == paper:
+            found.setdefault(result.outcome.data.kind, []).append(result)
+    return [
+        (max(of_kind, key=lambda each: (each.cases, each.date)), len(of_kind) - 1)
+        for of_kind in found.values()
+    ]
 
 
 def paper_table(published: PaperClaims, results: Sequence[Result]) -> str:
     """Return the tables of a paper's README: its claims, then everything its runs measured."""
-    results = [result for result in results if result.paper == published.paper]
     rows = []
     for claim in published.claims:
         unit = f" {claim.unit}" if claim.unit else ""
         tolerance = f"± {claim.tolerance:g}{unit}: {claim.tolerance_reason}"
         cells = [f"{claim.id}: {claim.statement}", claim.number, tolerance]
-        rows += [[*cells, *measured_and_verdict(claim, each)] for each in results or [None]]
+        for result, _ in shown_results(published.paper, results) or [(None, 0)]:
+            rows.append([*cells, *measured_and_verdict(claim, result)])
     lines = markdown_table(("claim", "published", "tolerance", "our result", "verdict"), rows)
-    for result in results:
+    results = [result for result in results if result.paper == published.paper]
+    phantoms = [each for each in results if each.outcome.data.kind is DataKind.PHANTOM]
+    for result in phantoms:
         lines += ["", f"Run: {describe_run(result)}.", "", *measures_table(result.outcome)]
+    patients = [each for each in results if each not in phantoms]
+    if patients:
+        lines += ["", "Runs on patients, mean ± sd over cases:", "", *runs_table(patients)]
     return "\n".join([*lines, "", *phantom_notice(results)])
+
+
+def runs_table(results: Sequence[Result]) -> list[str]:
+    """Return the lines of a table with a row per run and label: Dice with its spread, and what
+    else was measured of all of them."""
+    found = [
+        (result, label, summaries)
+        for result in results
+        for label, summaries in result.outcome.measures.items()
+        if "dice" in summaries
+    ]
+    names = [name for name in found[0][2] if name not in NOT_SHOWN] if found else []
+    names = [name for name in names if all(name in summaries for _, _, summaries in found)]
+    rows = []
+    for result, label, summaries in found:
+        cells = [format_summary({**summaries[name], "values": (), "ci95_low": None})
+                 .partition(" (")[0] for name in names]  # fmt: skip
+        what = f"`{result.preset}`, {result.name}; {result.outcome.data.kind.words}"
+        rows.append([what, label, format_summary(summaries["dice"]), *cells])
+    return markdown_table(("run", "label", "dice", *names), rows)
 
 
 def measured_and_verdict(claim: Claim, result: Result | None) -> tuple[str, str]:
@@ -95,8 +146,9 @@ def describe_run(result: Result | None) -> str:
     """Return preset, data, cases and date of a run."""
     if result is None:
         return "not run"
+    name = f", {result.name}" if result.name else ""
     data = result.outcome.data.words
-    return f"preset `{result.preset}`, {data}, {result.cases} cases, {result.date[:10]}"
+    return f"preset `{result.preset}`{name}, {data}, {result.cases} cases, {result.date[:10]}"
 
 
 def describe_outcome(outcome: Outcome | None, label: str, measure: str) -> str:

@@ -226,3 +226,6 @@ def test_names_of_the_classes():
     assert label_names(CODE) == {"brain": 1}
     assert label_names(replace(QUICK, label_ids=(0, (1, 2, 3, 4)))) == {"foreground": 1}
     assert label_names(replace(QUICK, label_ids=(0, 2, 9))) == {"class 1": 1, "class 2": 2}
+    assert label_names(replace(QUICK, label_ids=(0, 1)), "brain") == {"brain": 1}
+    with pytest.raises(OptionError, match="--structure brain: found 2 classes; expected one"):
+        label_names(replace(QUICK, label_ids=(0, 2, 9)), "brain")

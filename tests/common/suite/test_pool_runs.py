@@ -12,7 +12,9 @@ from common.suite.read_runs import read_run
 from tests.common.evaluation.test_run_report import row
 
 
-def measured(folder, dice, *, seed=1, phantom=False, cohort=None, paper="sarcoma", **options):
+def measured(
+    folder, dice, *, seed=1, phantom=False, cohort=None, paper="sarcoma", batch_dice=None, **options
+):
     """A run whose evaluation found these Dice by case."""
     options = {"preset": "port", **options}
     with open_run(folder, paper=paper, options=options, config={"width": 4}, seed=seed) as run:
@@ -21,6 +23,7 @@ def measured(folder, dice, *, seed=1, phantom=False, cohort=None, paper="sarcoma
     write_evaluation(
         load_run(folder), rows, title="A run", curve=[("loss",)], phantom=phantom, cohort=cohort,
         overlays=[Figure(b"png", f"Worst of {folder.name}.")],
+        others=batch_dice and {"patches": {"batch_dice": {"mean": batch_dice, "n": 70}}},
     )  # fmt: skip
     return folder
 
@@ -31,8 +34,8 @@ def pool(*words):
 
 def test_folds_are_one_experiment(tmp_path, capsys):
     """Each case once: their mean, no word of seeds, and what differed between the runs."""
-    one = measured(tmp_path / "one", {"a": 0.5, "b": 0.7}, test_patients=["a", "b"])
-    two = measured(tmp_path / "two", {"c": 0.9}, test_patients=["c"])
+    one = measured(tmp_path / "one", {"c": 0.9}, test_patients=["c"])
+    two = measured(tmp_path / "two", {"a": 0.5, "b": 0.7}, test_patients=["a", "b"])
     assert pool(one, two, "--to", tmp_path / "both") == 0
     assert (
         "Mean Dice of lesion: 0.700 ± 0.200 (n = 3; 0.500, 0.700, 0.900)" in capsys.readouterr().out
@@ -43,20 +46,23 @@ def test_folds_are_one_experiment(tmp_path, capsys):
     sections = {each.title: each for each in read_sections(tmp_path / "both/report/sections.json")}
     assert "test_patients" in sections["What was pooled"].text
     captions = [figure.caption for figure in sections["Overlays"].figures]
-    assert captions == ["Worst of one.", "Worst of two."]
+    assert captions == ["Worst of two.", "Worst of one."]
+    assert load_report(tmp_path / "both")["others"] == {}
     assert "test_patients" not in load_run(tmp_path / "both").config
 
 
 def test_seeds_are_no_cases(tmp_path):
     """Two seeds on two cases are two cases: means .6 and .8, seeds .75 and .65."""
-    one = measured(tmp_path / "one", {"a": 0.6, "b": 0.9}, seed=1)
-    two = measured(tmp_path / "two", {"a": 0.6, "b": 0.7}, seed=2)
+    one = measured(tmp_path / "one", {"a": 0.6, "b": 0.9}, seed=1, batch_dice=0.5)
+    two = measured(tmp_path / "two", {"a": 0.6, "b": 0.7}, seed=2, batch_dice=0.75)
     assert pool(one, two, "--to", tmp_path / "both") == 0
     (dice,) = [load_report(tmp_path / "both")["labels"]["lesion"]["dice"]]
     assert dice["n"] == 2
     assert dice["values"] == pytest.approx([0.6, 0.8])
     assert dice["seeds"] == pytest.approx([0.75, 0.65])
     assert load_run(tmp_path / "both").manifest["seed"] == [1, 2]
+    others = load_report(tmp_path / "both")["others"]["patches"]["batch_dice"]
+    assert others == {"n": 70, "mean": 0.625, "seeds": [0.5, 0.75]}
 
 
 def load_report(folder):
