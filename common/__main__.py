@@ -15,6 +15,7 @@ COMMANDS = {
     "pool-runs": ("common.suite.pool_runs", "make one report of folds or seeds"),
     "replay": ("common.runs.replay", "train a run again and compare the weights"),
     "verify": ("common.export.verify", "verify an exported model against its passport"),
+    "publish-card": ("common.export.card", "write a model card; nothing is sent"),
     "bench-gpu": ("common.cost.bench_gpu", "time the networks on a GPU, with JAX or TensorFlow"),
 }
 """Command: module with `main(words) -> exit status`, and what it does."""

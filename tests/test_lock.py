@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,9 +28,11 @@ def test_every_requirement_is_locked_within_its_bounds():
     wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
     known = {}
     for found, _ in locked():
-        known.setdefault(found.name.lower(), []).append(str(found.specifier).removeprefix("=="))
+        known.setdefault(canonicalize_name(found.name), []).append(
+            str(found.specifier).removeprefix("==")
+        )
     for requirement in wanted:
-        versions = known[requirement.name.lower()]
+        versions = known[canonicalize_name(requirement.name)]
         assert all(requirement.specifier.contains(version) for version in versions), requirement
 
 
