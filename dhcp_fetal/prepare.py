@@ -8,6 +8,7 @@ from common.data.nnunet import read_dataset
 from common.data.tables import column_name, write_table
 from common.errors import DataError, OptionError
 from common.runs.failures import Failures
+from dhcp_fetal.atlas import write_atlas
 from dhcp_fetal.config import Config, Preset
 from dhcp_fetal.data import find_cases
 from dhcp_fetal.inspection import inspect_cases
@@ -23,7 +24,7 @@ def prepare(
     preset: Preset = "port",
     over: Literal["volume", "brain"] = "volume",
     masks: Path | None = None,
-    layout: Literal["table", "nnunet"] = "table",
+    layout: Literal["table", "nnunet", "atlas"] = "table",
     check: bool = False,
 ) -> None:
     """Normalise the scans of a folder, list or table to mean 0 and deviation 1.
@@ -32,17 +33,16 @@ def prepare(
     scans, under the names they had.
 
     Args:
-        images: folder or list file of scans, or table; for --layout nnunet the folder of the data
-            set.
-        out: folder of the normalised scans, not the one they lie in; for --layout nnunet the table
-            to write.
+        images: folder or list file of scans, or table; for another layout the folder of the data.
+        out: folder of the normalised scans, not the one they lie in; the table to write for
+            --layout nnunet, the folder of three tables for --layout atlas.
         config: normalise_to_float and copy_header matter here.
         preset: where the numbers come from; code keeps the type of the input, quantised.
         over: the whole volume, background included (the original), or the brain alone.
         masks: folder of brain masks under the scans' names, for over brain; default: the table's
             column roi_mask.
-        layout: table, or nnunet for a data set of nnU-Net or the Medical Segmentation Decathlon,
-            which becomes a table; nothing else is done then.
+        layout: table; nnunet for a data set of nnU-Net or the Medical Segmentation Decathlon; or
+            atlas for a public atlas of several ages. These become tables; nothing else is done.
         check: only look: print everything that is wrong with any file of the cases, labels and
             masks included, write nothing, and end with status 2 if anything keeps the data from
             being used; classes and input_channels matter here.
@@ -54,6 +54,11 @@ def prepare(
         rows = [(*case.images, case.label, case.id) for case in labelled]
         write_table(out, (*channels, "ground_truth", "prediction_filename"), rows)
         print(f"Table {out}: {dataset.described}")
+        return
+    if layout == "atlas":
+        count, held_out = write_atlas(images, out)
+        print(f"Tables brain.csv, cortex.csv, ages.csv in {out}: {count} ages, the last {held_out} "
+              "of the tables between the others")  # fmt: skip
         return
     if check:
         inspect_cases(images, config, out).conclude()
