@@ -11,6 +11,7 @@ COMMANDS = {
     "bench": ("common.suite.bench", "time the papers beside what else could be used"),
     "report": ("common.suite.collect", "write the page of runs again, without running anything"),
     "results": ("common.suite.results", "keep what runs measured; write the tables of the READMEs"),
+    "score": ("common.suite.score", "measure label maps against references, of any origin"),
     "compare-runs": ("common.suite.compare_runs", "say whether one run beats another, by case"),
     "pool-runs": ("common.suite.pool_runs", "make one report of folds or seeds"),
     "replay": ("common.runs.replay", "train a run again and compare the weights"),
