@@ -126,6 +126,7 @@ def _assemble(slices: Slices, segments: np.ndarray, described: list, algorithm: 
         device_serial_number="none",
         series_description=f"{algorithm}: {RESEARCH}"[:64],
         content_description=RESEARCH,
+        omit_empty_frames=bool(segments.any()),
     )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from common.data.dicom_paths import is_dicom
 from common.data.geometry import Volume, check_same_grid
 from common.data.labels import integer_labels
-from common.data.volumes import is_volume, read_volume, stem_of
+from common.data.volumes import is_volume, read_geometry, read_volume, stem_of
 from common.errors import DataError, OptionError
 from common.evaluation.metrics import score_case
 from common.evaluation.run_report import MEASURES, print_results, summarise_rows
@@ -30,19 +30,20 @@ def score_all(
     """
     pairs = list(find_pairs(labels, reference))
     contours = not reference.is_dir() and is_dicom(reference)
-    if contours != (structure is not None) or contours != (scan is not None):
+    if contours != (structure is not None) or (contours and scan is None):
         raise OptionError("--structure and --scan belong to an RTSTRUCT file; expected all or none")
     failures = Failures(len(pairs), "case")
     rows: list[dict[str, Any]] = []
     for found_path, truth_path in pairs:
-        with failures.of(stem_of(found_path)):
-            found = read_labels(found_path)
+        name = found_path.stem if is_dicom(found_path) else stem_of(found_path)
+        with failures.of(name):
+            found = read_labels(found_path, scan)
             if contours:
                 truth = read_structure(truth_path, structure, scan)
             else:
-                truth = read_labels(truth_path)
+                truth = read_labels(truth_path, scan)
             check_same_grid(truth, found, names=(str(truth_path), str(found_path)))
-            rows += score_pair(stem_of(found_path), found, truth)
+            rows += score_pair(name, found, truth)
     if rows:
         print_results(rows, summarise_rows(rows), MEASURES, phantom=False)
     if out is not None and rows:
@@ -70,8 +71,14 @@ def find_pairs(labels: Path, reference: Path) -> Iterator[tuple[Path, Path]]:
         yield known[name], path
 
 
-def read_labels(path: Path) -> Volume:
-    """Read a label map, or a reference, as integers."""
+def read_labels(path: Path, scan: Path | None) -> Volume:
+    """Read a label map, or a reference, as integers; of a DICOM Segmentation, which needs its scan,
+    the numbers of the segments."""
+    if is_dicom(path) and scan is not None:
+        shape, grid = read_geometry(scan)
+        dicom_seg = importlib.import_module("common.data.dicom_seg")  # its libraries are an extra
+        segments, _ = dicom_seg.read_segments(path, grid, shape)
+        return Volume(segments, grid)
     volume = read_volume(path)
     return Volume(integer_labels(volume.array, str(path)), volume.geometry)
 

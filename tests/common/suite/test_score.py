@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from common.__main__ import main
+from common.data.dicom_seg import write_segmentation
 from common.data.geometry import Geometry
 from common.data.volumes import write_volume
 from tests.common.data.test_dicom import square, write_contours, write_series
+from tests.common.data.test_dicom_seg import complete
 
 GRID = Geometry((1.0, 2.0, 3.0), (10.0, 20.0, 30.0))
 
@@ -45,7 +47,7 @@ def test_folders_are_paired_by_name_and_every_label_counts(tmp_path, capsys):
 def test_contours_are_a_reference(tmp_path, capsys):
     """A square of 3 x 3 voxels on slice 2 of a series, of which 6 were found."""
     grid = Geometry((0.5, 2.0, 3.0), (10.0, 20.0, 30.0))
-    write_series(tmp_path / "ct", voxels=np.zeros((4, 8, 20), int), grid=grid)
+    write_series(tmp_path / "ct", voxels=np.zeros((4, 8, 20), int), grid=grid, change_all=complete)
     contours = write_contours(tmp_path / "rs.dcm", [("GTV_Mass_1", [square(5, 2, 3, 2)])])
     found = np.zeros((4, 8, 20), np.uint8)
     found[2, 2:4, 5:8] = 1
@@ -53,6 +55,12 @@ def test_contours_are_a_reference(tmp_path, capsys):
     words = (tmp_path / "found.nii.gz", contours, "--structure", "GTV_Mass")
     assert score(*words, "--scan", tmp_path / "ct") == 0
     assert f"Dice {2 * 6 / 15:.3f}" in capsys.readouterr().out
+    write_segmentation(
+        tmp_path / "seg.dcm", found, tmp_path / "ct", names={}, algorithm="a", version="1"
+    )
+    words = (tmp_path / "seg.dcm", *words[1:])
+    assert score(*words, "--scan", tmp_path / "ct") == 0
+    assert f"seg  label 1  Dice {2 * 6 / 15:.3f}" in capsys.readouterr().out
     assert score(*words) == 2
     assert "--structure and --scan belong to an RTSTRUCT file" in capsys.readouterr().err
 
