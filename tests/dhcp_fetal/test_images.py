@@ -71,7 +71,7 @@ def test_voxels_must_be_numbers(tmp_path):
     array[1, 1, 1] = np.nan
     with pytest.raises(DataError, match="NaN"):
         read_file(save(tmp_path / "nan.nii", array), PORT)
-    with pytest.raises(DataError, match="unknown kind of volume"):
+    with pytest.raises(DataError, match="no such file, expected"):
         read_file(tmp_path / "scan.dcm", PORT)
 
 
