@@ -6,10 +6,10 @@ run in the format's own runtime and compared with Keras before it is kept.
 """
 
 import importlib
-import os
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 
 from common.errors import OptionError, one_line
 from common.export.parity import difference
+from common.papers import ROOT
 
 
 class Format(NamedTuple):
@@ -37,6 +38,8 @@ FORMATS = {
     "openvino": Format("network.xml", ("openvino",), "run_openvino"),
     "litert": Format("network.tflite", ("tensorflow",), "run_litert"),
 }
+PATIENCE_S = 120
+"""For one format to be written and run."""
 FAR = 1e-3
 """A difference from Keras above which a file is not kept; float32 sums in another order stay far
 below, halved weights or arithmetic do not."""
@@ -60,6 +63,9 @@ def write_formats(
 ) -> dict[str, dict[str, Any]]:
     """Write a network in some formats and compare each with Keras.
 
+    Each is written and run in a process of its own, for at most `PATIENCE_S`: a converter or
+    runtime that crashes or never ends takes nothing with it.
+
     Args:
         folder: of the exported version.
         network: the trained network.
@@ -69,47 +75,72 @@ def write_formats(
     Returns:
         By format: file, runtime and largest_difference; or problem, the reason why there is none.
     """
-    expected = [np.asarray(each) for each in outputs_of(network, inputs)]
-    return {name: write_format(folder, network, inputs, expected, name) for name in formats}
-
-
-def outputs_of(network: keras.Model, inputs: Sequence[np.ndarray]) -> list:
-    """Return the network's outputs, in inference, as a flat list."""
+    packages = {type(layer).__module__.partition(".")[0] for layer in network.layers} - {"keras"}
     given = list(inputs) if len(inputs) > 1 else inputs[0]
-    return keras.tree.flatten(network(given, training=False))
+    expected = keras.tree.flatten(network(given, training=False))
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        network.save(work / "network.keras")
+        arrays = {f"input{n}": array for n, array in enumerate(inputs)}
+        arrays |= {f"output{n}": np.asarray(array) for n, array in enumerate(expected)}
+        np.savez(work / "case.npz", **arrays)
+        for name in formats:
+            found[name] = _in_a_process(folder, work, name, sorted(packages))
+    return found
 
 
-def write_format(
-    folder: Path, network: keras.Model, inputs: Sequence, expected: Sequence, name: str
-) -> dict[str, Any]:
+def _in_a_process(folder: Path, work: Path, name: str, packages: Sequence[str]) -> dict[str, Any]:
     """Write one format; what fails leaves no file and says why."""
-    format_ = FORMATS[name]
-    path = folder / format_.file
+    path = folder / FORMATS[name].file
+    words = [sys.executable, "-m", "common.export.formats", str(work), str(path), name, *packages]
     try:
-        with _stderr_held():
-            if name == "openvino":
-                write_openvino(path, network)
-            else:
-                network.export(path, format=name, verbose=False)
-            named = {each.name: a for each, a in zip(network.inputs, inputs, strict=True)}
-            found = getattr(sys.modules[__name__], format_.run)(path, named)
+        done = subprocess.run(
+            words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+        lines = done.stdout.strip().splitlines() or [f"it ended with status {done.returncode}"]
+        problem = "" if done.returncode == 0 else lines[-1][:300]
+    except subprocess.TimeoutExpired:
+        problem = f"no end after {PATIENCE_S} s"
+    if problem:
+        for made in (path, path.with_suffix(".bin")):
+            made.unlink(missing_ok=True)
+        print(f"note: not written as {name}: {problem}", file=sys.stderr)
+        return {"problem": problem}
+    runtime = FORMATS[name].packages[-1]
+    print(f"{path.name}: differs from Keras by {float(lines[-1]):.1e} in {runtime}")
+    return {
+        "file": path.name,
+        "runtime": f"{runtime} {metadata.version(runtime)}",
+        "largest_difference": float(lines[-1]),
+    }
+
+
+def main(words: Sequence[str]) -> int:
+    """Write one format, in the process for it; print the largest difference, or what is wrong."""
+    work, path, name, *packages = words
+    for package in packages:
+        importlib.import_module(package)  # registers its layers
+    with np.load(Path(work) / "case.npz") as case:
+        inputs = [case[key] for key in case.files if key.startswith("input")]
+        expected = [case[key] for key in case.files if key.startswith("output")]
+    try:
+        network = keras.saving.load_model(Path(work) / "network.keras")
+        network(inputs if len(inputs) > 1 else inputs[0], training=False)  # ONNX wants a shape
+        if name == "openvino":
+            write_openvino(Path(path), network)
+        else:
+            network.export(path, format=name, verbose=False)
+        named = {each.name: a for each, a in zip(network.inputs, inputs, strict=True)}
+        found = globals()[FORMATS[name].run](Path(path), named)
         apart = max(difference(f, e) for f, e in zip(found, expected, strict=True))
         if not apart <= FAR:
             raise ValueError(f"the outputs differ from Keras by {apart:.1e}")
     except Exception as failure:  # whatever a converter or a runtime raises
-        for made in folder.glob(f"{path.stem}.*"):
-            if made.suffix in (path.suffix, ".bin"):
-                made.unlink()
-        problem = f"{type(failure).__name__}: {one_line(failure)[:300]}"
-        print(f"note: not written as {name}: {problem}", file=sys.stderr)
-        return {"problem": problem}
-    runtime = format_.packages[-1]
-    print(f"{path.name}: differs from Keras by {apart:.1e} in {runtime}")
-    return {
-        "file": path.name,
-        "runtime": f"{runtime} {metadata.version(runtime)}",
-        "largest_difference": apart,
-    }
+        print(f"{type(failure).__name__}: {one_line(failure)}")
+        return 1
+    print(apart)
+    return 0
 
 
 def write_openvino(path: Path, network: keras.Model) -> None:
@@ -199,15 +230,5 @@ def _fit(array: np.ndarray, shape: Sequence[int | None]) -> np.ndarray | None:
     return array[:1] if fits else None
 
 
-@contextmanager
-def _stderr_held() -> Iterator[None]:
-    """Keep what converters and runtimes print to the descriptor of stderr from the terminal."""
-    sys.stderr.flush()
-    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(sink)
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
