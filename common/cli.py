@@ -207,7 +207,7 @@ def run_command(
 def is_for_a_model(paper: str, words: Sequence[str]) -> bool:
     """Return whether `predict` is asked of an exported model that the paper's own does not take."""
     return (
-        "--model" in words
+        any(word.partition("=")[0] == "--model" for word in words)
         and "model" not in inspect.signature(load_command(paper, "predict")).parameters
     )
 

@@ -50,8 +50,7 @@ def prepare(
     if layout == "nnunet":
         dataset = read_dataset(images)
         channels = [f"{CHANNEL}{n}_{column_name(name)}" for n, name in enumerate(dataset.channels)]
-        labelled = [case for case in (*dataset.training, *dataset.test) if case.label]
-        rows = [(*case.images, case.label, case.id) for case in labelled]
+        rows = [(*case.images, case.label, case.id) for case in dataset.labelled]
         write_table(out, (*channels, "ground_truth", "prediction_filename"), rows)
         print(f"Table {out}: {dataset.described}")
         return

@@ -47,8 +47,7 @@ def prepare(
         return
     if layout == "nnunet":
         dataset = read_dataset(train_csv, channels=1)
-        labelled = [case for case in (*dataset.training, *dataset.test) if case.label]
-        rows = [(case.id, *case.images, case.label) for case in labelled]
+        rows = [(case.id, *case.images, case.label) for case in dataset.labelled]
         write_table(out, COLUMNS, rows)
         print(f"Listed in {out}: {dataset.described}")
         return

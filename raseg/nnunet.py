@@ -27,7 +27,7 @@ def write_dataset(folder: Path, out: Path, config: Config) -> NnunetDataset:
     """
     dataset = read_dataset(folder, channels=len(CHANNELS[config.task]))
     refuse_existing(Path(out) / PAIRS[config.task])
-    cases = [case for case in (*dataset.training, *dataset.test) if case.label]
+    cases = dataset.labelled
     stacks, spacing = [], None
     for case in cases:
         stack, found = read_stack(case)

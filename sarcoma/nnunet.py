@@ -31,7 +31,7 @@ def write_dataset(folder: Path, out: Path) -> NnunetDataset:
         raise DataError(
             f"{folder}: found the channels {', '.join(dataset.channels)}; expected CT and PET"
         )
-    cases = [case for case in (*dataset.training, *dataset.test) if case.label]
+    cases = dataset.labelled
     failures = Failures(len(cases), "case")
     with written_file(out, failures) as file:
         for case in cases:

@@ -113,10 +113,9 @@ def find_nnunet_cases(folder: Path) -> list[Case]:
     Labels mean what they do in the paper's own folders: larger ones lie further up.
     """
     dataset = read_dataset(folder, channels=1)
-    labelled = [case for case in (*dataset.training, *dataset.test) if case.label]
     return [
         Case(f"case{number}_{case.id}", case.images[0], case.label)
-        for number, case in enumerate(labelled, start=1)
+        for number, case in enumerate(dataset.labelled, start=1)
     ]
 
 

@@ -42,6 +42,11 @@ class NnunetDataset:
     test: tuple[NnunetCase, ...]
 
     @property
+    def labelled(self) -> tuple[NnunetCase, ...]:
+        """The cases that have labels, those to test on last."""
+        return tuple(case for case in (*self.training, *self.test) if case.label)
+
+    @property
     def described(self) -> str:
         """The data set in a line, for the terminal."""
         labels = ", ".join(f"{number} {name}" for name, number in self.labels.items())

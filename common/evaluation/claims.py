@@ -56,6 +56,14 @@ class Data(NamedTuple):
         return self.kind.words + more + (f": {self.preparation}" if self.preparation else "")
 
 
+def data_of(stored: Mapping, *, phantom: bool = False) -> Data:
+    """Return on what a run was measured; a mark of a phantom anywhere outweighs all else."""
+    if phantom:
+        return Data(DataKind.PHANTOM)
+    kind = DataKind(stored.get("kind", DataKind.STAND_IN.value))
+    return Data(kind, stored.get("cohort"), stored.get("preparation") or "")
+
+
 class Verdict(StrEnum):
     """What became of a claim."""
 

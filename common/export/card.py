@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.cli import Parser
 from common.errors import OptionError
-from common.evaluation.claims import DataKind
+from common.evaluation.claims import DataKind, data_of
 from common.export.passport import check_folder, read_passport
 from common.files import write_text_atomically
 from common.report.page import PHANTOM_NOTICE, format_summary
@@ -63,9 +63,8 @@ def make_card(passport: Mapping) -> str:
 def measured(passport: Mapping) -> Iterator[tuple[DataKind, str, str, Mapping]]:
     """Yield on what kind of data, label, measure and summary of all that was evaluated."""
     metrics = passport.get("metrics") or {}
-    kind = DataKind((metrics.get("data") or {}).get("kind", DataKind.STAND_IN.value))
-    if metrics.get("phantom") or passport["data"]["kind"] == "phantom":
-        kind = DataKind.PHANTOM
+    phantom = metrics.get("phantom") or passport["data"]["kind"] == "phantom"
+    kind = data_of(metrics.get("data") or {}, phantom=phantom).kind
     for label, summaries in (metrics.get("labels") or {}).items():
         for measure, summary in summaries.items():
             if summary.get("mean") is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import RunError
-from common.evaluation.claims import Data, DataKind, Outcome, PaperClaims
+from common.evaluation.claims import Outcome, PaperClaims, data_of
 from common.files import read_json, sha256_of, write_json
 from common.papers import ROOT
 from common.runs.folder import load_run
@@ -140,14 +140,6 @@ def read_result_of_run(folder: Path, seconds: Iterable[tuple[str, float]] = ()) 
         )
     except (KeyError, TypeError, ValueError, AttributeError) as failure:
         raise damaged(path, failure, "what evaluate writes; run it again") from failure
-
-
-def data_of(stored: Mapping, *, phantom: bool = False) -> Data:
-    """Return on what a run was measured; a mark of a phantom anywhere outweighs all else."""
-    if phantom:
-        return Data(DataKind.PHANTOM)
-    kind = DataKind(stored.get("kind", DataKind.STAND_IN.value))
-    return Data(kind, stored.get("cohort"), stored.get("preparation") or "")
 
 
 def check_measures(measures: Mapping) -> None:
