@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 
 from common.data import nifti
-from common.data.dicom_paths import find_series, holds_dicom
+from common.data.dicom_paths import Place, find_series, holds_dicom
 from common.data.geometry import Frames, Geometry, Volume
 from common.errors import DataError, WriteError
 from common.files import scratch_folder
@@ -82,7 +82,7 @@ def files_of(path: Path) -> list[Path]:
     Raises:
         DataError: it is a MetaImage or NRRD file whose header cannot be believed, or no series.
     """
-    if find_series(path) and not path.name.lower().endswith(FORMATS):
+    if _series_at(path):
         return list(_dicom().read_headers(path).files)
     if path.suffix.lower() not in ITK_ENDINGS:
         return [path]
@@ -182,7 +182,7 @@ def is_volume(path: Path) -> bool:
 def stem_of(path: Path) -> str:
     """Return a scan's name: that of its file without the ending of a volume, also without both of
     `.nii.gz`, or that of the folder of its series."""
-    if not path.name.lower().endswith(FORMATS) and (place := find_series(path)):
+    if place := _series_at(path):
         return place.folder.resolve().name
     for ending in STEM_ENDINGS:
         if path.name.lower().endswith(ending):
@@ -230,8 +230,13 @@ def _storable(array: np.ndarray) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
+def _series_at(path: Path) -> Place | None:
+    """Return the series that a path means; a name of another format is never one."""
+    return None if path.name.lower().endswith(FORMATS) else find_series(path)
+
+
 def _reader_of(path: Path) -> ModuleType:
-    if not path.name.lower().endswith(FORMATS) and find_series(path):
+    if _series_at(path):
         return _dicom()
     return nifti if ending_of(path) in nifti.ENDINGS else _itk_files()
 

@@ -16,7 +16,7 @@ from common.data.tables import check_cells, read_table
 from common.errors import DataError, RunError
 from common.evaluation.claims import Data, DataKind
 from common.evaluation.paired import read_case_table
-from common.evaluation.run_report import MEASURES, write_evaluation
+from common.evaluation.run_report import MEASURES, OVERLAYS, write_evaluation
 from common.files import (
     as_yaml,
     make_folder,
@@ -31,10 +31,6 @@ from common.runs.folder import Run, load_run
 
 OF_A_ROW = ("id", "label", "status", "in_training_set")
 """Columns of cases.csv that are not measures, and may be of numbers."""
-
-
-OVERLAYS = "Overlays"
-"""Title of the part of a run's page that has the pictures, worst case first."""
 
 
 @dataclass(frozen=True)
@@ -255,14 +251,13 @@ def write_pool(folders: Sequence[Path], to: Path, *, over: Path | None = None) -
         raise RunError(f"--to {to} exists; expected a new folder")
     pool = read_pool(folders)
     phantom = pool.data.kind is DataKind.PHANTOM
-    names = {**dict(zip(pool.measures, pool.measures, strict=True)), **MEASURES}
-    measures = {name: names[name] for name in pool.measures}
+    measures = {name: MEASURES.get(name, name) for name in pool.measures}
     more = []
     if pool.differing:
         varied = ", ".join(pool.differing)
         text = f"{len(pool.runs)} runs, of which these options differ: {varied}."
         more.append(Section("What was pooled", text=text))
-    drawn = {name: names[name] for name in ("dice", "hd95_mm") if name in measures}
+    drawn = {name: measures[name] for name in ("dice", "hd95_mm") if name in measures}
     for column in add_covariates(pool, over) if over else ():
         png = draw_over(pool.rows, x=column, measures=drawn, phantom=phantom)
         title = f"Over {column.replace('_', ' ')}"

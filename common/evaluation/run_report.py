@@ -42,6 +42,10 @@ MEASURES = {
 """Columns of `evaluation.metrics.score_case` that are summarised, and their names on the page."""
 
 
+OVERLAYS = "Overlays"
+"""Title of the part of the page that has the pictures, worst case first."""
+
+
 def write_evaluation(
     record: Run,
     rows: Sequence[Mapping],
@@ -97,7 +101,7 @@ def write_evaluation(
         # A network trained on phantoms may be measured on something else.
         *curve_section(record, curve, phantom=phantom or bool(record.manifest.get("phantom"))),
         cases_section(rows, measures),
-        Section("Overlays", text="The cases with the lowest Dice.", figures=overlays),
+        Section(OVERLAYS, text="The cases with the lowest Dice.", figures=overlays),
         run_section(record),
     ]
     with write_folder_atomically(folder, replace=True) as unfinished:

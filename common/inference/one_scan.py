@@ -18,17 +18,16 @@ DICOM = ".dcm"
 """Ending of a DICOM Segmentation."""
 
 
-def check_output(output: Path, scan: Path) -> None:
-    """Raise `OptionError` for a file of labels that cannot be written in the end."""
-    if not output.name.lower().endswith((*FORMATS, DICOM)):
+def check_place(path: Path, scan: Path, *, name: str) -> None:
+    """Raise `OptionError`, which calls it `name`, for a file in which no labels of a scan can be
+    written: of another kind, in no folder to write to, or a segmentation of what is no series."""
+    if not path.name.lower().endswith((*FORMATS, DICOM)):
         expected = f"{', '.join(FORMATS)}, or {DICOM} of a DICOM series"
-        raise OptionError(f"-o {output}: unknown kind of volume; expected {expected}")
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        raise OptionError(f"-o {output}: expected a folder that exists and can be written")
-    if output.resolve() == scan.resolve():
-        raise OptionError(f"-o {output} is the scan itself; expected another file")
-    if output.name.lower().endswith(DICOM) and find_series(scan) is None:
-        raise OptionError(f"-o {output}: {scan} is no series of DICOM; expected one, or .nii.gz")
+        raise OptionError(f"{name}: unknown kind of volume; expected {expected}")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OptionError(f"{name}: expected a folder that exists and can be written")
+    if path.name.lower().endswith(DICOM) and find_series(scan) is None:
+        raise OptionError(f"{name}: {scan} is no series of DICOM; expected one, or .nii.gz")
 
 
 def predict_one(predict: Callable[[Path], None], scan: Path, output: Path, *, paper: str) -> None:
@@ -42,9 +41,12 @@ def predict_one(predict: Callable[[Path], None], scan: Path, output: Path, *, pa
             what is found.
 
     Raises:
-        OptionError: see `check_output`; or there are several maps, as of brain and cortex.
+        OptionError: see `check_place`; the file is the scan; or there are several maps, as of brain
+            and cortex.
     """
-    check_output(output, scan)
+    check_place(output, scan, name=f"-o {output}")
+    if output.resolve() == scan.resolve():
+        raise OptionError(f"-o {output} is the scan itself; expected another file")
     with scratch_folder(output) as folder:
         predict(folder)
         found = [path for path in sorted(folder.iterdir()) if is_volume(path)]

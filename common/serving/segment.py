@@ -1,7 +1,6 @@
 """Segment a scan with an exported model, here or on a server, and try a server out."""
 
 import importlib
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from common.data.dicom_paths import find_series
-from common.data.volumes import FORMATS, write_volume
+from common.data.volumes import write_volume
 from common.errors import OptionError, ServingError
 from common.export.parity import PARITY, difference, read_parity
 from common.inference.command import show_progress
-from common.inference.one_scan import DICOM
+from common.inference.one_scan import DICOM, check_place
 from common.serving.client import MASK
 from common.serving.opening import open_client
 from common.serving.scans import Scan, read_mask, read_scan
@@ -83,12 +81,7 @@ def check_writable(scans: Sequence[Path], outputs: Sequence[Path]) -> None:
     """Raise `OptionError` for what could not be written in the end, before anything is sent."""
     taken = {Path(scan).resolve() for scan in scans}
     for path in map(Path, outputs):
-        if not path.name.lower().endswith((*FORMATS, DICOM)):
-            raise OptionError(f"{path}: unknown kind of volume; expected {', '.join(FORMATS)}")
-        if path.name.lower().endswith(DICOM) and find_series(Path(scans[0])) is None:
-            raise OptionError(f"{path}: {scans[0]} is no series of DICOM; expected one, or .nii.gz")
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise OptionError(f"{path}: expected a folder that exists and can be written")
+        check_place(path, Path(scans[0]), name=str(path))
         if path.resolve() in taken:
             raise OptionError(f"{path} is a scan to read or another output; expected another file")
         taken.add(path.resolve())
