@@ -5,12 +5,15 @@ Readers and writers turn the system's refusals into one line that names the file
 
 import ctypes
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +30,11 @@ _YAML_STARTS = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken,
                 yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)  # fmt: skip
 _YAML_ENDS = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 _CLEARLY_TEXT = re.compile(r"[A-Za-z_/][\w ./-]*")
-_TEMPORARY = re.compile(r"\.(?P<target>.+?)\.(?P<pid>\d+)(?P<old>\.old)?\.tmp")
+_TEMPORARY = re.compile(
+    r"\.(?P<target>.+?)\.(?P<pid>\d+)(-(?P<host>[0-9a-f]{8}))?(?P<old>\.old)?\.tmp"
+)
+_ABANDONED_S = 24 * 3600.0
+"""After so long without a change, what another machine was writing counts as left behind."""
 _HERE, _EXCHANGE = -100, 2
 """Of Linux' renameat2: the current folder, and exchanging two names."""
 
@@ -202,12 +209,14 @@ def remove_leftovers(folder: Path, *, of: str | None = None) -> None:
     """Delete what killed processes left half-written in `folder` (not in its subfolders).
 
     What another process, which still runs, is writing stays, and so does every file of another's
-    making. An old version whose successor did not come takes its name again. `of` names a single
-    target, as every writer here does before it begins: a link laid for its temporary file goes.
+    making. Whether a process of another machine runs cannot be known: what it was writing on a
+    shared disk stays for a day. An old version whose successor did not come takes its name again.
+    `of` names a single target, as every writer here does before it begins: a link laid for its
+    temporary file goes.
     """
     for leftover in Path(folder).glob(".*.tmp"):
         name = _TEMPORARY.fullmatch(leftover.name)
-        if not name or of not in (None, name["target"]) or _runs_elsewhere(int(name["pid"])):
+        if not name or of not in (None, name["target"]) or _is_being_written(leftover, name):
             continue
         target = leftover.with_name(name["target"])
         with suppress(OSError):
@@ -283,7 +292,26 @@ def _finite(value: Any) -> Any:
 def _temporary_name(path: Path) -> Path:
     # Beside the target, so that the move stays within one file system; hidden, so that no listing
     # of cases or predictions takes it for one; its suffix is what `remove_leftovers` looks for.
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{_writer()}.tmp")
+
+
+def _writer() -> str:
+    """Return what tells this process from those of all machines that share a disk."""
+    return f"{os.getpid()}-{_this_host()}"
+
+
+@functools.cache
+def _this_host() -> str:
+    # Of one length, however long the name is: a file's name may have 255 bytes.
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_being_written(leftover: Path, name: re.Match) -> bool:
+    if name["host"] not in (None, _this_host()):
+        with suppress(OSError):
+            return time.time() - leftover.lstat().st_mtime < _ABANDONED_S
+        return True
+    return _runs_elsewhere(int(name["pid"]))
 
 
 def _runs_elsewhere(pid: int) -> bool:
@@ -303,7 +331,7 @@ def _put_in_place(folder: Path, target: Path) -> None:
     if not target.exists():
         os.rename(folder, target)
     elif not _exchange(folder, target):
-        old = target.with_name(f".{target.name}.{os.getpid()}.old.tmp")
+        old = target.with_name(f".{target.name}.{_writer()}.old.tmp")
         remove(old)
         os.rename(target, old)
         try:

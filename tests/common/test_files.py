@@ -67,6 +67,19 @@ def test_only_what_the_dead_left_is_removed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
+def test_what_another_machine_writes_is_left_alone_for_a_day(tmp_path, ended):
+    """On a shared disk its process number says nothing here: it may be no process, or ours."""
+    theirs = [tmp_path / f".{name}.{ended}-0badcafe.tmp" for name in ("now.csv", "last_week.csv")]
+    for path in theirs:
+        path.write_text("half")
+    os.utime(theirs[1], (0, 0))
+    with files.atomic_file(tmp_path / "now.csv"):
+        (ours,) = tmp_path.glob(f".now.csv.{os.getpid()}-*.tmp")
+    assert not ours.exists()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"now.csv", theirs[0].name}
+
+
 @pytest.fixture
 def ended():
     """The number of a process that runs no more."""

@@ -48,11 +48,11 @@ def kill_while_writing(run: Path, step: int) -> bool:
     for line in job.stdout:
         if int(line) >= step:
             break
-    temporary = run / "checkpoints" / f".{CHECKPOINT}.{job.pid}.tmp"
-    while job.poll() is None and not temporary.exists():
+    name = f".{CHECKPOINT}.{job.pid}-*.tmp"
+    while job.poll() is None and not any((run / "checkpoints").glob(name)):
         pass
     end(job)
-    return temporary.exists()
+    return any((run / "checkpoints").glob(name))
 
 
 def end(job: subprocess.Popen) -> None:
