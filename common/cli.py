@@ -3,8 +3,9 @@
 A command is a module of the paper with a function of the same name; the function's signature is the
 command line, its docstring the help. A parameter `config` of the paper's `Config` type opens every
 field of it as an option, with the values of `--preset` as defaults; `--config FILE` replays a saved
-run's `config.yaml`. Verbs that are the same for every paper are modules of `common` whose function
-takes the paper's name first. After `--` one process does the command again, with other options.
+run's `config.yaml`. So does a parameter `on`, of who works on the cases. Verbs that are the same
+for every paper are modules of `common` whose function takes the paper's name first. After `--` one
+process does the command again, with other options.
 
 Nothing here imports TensorFlow, so that help is quick; jsonargparse is imported where it is used,
 since `bench-gpu` runs where keras and jax alone are installed.
@@ -117,8 +118,9 @@ def run_guarded(program: str, act: Callable[[], int | None]) -> int:
     """Run a command; what the user can mend becomes one line on stderr that begins with `program`.
 
     Returns:
-        Exit status: that of the command (None is 0), 2 after a mistake of the user's, 130 after
-        Ctrl-C. SIGTERM ends the process with 143, after all that is unfinished was put away.
+        Exit status: that of the command (None is 0), 2 after a mistake of the user's, 1 where some
+        cases of a cohort failed, 130 after Ctrl-C. SIGTERM ends the process with 143, after all
+        that is unfinished was put away.
     """
 
     def end(*_: Any) -> None:
@@ -133,7 +135,8 @@ def run_guarded(program: str, act: Callable[[], int | None]) -> int:
     try:
         return act() or 0
     except UserError as mistake:
-        return refuse(program, str(mistake))
+        refuse(program, str(mistake))
+        return mistake.exit_status
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -256,6 +259,8 @@ def gather_arguments(paper: str, function: Callable, config_class: type, values:
     given = {"paper": paper}
     if "config" in names:
         given["config"] = make_config(config_class, values)
+    if "on" in names:
+        given["on"] = make_config(names["on"].annotation, values)
     if "image" in names:
         given["image"] = values.image
         if values.series is not None:
@@ -331,8 +336,11 @@ def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
 def types_of_options(function: Callable, config_class: type) -> dict[str, tuple]:
     """Return, for every option of a command, its type and the types within that."""
     # A command without `config` may have an option that is called like a field of it.
-    hints = typing.get_type_hints(config_class) | typing.get_type_hints(function)
-    given = {"config", "paper", "return"}  # by `gather_arguments`
+    own = typing.get_type_hints(function)
+    hints = typing.get_type_hints(config_class) | own
+    if "on" in own:
+        hints |= typing.get_type_hints(own["on"])
+    given = {"config", "paper", "on", "return"}  # by `gather_arguments`
     return {f"--{n}": (hint, *typing.get_args(hint)) for n, hint in hints.items() if n not in given}
 
 
@@ -401,7 +409,7 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     if "image" in parameters:
         uid = "SeriesInstanceUID, where --image is a folder with several series of DICOM."
         parser.add_argument("--series", type=str | None, help=uid)
-    skip = {"config", "paper"} & {*parameters}
+    skip = {"config", "paper", "on"} & {*parameters}
     if {"paper", "preset"} <= {*parameters}:  # the command is shared, the presets are the paper's
         skip.add("preset")
         parser.add_argument(
@@ -411,6 +419,8 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     parser.add_function_arguments(
         function, as_group=False, as_positional=False, skip=skip, fail_untyped=True
     )
+    if "on" in parameters:
+        parser.add_class_arguments(parameters["on"].annotation, as_group=True)
     if "config" in parameters:
         parser.add_class_arguments(config_module.Config, as_group=True)
         preset = find_preset(words, parser.get_default("preset"))

@@ -7,9 +7,18 @@ from difflib import get_close_matches
 class UserError(Exception):
     """A user's mistake: one line that names the file or option, what was found and expected."""
 
+    exit_status = 2
+    """Of a command that ends with it."""
+
 
 class DataError(UserError):
     """A file, or what it contains, is not what the paper's format asks for."""
+
+
+class CohortError(DataError):
+    """Some cases of a cohort failed; the others are done, and the same command tries them again."""
+
+    exit_status = 1
 
 
 class WriteError(DataError):

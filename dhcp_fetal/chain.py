@@ -9,12 +9,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common.cost.first_step import after_first
+from common.cohort.work import Item
 from common.cost.memory import warn_of_memory
 from common.data.names import check_outputs
 from common.errors import DataError, OptionError
 from common.inference.command import show_progress
-from common.runs.failures import Failures
+from common.runs.folder import load_config
 from common.runs.training_grid import TrainingGrid, fit_scan, recorded_grid
 from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import INFERENCE_FIELDS, PRESETS, Config, Preset
@@ -27,6 +27,35 @@ from dhcp_fetal.networks import load_run_network, load_weights
 from dhcp_fetal.outputs import result_paths, write_results
 from dhcp_fetal.session import CaseFiles, Saved
 from dhcp_fetal.tiles import Prediction, as_weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A stage whose network is not loaded yet."""
+
+    what: str
+    """See `Stage`."""
+    config: Config
+    source: Path
+    """Run folder, or checkpoint of the original."""
+    of_run: bool
+    resample: bool = False
+
+    @property
+    def file(self) -> Path:
+        """What the weights are read from."""
+        return self.source / "model.keras" if self.of_run else self.source
+
+    def load(self) -> "Stage":
+        """Load the network; the stage shows on a terminal how far it is."""
+        if self.of_run:
+            network, _ = load_run_network(self.source)
+        else:
+            network = build_model(self.config)
+            load_weights(network, self.source)
+        segment = on_volumes(network, self.config, progress=show_progress("blocks of tiles"))
+        grid = recorded_grid(self.source) if self.of_run else None
+        return Stage(self.what, segment, self.config, network, grid, self.resample)
 
 
 @dataclass(frozen=True)
@@ -131,56 +160,27 @@ def describe(case: Case, found: Prediction, config: Config, *, seconds: float) -
     return f"{text}; DICE1-3 of {'; '.join(shown)}"
 
 
-def segment_all(scans: Sequence[CaseFiles], stages: list[Stage], folder: Path, *, saved):
-    """Segment scans one after the other; go on where one fails, and raise `DataError` then."""
-    failures = Failures(len(scans), "scan")
-    for files in after_first(scans, failures):
-        with failures.of(name_of(files)):
-            print(segment_case(files, stages, folder, saved=saved))
-    failures.conclude()  # [G17] A run that is not whole ends with a status that says so.
-
-
-def load_stages(
+def plan_stages(
     *, run, brain, cortex, model_cfg, test_cfg, load, preset, normalisation, resample
-) -> list[Stage]:
+) -> list[Plan]:
     """Return the networks to run, in order, or refuse options that name none or too many."""
     folders = {"brain": brain, "cortex": cortex, "labels": run}
     named = {what: folder for what, folder in folders.items() if folder is not None}
     if model_cfg is not None:
         if named:
             raise OptionError("-model names a network of its own; expected no run folder beside it")
-        network, config = load_original(model_cfg, test_cfg, load, preset)
-        config = _adapted(config, None, normalisation)
-        return [make_stage("labels", network, config)]
+        if load is None:  # the original asks whether to go on with random weights
+            raise OptionError("-load is missing; expected the checkpoint of the network")
+        preset = preset or "code"
+        config = resolve_config(PRESETS[preset], preset, model=model_cfg, test=test_cfg)
+        return [Plan("labels", _adapted(config, None, normalisation), Path(load), of_run=False)]
     if not named or (run is not None and len(named) > 1):
         raise OptionError("expected --run, or --brain and --cortex or one of them, or -model")
-    stages = []
-    for what, folder in named.items():
-        network, config = load_run_network(folder)
-        config = _adapted(config, preset, normalisation)
-        stage = make_stage(what, network, config)
-        stages.append(replace(stage, grid=recorded_grid(folder), resample=resample))
-    return stages
-
-
-def make_stage(what: str, network: keras.Model, config: Config) -> Stage:
-    """Return the stage of a network, which shows on a terminal how far it is."""
-    segment = on_volumes(network, config, progress=show_progress("blocks of tiles"))
-    return Stage(what, segment, config, network)
-
-
-def load_original(model_cfg: Path, test_cfg: Path | None, load: Path | None, preset: Preset | None):
-    """Build the network of the original's files and give it a checkpoint.
-
-    The original asks whether to go on with random weights where none is named; this refuses.
-    """
-    preset = preset or "code"
-    if load is None:
-        raise OptionError("-load is missing; expected the checkpoint of the network")
-    config = resolve_config(PRESETS[preset], preset, model=model_cfg, test=test_cfg)
-    network = build_model(config)
-    load_weights(network, load)
-    return network, config
+    return [
+        Plan(what, _adapted(load_config(folder, Config), preset, normalisation), Path(folder),
+             of_run=True, resample=resample)
+        for what, folder in named.items()
+    ]  # fmt: skip
 
 
 def _adapted(config: Config, preset: Preset | None, normalisation: str | None) -> Config:
@@ -191,13 +191,22 @@ def _adapted(config: Config, preset: Preset | None, normalisation: str | None) -
     return config if normalisation is None else replace(config, normalisation=normalisation)
 
 
-def refuse_to_replace_inputs(
-    scans: Sequence[CaseFiles], stages: Sequence[Stage], folder: Path, *, saved
-) -> None:
-    """Raise `OptionError` if a result would take the place of a file that is read or of another."""
-    outputs = [
-        (case, result_paths(folder, stage_name(case, stages, n, saved), stage.config, saved=saved))
-        for case in map(name_of, scans)
-        for n, stage in enumerate(stages)
-    ]
+def list_items(
+    scans: Sequence[CaseFiles], stages: Sequence[Plan], folder: Path, *, saved
+) -> list[Item]:
+    """Return the scans with the files that will be written of each.
+
+    Raises:
+        OptionError: a result would take the place of a file that is read or of another.
+    """
+    items = []
+    for files in scans:
+        name = name_of(files)
+        written = (
+            result_paths(folder, stage_name(name, stages, n, saved), stage.config, saved=saved)
+            for n, stage in enumerate(stages)
+        )
+        items.append(Item(name, files, tuple(path for paths in written for path in paths)))
+    outputs = [(item.name, item.outputs) for item in items]
     check_outputs(outputs, paths_of(scans), option=f"--out {folder}")
+    return items

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from common.cohort.work import HERE, Workers
 from common.errors import DataError
 from common.runs.folder import load_config, load_run
 from dhcp_fetal.config import Config
@@ -17,6 +18,7 @@ def evaluate(
     structure: str | None = None,
     suffix: str = "",
     cohort: str | None = None,
+    on: Workers = HERE,
 ) -> None:
     """Measure label maps against the reference segmentations and write the run's report.
 
@@ -33,6 +35,7 @@ def evaluate(
         suffix: what stands between name and ending, such as _Segm for the original's maps.
         cohort: name of the paper's own data in claims.yaml, where these are they, so that the
             outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
+        on: who measures the cases.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import MEASURES, write_evaluation
@@ -49,7 +52,9 @@ def evaluate(
     folder = predictions or run / "predictions"
     trained_on = {entry["id"] for entry in split.get("training", [])}
     measure = partial(score, folder=folder, config=config, structure=structure, suffix=suffix)
-    scores = score_cases([(name_of(each), partial(measure, each)) for each in listed], trained_on)
+    scores = score_cases(
+        [(name_of(each), partial(measure, each)) for each in listed], trained_on, on=on
+    )
     phantom = is_phantom(listed)
     write_evaluation(
         record,

@@ -1,8 +1,11 @@
 """Segment scans and write the results in their own geometry."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from common.cohort.work import HERE, Workers, segment_cases
 from common.runtime import configure_runtime
 from dhcp_fetal.config import Preset
 from dhcp_fetal.data import choose_cases
@@ -27,6 +30,7 @@ def predict(
     resample: bool = False,
     preset: Preset | None = None,
     mixed_precision: bool = False,
+    on: Workers = HERE,
 ) -> None:
     """Segment scans: the brain, the cortex within it, or one network alone.
 
@@ -55,14 +59,12 @@ def predict(
             orientation are turned and turned back, which changes no voxel.
         preset: whose way of inference to use; default: the network's own.
         mixed_precision: bfloat16 arithmetic.
+        on: who works on the scans.
     """
-    from dhcp_fetal.chain import load_stages, refuse_to_replace_inputs, segment_all
-    from dhcp_fetal.networks import choose_device
+    from dhcp_fetal.chain import list_items, plan_stages
 
     session = None if test_cfg is None else read_test_session(test_cfg)
-    choose_device(device)
-    configure_runtime(seed=0, mixed_precision=mixed_precision)
-    stages = load_stages(
+    stages = plan_stages(
         run=run, brain=brain, cortex=cortex, model_cfg=model_cfg, test_cfg=test_cfg,
         load=load or (session and session.weights), preset=preset, normalisation=normalisation,
         resample=resample,
@@ -72,9 +74,27 @@ def predict(
     folder = choose_out(out, session=session, home=home)
     saved = Saved(label_suffix="", probability_suffix="probability") if probabilities else None
     saved = saved if session is None else session.saved
-    refuse_to_replace_inputs(chosen, stages, folder, saved=saved)
-    folder.mkdir(parents=True, exist_ok=True)
-    segment_all(chosen, stages, folder, saved=saved)
+    items = list_items(chosen, stages, folder, saved=saved)
+    begin = partial(
+        load_segmenter, stages, folder,
+        saved=saved, device=device, mixed_precision=mixed_precision,
+    )  # fmt: skip
+    decides = [stage.file for stage in stages]
+    # [G17] A run that is not whole ends with a status that says so.
+    segment_cases(items, begin, what="scan", on=on, out=folder, decides=decides)
+
+
+def load_segmenter(
+    stages: Sequence[Any], out: Path, *, saved: Saved | None, device: str | None,
+    mixed_precision: bool,
+) -> Callable:  # fmt: skip
+    """Load the networks of some plans and return what segments a case; see `segment_case`."""
+    from dhcp_fetal import chain, networks
+
+    networks.choose_device(device)
+    configure_runtime(seed=0, mixed_precision=mixed_precision)
+    loaded = [stage.load() for stage in stages]
+    return partial(chain.segment_case, stages=loaded, out=out, saved=saved)
 
 
 def choose_out(out, *, session, home) -> Path:

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from common.cohort.work import HERE, Workers
 from common.runs.folder import load_config, load_run
 from fetal_brain.config import RUN, Config
 from fetal_brain.data import choose_cases, is_phantom
@@ -16,6 +17,7 @@ def evaluate(
     all_rows: bool = False,
     structure: str | None = None,
     cohort: str | None = None,
+    on: Workers = HERE,
 ) -> None:
     """Measure label maps against the reference segmentations and write the run's report.
 
@@ -28,6 +30,7 @@ def evaluate(
             the paper's data, else foreground.
         cohort: name of the paper's own data in claims.yaml, where these are they, so that the
             outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
+        on: who measures the cases.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import write_evaluation
@@ -41,7 +44,7 @@ def evaluate(
     trained_on = {entry["id"] for entry in record.read_split().get("training", [])}
     names = label_names(config, structure)
     measured = [(case.id, partial(score, case, folder, config, names)) for case in cases]
-    scores = score_cases(measured, trained_on)
+    scores = score_cases(measured, trained_on, on=on)
     write_evaluation(
         record,
         scores.rows,

@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from common.cost.first_step import after_first
+from common.cohort.work import HERE, Item, Workers, segment_cases
 from common.cost.memory import warn_of_memory
 from common.data.geometry import check_same_grid
 from common.data.names import check_outputs
 from common.data.volumes import write_volume
 from common.evaluation.overlap import dice
 from common.inference.command import show_progress, with_inference_of
-from common.runs.failures import Failures
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from fetal_brain.config import (
@@ -41,6 +40,7 @@ def predict(
     probabilities: bool = False,
     resample: bool = False,
     preset: Preset | None = None,
+    on: Workers = HERE,
 ) -> None:
     """Segment whole scans and write their label maps in the scans' own geometry.
 
@@ -58,10 +58,8 @@ def predict(
             and bring the results back to their own grid; else such scans are refused. Scans of
             another orientation are turned and turned back, which changes no voxel.
         preset: whose way of inference to use; default: the run's own.
+        on: who works on the scans.
     """
-    from common.runs.training_grid import recorded_grid, segment_on_grid
-    from fetal_brain.inference import load_network, on_volumes, segment_scan
-
     record = load_run(run)
     config = load_config(run, Config)
     if preset is not None:
@@ -69,6 +67,24 @@ def predict(
     cases = choose_cases(record, config, csv=csv, image=image, all_rows=all_rows, mode=mode)
     out = out or run / "predictions"
     refuse_to_replace_inputs(cases, out, with_probabilities=probabilities)
+    names = [output_names(case.id)[: 1 + probabilities] for case in cases]
+    items = [
+        Item(case.id, case, tuple(out / name for name in each))
+        for case, each in zip(cases, names, strict=True)
+    ]
+    begin = partial(
+        load_segmenter, run, config, out=out, probabilities=probabilities, resample=resample
+    )
+    segment_cases(items, begin, what="scan", on=on, out=out, decides=[run / "model.keras"])
+
+
+def load_segmenter(
+    run: Path, config: Config, *, out: Path, probabilities: bool, resample: bool
+) -> Callable[[Case], str]:
+    """Load the network of a run and return what segments a case; see `segment_case`."""
+    from common.runs.training_grid import recorded_grid, segment_on_grid
+    from fetal_brain.inference import load_network, on_volumes, segment_scan
+
     configure_runtime(seed=0)
     network = load_network(run, config)
     segment = on_volumes(
@@ -78,12 +94,7 @@ def predict(
     on_grid = partial(
         segment_on_grid, grid=recorded_grid(run), resample=resample, tolerance=SPACING_TOLERANCE
     )
-    out.mkdir(parents=True, exist_ok=True)
-    failures = Failures(len(cases), "scan")
-    for case in after_first(cases, failures):
-        with failures.of(case.id):
-            print(segment_case(case, segment, config, out=out, on_grid=on_grid))
-    failures.conclude()
+    return partial(segment_case, segment=segment, config=config, out=out, on_grid=on_grid)
 
 
 def refuse_to_replace_inputs(

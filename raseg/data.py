@@ -84,6 +84,12 @@ def open_volumes(folder: Path, config: Config) -> Volumes:
     return Volumes(folder, pairs, pre, read_spacing(folder))
 
 
+def files_of(folder: Path, config: Config) -> list[Path]:
+    """Return the arrays of a task."""
+    names = [PAIRS[config.task], *([PRE] if len(CHANNELS[config.task]) > 1 else [])]
+    return [Path(folder) / name for name in names]
+
+
 def open_pairs(folder: Path, config: Config) -> np.ndarray:
     """Open images and labels, (N, 2, rows, columns, slices)."""
     path = folder / PAIRS[config.task]

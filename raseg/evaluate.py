@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from common.cohort.work import HERE, Workers
 from common.data.phantoms import read_marker
 from common.runs.folder import load_config, load_run
 from raseg.config import Config
@@ -17,6 +18,7 @@ def evaluate(
     out: Path | None = None,
     imgn: int | None = None,
     cohort: str | None = None,
+    on: Workers = HERE,
 ) -> None:
     """Measure masks against the labels of the arrays and write the run's report.
 
@@ -32,6 +34,7 @@ def evaluate(
         imgn: number of one volume; default: every held-out volume of the run.
         cohort: name of the paper's own data in claims.yaml, where these are they, so that the
             outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
+        on: who measures the cases.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import MEASURES, write_evaluation
@@ -40,13 +43,15 @@ def evaluate(
     check_tag(tag)
     run = run or Path("models") / f"raseg_train_{tag}"
     record = load_run(run)
-    volumes = open_volumes(data, load_config(run, Config))
+    config = load_config(run, Config)
+    volumes = open_volumes(data, config)
     numbers = choose_volumes(record, volumes, imgn)
     folder = out or run / "predictions"
     phantom = bool(record.manifest.get("phantom")) or read_marker(data) is not None
     trained_on = [f"img{number}" for number in read_split(record).get("training", [])]
-    measured = [(f"img{n}", partial(score, n, volumes, folder, tag)) for n in numbers]
-    scores = score_cases(measured, trained_on)
+    measure = partial(score, data=data, config=config, folder=folder, tag=tag)
+    measured = [(f"img{number}", partial(measure, number)) for number in numbers]
+    scores = score_cases(measured, trained_on, on=on)
     measures = MEASURES
     if volumes.spacing_mm is None:
         measures = MEASURES_IN_VOXELS

@@ -1,21 +1,29 @@
 """Segment volumes of the arrays with a trained network: masks, pictures, and NIfTI."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from common.cost.first_step import after_first
+from common.cohort.work import HERE, Item, Workers, segment_cases
 from common.cost.memory import warn_of_memory
 from common.data.geometry import Geometry
 from common.data.volumes import read_geometry, write_volume
 from common.errors import DataError, WriteError
 from common.files import atomic_file
-from common.runs.failures import Failures
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from raseg.config import Config
-from raseg.data import Volumes, check_tag, choose_volumes, open_volumes, read_words
+from raseg.data import (
+    Volumes,
+    check_tag,
+    choose_volumes,
+    files_of,
+    open_volumes,
+    read_words,
+)
 from raseg.masks import mask_path
 from raseg.pictures import write_slices
 
@@ -30,6 +38,7 @@ def predict(
     pictures: bool = True,
     probabilities: bool = False,
     reference: Path | None = None,
+    on: Workers = HERE,
 ) -> None:
     """Segment volumes of the arrays and write masks and pictures as the original lays them out.
 
@@ -46,9 +55,8 @@ def predict(
         pictures: write two pictures per slice.
         probabilities: write img<n>_<tag>_probability.npy, float32, beside the mask.
         reference: scan whose geometry the NIfTI files take; default: geometry.json in the data.
+        on: who works on the volumes.
     """
-    from raseg.inference import load_network, on_volumes, segment_scan
-
     check_tag(tag)
     run = run or Path("models") / f"raseg_train_{tag}"
     record = load_run(run)
@@ -56,36 +64,56 @@ def predict(
     volumes = open_volumes(data, config)
     numbers = choose_volumes(record, volumes, imgn)
     geometry = find_geometry(volumes, reference)
-    configure_runtime(seed=0)
-    network = load_network(run, config)
-    segment = on_volumes(segment_scan, network, config)
     out = out or run / "predictions"
-    failures = Failures(len(numbers), "volume")
-    for number in after_first(numbers, failures):
-        with failures.of(f"volume {number}"):
-            image = volumes.image(number)
-            # The normalised images and two logits per voxel, float32.
-            warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
-            begin = time.monotonic()
-            found = segment(read_words(image, config, name=f"volume {number}"))
-            mask, path = found["labels"], mask_path(out, tag, number)
-            write_array(path, mask.astype(np.float64))  # the original's dtype
-            if probabilities:
-                name = f"img{number}_{tag}_probability.npy"
-                write_array(path.with_name(name), found["probabilities"])
-            if geometry is not None:
-                # (row, column, slice) to (slice, row, column), as medical files have it.
-                write_volume(out / f"img{number}.nii.gz", mask.transpose(2, 0, 1), geometry)
-            seconds, drawn = time.monotonic() - begin, 0
-            if pictures:
-                folder = out / "pictures" / tag / f"img{number}"
-                masks = {"true": volumes.label(number), "pred": mask}
-                drawn = write_slices(folder, image[..., 0], masks, prefix=f"img{number}", tag=tag)
-            print(
-                f"volume {number}: {int(mask.sum())} voxels, {path} ({seconds:.1f} s), {drawn} "
-                f"pictures ({time.monotonic() - begin - seconds:.1f} s)"
-            )
-    failures.conclude()
+    items = [Item(f"volume {n}", n, (mask_path(out, tag, n),)) for n in numbers]
+    begin = partial(
+        load_segmenter, run, config, data,
+        tag=tag, geometry=geometry, out=out, pictures=pictures, probabilities=probabilities,
+    )  # fmt: skip
+    decides = [run / "model.keras", *files_of(data, config)]
+    segment_cases(items, begin, what="volume", on=on, out=out, decides=decides)
+
+
+def load_segmenter(
+    run: Path, config: Config, data: Path, *, pictures: bool, **options
+) -> Callable[[int], str]:
+    """Load the network of a run and return what segments a volume; see `segment_volume`."""
+    from raseg.inference import load_network, on_volumes, segment_scan
+
+    volumes = open_volumes(data, config)
+    configure_runtime(seed=0)
+    segment = on_volumes(segment_scan, load_network(run, config), config)
+    options |= {"segment": segment, "config": config}
+    return partial(segment_volume, volumes=volumes, pictures=pictures, **options)
+
+
+def segment_volume(
+    number: int, volumes: Volumes, segment: Callable, config: Config, *,
+    tag: str, geometry: Geometry | None, out: Path, pictures: bool, probabilities: bool,
+) -> str:  # fmt: skip
+    """Segment one volume, write its files and return a line about it; see `predict`."""
+    image = volumes.image(number)
+    # The normalised images and two logits per voxel, float32.
+    warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
+    begin = time.monotonic()
+    found = segment(read_words(image, config, name=f"volume {number}"))
+    mask, path = found["labels"], mask_path(out, tag, number)
+    write_array(path, mask.astype(np.float64))  # the original's dtype
+    if probabilities:
+        name = f"img{number}_{tag}_probability.npy"
+        write_array(path.with_name(name), found["probabilities"])
+    if geometry is not None:
+        # (row, column, slice) to (slice, row, column), as medical files have it.
+        write_volume(out / f"img{number}.nii.gz", mask.transpose(2, 0, 1), geometry)
+    seconds, drawn = time.monotonic() - begin, 0
+    if pictures:
+        folder = out / "pictures" / tag / f"img{number}"
+        masks = {"true": volumes.label(number), "pred": mask}
+        drawn = write_slices(folder, image[..., 0], masks, prefix=f"img{number}", tag=tag)
+    return (
+        f"volume {number}: {int(mask.sum())} voxels, {path} ({seconds:.1f} s), {drawn} "
+        f"pictures ({time.monotonic() - begin - seconds:.1f} s)"
+    )
 
 
 def find_geometry(volumes: Volumes, reference: Path | None) -> Geometry | None:

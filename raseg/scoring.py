@@ -7,7 +7,8 @@ import numpy as np
 from common.data.geometry import Geometry
 from common.evaluation.cases import ScoredCase
 from common.evaluation.metrics import score_case
-from raseg.data import Volumes
+from raseg.config import Config
+from raseg.data import open_volumes
 from raseg.masks import dice_of_original, read_mask
 
 IN_VOXELS = {
@@ -27,12 +28,13 @@ MEASURES_IN_VOXELS = {
 """Those of them that are summarised, and their names on the page."""
 
 
-def score(number: int, volumes: Volumes, folder: Path, tag: str) -> ScoredCase:
-    """Read and measure one volume: a row. Where left is, the arrays do not say.
+def score(number: int, data: Path, config: Config, *, folder: Path, tag: str) -> ScoredCase:
+    """Read and measure one volume of the arrays in `data`: a row. Where left is, they do not say.
 
     Raises:
         DataError: the mask is missing, unreadable or of another size.
     """
+    volumes = open_volumes(data, config)
     mask, label = read_mask(number, volumes, folder, tag), volumes.label(number)
     spacing_mm = volumes.spacing_mm or (1.0, 1.0, 1.0)
     (row,) = score_case(mask, label, labels={"foreground": 1}, spacing_mm=spacing_mm)

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from common.cohort.work import HERE, Workers
 from common.errors import DataError
 from common.files import write_json
 from common.runs.folder import load_config, load_run
@@ -18,6 +19,7 @@ def evaluate(
     patients: tuple[str, ...] | None = None,
     predictions: Path | None = None,
     cohort: str | None = None,
+    on: Workers = HERE,
 ) -> None:
     """Measure label maps and patches against the labels and write the run's report.
 
@@ -31,6 +33,7 @@ def evaluate(
         predictions: folder of label maps named <id>.nii.gz; default: predictions/ in the run.
         cohort: name of the paper's own data in claims.yaml, where these are they, so that the
             outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
+        on: who measures the cases.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import MEASURES, prediction_path, write_evaluation
@@ -50,7 +53,8 @@ def evaluate(
         cohort = f"{cohort}: {differs}"
     trained_on = {entry["id"] for entry in record.read_split().get("training", [])}
     measure = partial(score, folder=folder, config=config, margin_mm=margin_mm)
-    scores = score_cases([(case.id, partial(measure, case)) for case in chosen], trained_on)
+    measured = [(case.id, partial(measure, case)) for case in chosen]
+    scores = score_cases(measured, trained_on, on=on)
     measures = {"volume_ml": "lesion (ml)", "reference_ml": "labelled (ml)", **MEASURES}
     if margin_mm > 0:
         measures[OF_CROP] = "Dice of the crop's middle"

@@ -4,17 +4,17 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from common.cost.first_step import after_first
+from common.cohort.work import HERE, Item, Workers, segment_cases
 from common.cost.memory import warn_of_memory
 from common.data.names import check_outputs
 from common.data.volumes import write_volume
 from common.evaluation.overlap import dice, volume_ml
 from common.inference.command import show_progress, with_inference_of
-from common.runs.failures import Failures
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from sarcoma.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
@@ -40,6 +40,7 @@ def predict(
     probabilities: bool = False,
     patches: bool = True,
     preset: Preset | None = None,
+    on: Workers = HERE,
 ) -> None:
     """Segment whole patients from overlapping patches and write their label maps.
 
@@ -53,9 +54,8 @@ def predict(
         probabilities: write lesion probabilities beside the label maps.
         patches: also predict the balanced test patches, as the original's evaluation does.
         preset: whose way of inference to use; default: the run's own.
+        on: who works on the patients.
     """
-    from sarcoma.inference import load_network, on_windows
-
     record = load_run(run)
     config = load_config(run, Config)
     if preset is not None:
@@ -63,23 +63,22 @@ def predict(
     cases = choose_patients(record, config, data=data, patients=patients)
     out = out or Path(run) / "predictions"
     count = 2 if probabilities else 1
-    check_outputs(
-        [(case.id, output_paths(out, case)[:count]) for case in cases], option=f"--out {out}"
-    )
+    items = [Item(case.id, case, output_paths(out, case)[:count]) for case in cases]
+    check_outputs([(item.name, item.outputs) for item in items], option=f"--out {out}")
+    begin = partial(load_segmenter, run, config, out=out, with_probability=probabilities)
+    segment_cases(items, begin, what="patient", on=on, out=out, decides=[run / "model.keras"])
+    if patches and config.architecture == "unet2d":
+        print(predict_patches(cases, run, config, out=out))
+
+
+def load_segmenter(run: Path, config: Config, **options) -> Callable[[Patient], str]:
+    """Load the network of a run and return what segments a patient; see `segment_patient`."""
+    from sarcoma.inference import load_network, on_windows
+
     configure_runtime(seed=0)
     network = load_network(run, config)
     segment = on_windows(network, config, progress=show_progress("patches"))
-    out.mkdir(parents=True, exist_ok=True)
-    failures = Failures(len(cases), "patient")
-    for patient in after_first(cases, failures):
-        with failures.of(patient.id):
-            line = segment_patient(
-                patient, segment, config, out=out, with_probability=probabilities
-            )
-            print(line)
-    failures.conclude()
-    if patches and config.architecture == "unet2d":
-        print(predict_patches(cases, network, config, out=out))
+    return partial(segment_patient, segment=segment, config=config, **options)
 
 
 def segment_patient(
@@ -115,15 +114,18 @@ def output_paths(out: Path, patient: Patient) -> tuple[Path, Path]:
     return out / f"{patient.id}.nii.gz", out / f"{patient.id}_probability.nii.gz"
 
 
-def predict_patches(cases: list[Patient], network, config: Config, *, out: Path) -> str:
+def predict_patches(cases: list[Patient], run: Path, config: Config, *, out: Path) -> str:
     """Predict the balanced patches of the test windows and write them as evaluate.py does.
 
     prediction.npy and y_patches_test.npy, (P, 28, 28, 1) float32 and int32, into `out`.
     """
+    from sarcoma.inference import load_network
+
     with tempfile.TemporaryDirectory() as scratch:
         known = [case for case in cases if has_lesion(case)]
         if not known:
             return "Patches: none, since no lesion is known"
+        configure_runtime(seed=0)
         prepared = prepare_cases(known, Path(scratch), config)
-        count = write_predictions(prepared, network, config, out)
+        count = write_predictions(prepared, load_network(run, config), config, out)
     return f"{PREDICTED_PATCHES}: {count} balanced patches of the positive windows"

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from common.cohort.work import HERE, Workers
 from common.errors import OptionError
 from common.files import read_json, write_json
 from common.runs.folder import Run, load_run
@@ -18,6 +19,7 @@ def evaluate(
     test_dir: Path | None = None,
     phantom: bool = False,
     cohort: str | None = None,
+    on: Workers = HERE,
 ) -> None:
     """Measure found vertebrae against the reference and write the run's report.
 
@@ -33,6 +35,7 @@ def evaluate(
         phantom: the data are synthetic; known by itself where they were written by `phantom`.
         cohort: name of the paper's own data in claims.yaml, where these are they, so that the
             outcome is judged; "name: what differs" where they are its patients, prepared otherwise.
+        on: who measures the cases.
     """
     from common.evaluation.cases import Plane, score_cases
     from common.evaluation.run_report import write_evaluation
@@ -55,7 +58,9 @@ def evaluate(
     synthetic = synthetic or is_phantom(cases[0].label_path.parent)
     trained_on = {entry["id"] for entry in split.get("train", [])}
 
-    scores = score_cases([(case.id, partial(score, case, folder)) for case in cases], trained_on)
+    scores = score_cases(
+        [(case.id, partial(score, case, folder)) for case in cases], trained_on, on=on
+    )
     summary = summarise_instances(scores.facts)
     side = "scan, reference and prediction, seen from the side"
     plane = Plane(axis=2, flipped=True, word="column", caption=side)

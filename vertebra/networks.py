@@ -13,14 +13,6 @@ from vertebra.config import INFERENCE_FIELDS, PRESETS, Config, Preset
 from vertebra.inference import load_network, load_original, make_ask
 
 
-def refuse_two_networks(weights: Path | None, model: Path | None, url: str | None) -> None:
-    """Raise `OptionError` if two networks are named, or a server without its model's folder."""
-    if weights is not None and model is not None:
-        raise OptionError("--weights and --model were both given; expected one of them")
-    if url is not None and model is None:
-        raise OptionError("--url needs --model; expected the exported version that is served there")
-
-
 @contextmanager
 def choose_ask(
     run: Path,

@@ -1,10 +1,16 @@
 """Find the vertebrae of scans one after the other and write their masks."""
 
+import atexit
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from common.cohort.work import HERE, Item, Workers, segment_cases
 from common.data.names import check_outputs
 from common.data.volumes import stem_of
+from common.errors import OptionError
 from common.files import sha256_of
 from common.runtime import configure_runtime
 from vertebra.config import RUN, Preset
@@ -39,6 +45,7 @@ def predict(
     remove_incomplete: bool | None = None,
     skip_air: bool | None = None,
     mixed_precision: bool = False,
+    on: Workers = HERE,
 ) -> None:
     """Find the vertebrae of scans one after the other and write their masks.
 
@@ -66,14 +73,12 @@ def predict(
         remove_incomplete: leave out vertebrae that the network calls incomplete.
         skip_air: do not ask the network about windows of air.
         mixed_precision: bfloat16 arithmetic.
+        on: who works on the scans.
 
     Raises:
         DataError: a scan cannot be used, or the released search broke down on one; the others are
             finished first.
     """
-    from vertebra.networks import choose_ask, refuse_two_networks
-    from vertebra.segmentation import segment_all
-
     given = {
         "intensity": intensity,
         "inference_statistics": inference_statistics, "traversal": traversal, "step": step,
@@ -83,12 +88,41 @@ def predict(
     chosen = {name: value for name, value in given.items() if value is not None}
     if patch_size is not None:
         chosen.setdefault("step", patch_size // 2)  # [V30]
-    configure_runtime(seed=0, mixed_precision=mixed_precision)
     refuse_two_networks(weights, model, url)
-    with choose_ask(run, weights, model, url, preset=preset, chosen=chosen) as (ask, config):
-        scans = choose_scans(run, weights or model, test_dir=test_dir, image=image)
-        out = output_dir or (Path("pred") if weights or model else run / "predictions")
-        outputs = [(str(path), [prediction_path(out, stem_of(path))]) for path in scans]
-        check_outputs(outputs, scans, option=f"--output_dir {out}")
-        out.mkdir(parents=True, exist_ok=True)
-        segment_all(scans, ask, config, out=out, network=name_of(weights or model or run))
+    scans = choose_scans(run, weights or model, test_dir=test_dir, image=image)
+    out = output_dir or (Path("pred") if weights or model else run / "predictions")
+    targets = [prediction_path(out, stem_of(path)) for path in scans]
+    outputs = [(str(path), [target]) for path, target in zip(scans, targets, strict=True)]
+    check_outputs(outputs, scans, option=f"--output_dir {out}")
+    items = [Item(path.name, path, (target,)) for path, target in zip(scans, targets, strict=True)]
+    begin = partial(
+        load_searcher, run, weights, model, url,
+        preset=preset, chosen=chosen, mixed_precision=mixed_precision, out=out,
+    )  # fmt: skip
+    decides = [weights or (model / "passport.json" if model else run / "model.keras")]
+    segment_cases(items, begin, what="scan", on=on, out=out, decides=decides)
+
+
+def refuse_two_networks(weights: Path | None, model: Path | None, url: str | None) -> None:
+    """Raise `OptionError` if two networks are named, or a server without its model's folder."""
+    if weights is not None and model is not None:
+        raise OptionError("--weights and --model were both given; expected one of them")
+    if url is not None and model is None:
+        raise OptionError("--url needs --model; expected the exported version that is served there")
+
+
+def load_searcher(
+    run: Path, weights: Path | None, model: Path | None, url: str | None, *,
+    preset: Preset | None, chosen: dict, mixed_precision: bool, out: Path,
+) -> Callable[[Path], str]:  # fmt: skip
+    """Open the network that the options name and return what searches a scan."""
+    from vertebra import networks, segmentation
+
+    configure_runtime(seed=0, mixed_precision=mixed_precision)
+    opened = ExitStack()
+    atexit.register(opened.close)  # a connection to a server
+    ask, config = opened.enter_context(
+        networks.choose_ask(run, weights, model, url, preset=preset, chosen=chosen)
+    )
+    network = name_of(weights or model or run)
+    return partial(segmentation.segment_scan, ask=ask, config=config, out=out, network=network)

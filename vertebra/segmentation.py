@@ -7,27 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cost.first_step import after_first
 from common.data.geometry import Geometry, Volume
 from common.data.volumes import stem_of, write_volume
 from common.errors import DataError
 from common.files import write_json
-from common.runs.failures import Failures
+from common.inference.command import has_terminal
 from vertebra.config import Config
 from vertebra.data import load_scan, prediction_path
 from vertebra.preparation import back_to_source, make_isotropic, to_raw_scale, upright
 from vertebra.traverse import MOST_VISITS, Traversal, advance, begin
-
-
-def segment_all(
-    scans: list[Path], ask: Callable, config: Config, *, out: Path, network: str
-) -> None:
-    """Search scan after scan; raise `DataError` at the end where one has no mask."""
-    failures = Failures(len(scans), "scan")
-    for path in after_first(scans, failures):
-        with failures.of(path.name):
-            print(segment_scan(path, ask, config, out=out, network=network))
-    failures.conclude()
 
 
 def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path, network: str) -> str:
@@ -98,7 +86,7 @@ def run_search(path: Path, image: np.ndarray, ask: Callable, config: Config) -> 
 
 def show(path: Path, search: Traversal) -> None:
     """Show the last step on a terminal; nothing where there is none."""
-    if sys.stderr.isatty() and search.visits:
+    if has_terminal() and search.visits:
         visit, window = search.visits[-1], f"{path.name}: window {len(search.visits)}"
         said = f"{window} at {visit.centre}: {visit.decision}, {len(search.vertebrae)} found "
         print(f"\r{said}", end="", file=sys.stderr, flush=True)

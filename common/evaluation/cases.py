@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.cohort.work import HERE, Item, Workers, work_through
 from common.data.geometry import Geometry
 from common.report.drawing import draw_overlay
 from common.report.page import Figure
@@ -83,6 +84,10 @@ class ScoredCase:
         return ViewedCase.from_zyx(self.id, volumes, self.geometry, oriented=self.oriented)
 
 
+Measure = Callable[[], ScoredCase]
+"""Reads and measures a case."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """What came out of all cases of an evaluation."""
@@ -111,28 +116,58 @@ class Scores:
         }
 
 
+@dataclass(frozen=True)
+class MeasuredElsewhere:
+    """What a worker says of a case that it measured: no more than is written of every case."""
+
+    id: str
+    rows: Sequence[Mapping[str, Any]]
+    facts: Mapping[str, Any]
+    lowest_dice: float
+
+
 def score_cases(
-    cases: Sequence[tuple[str, Callable[[], ScoredCase]]], trained_on: Iterable[str]
+    cases: Sequence[tuple[str, Measure]], trained_on: Iterable[str], *, on: Workers = HERE
 ) -> Scores:
     """Gather the measures of all cases, holding no more than the worst of them in memory.
 
     Args:
         cases: id of each, and what reads and measures it.
         trained_on: ids of the cases that the network was trained on.
+        on: who measures.
 
     Raises:
         DataError: no case could be measured; nothing has been written then.
     """
-    rows, facts, worst, trained_on = [], [], [], set(trained_on)
-    failures = Failures(len(cases), "case")
-    for name, measure in cases:
-        with failures.of(name):
-            case = measure()
-            known = {"id": case.id, "in_training_set": case.id in trained_on}
-            rows += [{**known, **row} for row in case.rows]
-            facts.append(case.facts)
-            candidates = [*worst, case] if case.rows else worst
-            worst = sorted(candidates, key=lambda each: each.lowest_dice)[:PICTURES]
+    failures, measures = Failures(len(cases), "case"), dict(cases)
+    items = [Item(name, measure) for name, measure in cases]
+    begin = begin_elsewhere if on.asked else begin_here
+    found, worst = {}, []
+    for name, case in work_through(items, begin, failures=failures, on=on, tensorflow=False):
+        found[name] = (case.id, case.rows, case.facts)
+        candidates = [*worst, (name, case)] if case.rows else worst
+        worst = sorted(candidates, key=lambda each: each[1].lowest_dice)[:PICTURES]
     if len(failures.names) == len(cases):
         failures.conclude()
-    return Scores(rows, facts, worst, failures)
+    trained_on, rows, facts = set(trained_on), [], []
+    for id_, measured, known in (found[name] for name, _ in cases if name in found):
+        rows += [{"id": id_, "in_training_set": id_ in trained_on, **row} for row in measured]
+        facts.append(known)
+    if on.asked:  # their arrays stayed with the workers
+        worst = [(name, measures[name]()) for name, _ in worst]
+    return Scores(rows, facts, [case for _, case in worst], failures)
+
+
+def begin_here() -> Callable[[Measure], ScoredCase]:
+    """Return what measures a case for this process."""
+    return lambda measure: measure()
+
+
+def begin_elsewhere() -> Callable[[Measure], MeasuredElsewhere]:
+    """Return what measures a case in a worker."""
+
+    def work(measure: Measure) -> MeasuredElsewhere:
+        case = measure()
+        return MeasuredElsewhere(case.id, case.rows, case.facts, case.lowest_dice)
+
+    return work

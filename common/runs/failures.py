@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from common.errors import DataError, WriteError, one_line
+from common.errors import CohortError, DataError, WriteError, one_line
 
 
 class Failures:
@@ -16,6 +16,12 @@ class Failures:
         """Take the number of cases and what one is called, such as "scan"."""
         self.total, self.what = total, what
         self.names: list[str] = []
+        self.error: type[DataError] = DataError
+        """What `conclude` raises."""
+
+    def among_workers(self) -> None:
+        """Let `conclude` raise a `CohortError`: the same command does what is left."""
+        self.error = CohortError
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
@@ -31,15 +37,19 @@ class Failures:
             line = f"{name}: {one_line(failure)}"
             if self.total == 1:
                 raise DataError(line) from failure
-            self.names.append(name)
-            tqdm.write(line, file=sys.stderr)  # above a progress bar, where there is one
+            self.note(name, line)
+
+    def note(self, name: str, line: str) -> None:
+        """Note that a case failed and print a line about it on stderr."""
+        self.names.append(name)
+        tqdm.write(line, file=sys.stderr)  # above a progress bar, where there is one
 
     def conclude(self, *, also: str = "the others are done") -> None:
         """Raise a `DataError` that names the cases that failed, if there are any, and says what
         becomes of the others."""
         if self.names:
             others = f"; {also}" if len(self.names) < self.total else ""
-            raise DataError(
+            raise self.error(
                 f"no usable result for {len(self.names)} of {self.total} {self.what}s: "
                 f"{', '.join(self.names)}{others}"
             )

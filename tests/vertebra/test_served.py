@@ -14,7 +14,7 @@ from common.export.passport import PASSPORT, describe_input, hash_files, without
 from common.files import write_json
 from vertebra.ask_server import config_of, open_served
 from vertebra.config import QUICK
-from vertebra.networks import refuse_two_networks
+from vertebra.predict import refuse_two_networks
 from vertebra.predict import predict
 from vertebra.traverse import traverse
 
