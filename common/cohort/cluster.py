@@ -131,7 +131,7 @@ def _scale(cluster: dask_jobqueue.JobQueueCluster, count: int, system: str) -> N
 
 def _connect(address: str) -> Client:
     try:
-        return Client(address, timeout=30)
+        return Client(address, timeout=10)
     except (OSError, ValueError) as failure:
         raise OptionError(
             f"--scheduler {address}: no Dask scheduler answers ({one_line(failure)}); expected "
