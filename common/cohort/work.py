@@ -5,11 +5,12 @@ on is the user's choice and changes no result.
 """
 
 import importlib
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
@@ -22,13 +23,16 @@ Begin = Callable[[], Callable[[Any], Any]]
 to its result. Where others work it goes there: a module's function, or a `partial` of one."""
 
 
+System = Literal["slurm", "pbs", "sge", "lsf"]
+
+
 @dataclass(frozen=True)
 class Workers:
     """Who works on the cases of a command: this process alone, or others by way of Dask."""
 
     workers: int | None = None
     """Processes that share the cases, each with a network of its own; default: this one alone."""
-    cluster: Literal["slurm", "pbs", "sge", "lsf"] | None = None
+    cluster: System | None = None
     """Ask this scheduler for the workers instead of starting them here."""
     cluster_config: Path | None = None
     """YAML with what a job of the scheduler needs; docs/clusters has an example for each."""
@@ -60,6 +64,15 @@ class Workers:
 
 HERE = Workers()
 """This process alone."""
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Give a parser of plain functions the options that typed functions have by `Workers`."""
+    parser.add_argument("--workers", type=int, help="processes that share the cases")
+    parser.add_argument("--cluster", choices=get_args(System), help="who is asked for the workers")
+    parser.add_argument("--cluster_config", type=Path, help="YAML; see docs/clusters")
+    parser.add_argument("--scheduler", help="a Dask cluster that runs, tcp://host:8786")
+    parser.add_argument("--scan_timeout_s", type=float, help="give a case up after so long")
 
 
 @dataclass(frozen=True)
@@ -127,12 +140,15 @@ def _load_dask() -> ModuleType:
 
 def segment_cases(
     items: Sequence[Item], begin: Begin, *, what: str, on: Workers, out: Path,
-    decides: Sequence[Path],
+    decides: Sequence[Path], tensorflow: bool = True,
 ) -> None:  # fmt: skip
     """Segment every case, print the line that the work returns about each, and raise `DataError` at
     the end where some failed; arguments as for `work_through`. `out` is made."""
     failures = Failures(len(items), what)
     out.mkdir(parents=True, exist_ok=True)
-    for _, line in work_through(items, begin, failures=failures, on=on, out=out, decides=decides):
+    work = work_through(
+        items, begin, failures=failures, on=on, out=out, decides=decides, tensorflow=tensorflow
+    )
+    for _, line in work:
         tqdm.write(line)  # above a progress bar, where there is one
     failures.conclude()

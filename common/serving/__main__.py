@@ -1,6 +1,7 @@
 """`python -m common.serving segment|check|bench`: use an exported model, here or on a server.
 
   segment SCAN... -o LABELS   label map of a scan; a scan per channel, in the passport's order
+  segment LIST.csv -o FOLDER  those of a list: id, a scan per channel, perhaps mask; --workers
   check                       the recorded case of the export, asked again
   bench                       sizes and times of the messages of a scan, gRPC beside JSON
 
@@ -10,12 +11,16 @@ Without --url the SavedModel is evaluated in this process; with it TensorFlow Se
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from common.cli import Parser, run_guarded, spell_options
+from common.cohort.work import Workers, add_options
 from common.data.dicom_paths import choose_series
 from common.errors import OptionError
 from common.runtime import forbid_keras, load_tensorflow_quietly
+from common.serving.lists import segment_list
 from common.serving.protocol import Patience
 from common.serving.segment import check, segment
 
@@ -46,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     segment.add_argument("--reorient", action="store_true",
                          help="turn the scan to the model's orientation and back")  # fmt: skip
     segment.add_argument("--passport", type=Path, help="passport.json, if --model is not here")
+    add_options(segment)
     check = commands.add_parser("check", help="ask the recorded case again")
     bench = commands.add_parser("bench", help="measure the messages")
     bench.add_argument("--shape", help="Z,Y,X of the scan; default: 40,256,256")
@@ -79,9 +85,7 @@ def run(options: argparse.Namespace) -> Sequence[str]:
     command = given.pop("command")
     given["patience"] = Patience(given.pop("deadline_s"), given.pop("retries"))
     if command == "segment":
-        series = given.pop("series")
-        given["scans"] = [choose_series(scan, series) for scan in given["scans"]]
-        return [segment(**given)]
+        return run_segment(given)
     if options.model is None:
         raise OptionError("--model is missing; expected models/<name>/<version>")
     if command == "check":
@@ -89,6 +93,21 @@ def run(options: argparse.Namespace) -> Sequence[str]:
     from common.serving.bench import bench
 
     return bench(**given)
+
+
+def run_segment(given: dict[str, Any]) -> Sequence[str]:
+    """Segment the one scan or the list of scans that the options name."""
+    on = Workers(**{each.name: given.pop(each.name) for each in fields(Workers)})
+    scans, series = given.pop("scans"), given.pop("series")
+    if [scan.suffix.lower() for scan in scans] == [".csv"]:
+        for name in ("mask", "probabilities"):
+            if given.pop(name) is not None:
+                raise OptionError(f"--{name} belongs to one scan; found the list {scans[0]}")
+        segment_list(scans[0], on=on, **given)
+        return []
+    if on.asked:
+        raise OptionError("--workers, --scheduler: expected a list of scans, LIST.csv")
+    return [segment([choose_series(scan, series) for scan in scans], **given)]
 
 
 if __name__ == "__main__":

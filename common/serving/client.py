@@ -37,20 +37,13 @@ class Client:
 
     @property
     def whole_scan(self) -> str:
-        """Name of the signature that takes a whole scan; raise `OptionError` if there is none."""
-        name = self.passport["whole_scan"].get("signature")
-        if name is None:
-            raise OptionError(
-                f"model {self.passport['name']!r} takes no whole scan in one request; expected "
-                f"`{self.passport['whole_scan'].get('command')}`"
-            )
-        return name
+        """Name of the signature that takes a whole scan; see `whole_scan_of`."""
+        return whole_scan_of(self.passport)
 
     @property
     def scan_input(self) -> str:
         """Name of the one input of the signature for whole scans."""
-        (name,) = self.signatures[self.whole_scan].inputs
-        return name
+        return scan_input_of(self.passport)
 
     def signature_for(self, outputs: Sequence[str], *, masked: bool = False) -> str:
         """Return the signature for whole scans that computes the least beside some outputs."""
@@ -192,6 +185,23 @@ class Client:
             f"{self.address}: {what} needs a message of at least {mib(size)}, and one may "
             f"have {mib(self.transport.limit or 0)}; expected a larger --max_message_mib{more}"
         )
+
+
+def whole_scan_of(passport: Mapping[str, Any]) -> str:
+    """Return the name of the signature that takes a whole scan; `OptionError`: there is none."""
+    name = passport["whole_scan"].get("signature")
+    if name is None:
+        raise OptionError(
+            f"model {passport['name']!r} takes no whole scan in one request; expected "
+            f"`{passport['whole_scan'].get('command')}`"
+        )
+    return name
+
+
+def scan_input_of(passport: Mapping[str, Any]) -> str:
+    """Return the name of the one input of that signature."""
+    (name,) = passport["signatures"][whole_scan_of(passport)]["inputs"]
+    return name
 
 
 def as_declared(array: np.ndarray, dtype: str) -> np.ndarray:

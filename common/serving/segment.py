@@ -4,6 +4,7 @@ import importlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from common.errors import OptionError, ServingError
 from common.export.parity import PARITY, difference, read_parity
 from common.inference.command import show_progress
 from common.inference.one_scan import DICOM, check_place
-from common.serving.client import MASK
+from common.serving.client import MASK, Client
 from common.serving.opening import open_client
 from common.serving.scans import Scan, read_mask, read_scan
 
@@ -35,31 +36,51 @@ def segment(
     The scan has a file per channel, in the order of the passport; the options are those of the
     command line and of `open_client`. Where a `UserError` is raised, nothing is written.
     """
-    read = [*scans, mask] if mask is not None else scans
-    check_writable(read, [path for path in (output, probabilities) if path is not None])
-    began = time.monotonic()
+    order = Order(tuple(scans), output, mask, probabilities)
+    check_writable(order.inputs, [path for path in (output, probabilities) if path is not None])
     with open_client(**where) as client:
-        name = client.scan_input
-        dtype = client.signatures[client.whole_scan].inputs[name].dtype
-        scan = read_scan(scans, client.passport["inputs"][name], dtype=dtype, reorient=reorient)
-        wanted = ["labels"] + (["probabilities"] if probabilities is not None else [])
         print_notes(client.passport)
-        region = None
-        if mask is not None:
-            spec = client.signatures[client.signature_for(wanted, masked=True)].inputs[MASK]
-            region = read_mask(mask, scan, scans[0], dtype=spec.dtype)
-        progress = show_progress("parts")
-        found = client.predict_scan(scan.tensor, wanted, mask=region, progress=progress)
-        labels = scan.back(found["labels"])
-        if probabilities is not None:
-            foreground = scan.back(found["probabilities"])
-            if foreground.ndim == 4:  # of each class: of any label but 0
-                foreground = (1.0 - foreground[..., 0]).astype(np.float32)
-            write_volume(probabilities, foreground, scan.geometry)
-        write_labels(output, labels, scan, scans[0], client.passport)
-        source = f"{client.passport['name']} {client.passport['version']} of {client.address}"
-        volumes = volumes_of(labels, scan, client.passport["labels"])
-        return f"{output}: {volumes}; {source}, {time.monotonic() - began:.1f} s"
+        return carry_out(order, client, reorient=reorient)
+
+
+@dataclass(frozen=True)
+class Order:
+    """A scan to segment and where to."""
+
+    scans: tuple[Path, ...]
+    """A file per channel."""
+    output: Path
+    mask: Path | None = None
+    probabilities: Path | None = None
+
+    @property
+    def inputs(self) -> list[Path]:
+        """All files that are read."""
+        return [*self.scans, *([] if self.mask is None else [self.mask])]
+
+
+def carry_out(order: Order, client: Client, *, reorient: bool) -> str:
+    """Segment a scan with an open model, write what was ordered, and return a line about it."""
+    began = time.monotonic()
+    name, first = client.scan_input, order.scans[0]
+    dtype = client.signatures[client.whole_scan].inputs[name].dtype
+    scan = read_scan(order.scans, client.passport["inputs"][name], dtype=dtype, reorient=reorient)
+    wanted = ["labels"] + (["probabilities"] if order.probabilities is not None else [])
+    region = None
+    if order.mask is not None:
+        spec = client.signatures[client.signature_for(wanted, masked=True)].inputs[MASK]
+        region = read_mask(order.mask, scan, first, dtype=spec.dtype)
+    found = client.predict_scan(scan.tensor, wanted, mask=region, progress=show_progress("parts"))
+    labels = scan.back(found["labels"])
+    if order.probabilities is not None:
+        foreground = scan.back(found["probabilities"])
+        if foreground.ndim == 4:  # of each class: of any label but 0
+            foreground = (1.0 - foreground[..., 0]).astype(np.float32)
+        write_volume(order.probabilities, foreground, scan.geometry)
+    write_labels(order.output, labels, scan, first, client.passport)
+    source = f"{client.passport['name']} {client.passport['version']} of {client.address}"
+    volumes = volumes_of(labels, scan, client.passport["labels"])
+    return f"{order.output}: {volumes}; {source}, {time.monotonic() - began:.1f} s"
 
 
 def write_labels(

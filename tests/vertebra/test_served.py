@@ -14,8 +14,7 @@ from common.export.passport import PASSPORT, describe_input, hash_files, without
 from common.files import write_json
 from vertebra.ask_server import config_of, open_served
 from vertebra.config import QUICK
-from vertebra.predict import refuse_two_networks
-from vertebra.predict import predict
+from vertebra.predict import predict, refuse_two_networks
 from vertebra.traverse import traverse
 
 CONFIG = replace(QUICK, patch_size=32, step=16, min_vol=20, spacing_mm=2.0)

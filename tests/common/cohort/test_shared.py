@@ -50,7 +50,7 @@ def test_every_case_ends_in_one_way(tmp_path, capfd):
     assert rows["3 kill"]["message"].startswith("its worker ended while it had it")
     assert rows["5 hang"]["message"] == "given up after 8 s (--scan_timeout_s)"
     assert int(rows["0 a"]["peak_memory_mib"]) > 10
-    with pytest.raises(CohortError, match="4 of 7 scans: .*; the others are done") as refusal:
+    with pytest.raises(CohortError, match=r"4 of 7 scans: .*; the others are done") as refusal:
         failures.conclude()
     assert refusal.value.exit_status == 1
     assert "cohort: 2 workers here, 1 thread each" in capfd.readouterr().err
@@ -131,7 +131,5 @@ def test_options_that_contradict_one_another_are_refused(tmp_path, options, told
 def test_without_dask_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "common.cohort.shared", raising=False)
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(
-        OptionError, match="the package distributed is not installed; expected .pip"
-    ):
+    with pytest.raises(OptionError, match=r"package distributed is not installed; expected .pip"):
         go_through(["a"], tmp_path / "log")

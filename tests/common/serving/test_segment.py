@@ -119,6 +119,36 @@ class TestTwin:
             "note: expected to be done already: resample\n"
         )
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("among", [[], ["--workers", "2"]])
+    def test_a_list(self, models, scans, wrist, tmp_path, capsys, among):
+        """Each scan as if it were alone; one that fails is named, and the others are there."""
+        table, out, alone = tmp_path / "list.csv", tmp_path / "out", tmp_path / "alone.nii.gz"
+        rows = ["id,ct,pet", *(f"{id_},{scans[0]},{scans[1]}" for id_ in "ab")]
+        table.write_text("\n".join([*rows, f"c,{scans[0]},{wrist}"]))
+        words = ["segment", table, "-o", out, "--model", models["slices"], *among]
+        status, told = run(words, capsys)
+        assert status == (1 if among else 2)
+        assert "c: " in told
+        assert "no usable result for 1 of 3 scans: c; the others are done" in told
+        segment(scans, output=alone, model=models["slices"])
+        for id_ in "ab":
+            assert (out / f"{id_}.nii.gz").read_bytes() == alone.read_bytes()
+        assert not (out / "c.nii.gz").exists()
+
+    def test_what_belongs_to_one_scan_or_to_a_list(self, models, scans, tmp_path, capsys):
+        table = tmp_path / "list.csv"
+        table.write_text(f"id,ct,pet\na,{scans[0]},{tmp_path / 'absent.nii'}\n")
+        model = ["--model", models["slices"]]
+        for words, wanted in (
+            ([*scans, "-o", tmp_path / "a.nii", "--workers", 2], "expected a list of scans"),
+            ([table, "-o", tmp_path / "o", "--mask", scans[0]], "--mask belongs to one scan"),
+            ([table, "-o", tmp_path / "o"], "line 2: the pet does not exist: "),
+        ):
+            status, told = run(["segment", *words, *model], capsys)
+            assert (status, wanted in told, told.count("\n")) == (2, True, 1), told
+        assert not (tmp_path / "o").exists()
+
     def test_help_needs_no_tensorflow(self):
         code = (
             "import sys; from common.serving.__main__ import main\n"
