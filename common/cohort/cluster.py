@@ -4,6 +4,7 @@ Dask starts them, watches them and starts dead ones again; here is which, and wi
 """
 
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,7 +70,8 @@ def open_cluster(on: Workers, *, threads: int, most: int) -> Iterator[Client]:
                 yield client
             return
         if on.cluster is not None:
-            cluster = make_cluster(on.cluster, on.cluster_config)
+            keys = read_keys(on.cluster, on.cluster_config)
+            cluster = make_cluster(on.cluster, keys, source=on.cluster_config)
             where = f"{count} workers asked of {on.cluster}, {threads} threads each"
         else:
             if count * threads > usable_cores():
@@ -82,20 +84,25 @@ def open_cluster(on: Workers, *, threads: int, most: int) -> Iterator[Client]:
             where = f"{count} workers here, {threads} thread{'s' * (threads > 1)} each"
         with cluster, Client(cluster) as client:
             if on.cluster is not None:
-                _scale(cluster, count, on.cluster)
+                submit(cluster, math.ceil(count / keys["processes"]), on.cluster)
             _announce(where, client)
             yield client
 
 
-def make_cluster(system: str, path: Path) -> dask_jobqueue.JobQueueCluster:
-    """Return the cluster of a scheduler, which has no jobs yet; see `read_keys`."""
+def make_cluster(
+    system: str, keys: Mapping[str, Any], *, source: Path
+) -> dask_jobqueue.JobQueueCluster:
+    """Return the cluster of a scheduler, which has no jobs yet.
+
+    Raises:
+        OptionError: a value of the file `source` is not what the scheduler's class takes.
+    """
     kind, _ = SYSTEMS[system]
-    keys = read_keys(system, path)
     try:
         # As many cases at once in a job as it has processes: one in each.
         return kind(**keys, cores=keys["processes"])
     except (TypeError, ValueError) as refusal:
-        raise OptionError(f"--cluster_config {path}: {one_line(refusal)}") from refusal
+        raise OptionError(f"--cluster_config {source}: {one_line(refusal)}") from refusal
 
 
 def read_keys(system: str, path: Path) -> Mapping[str, Any]:
@@ -120,13 +127,30 @@ def read_keys(system: str, path: Path) -> Mapping[str, Any]:
     return keys
 
 
-def _scale(cluster: dask_jobqueue.JobQueueCluster, count: int, system: str) -> None:
+def submit(cluster: dask_jobqueue.JobQueueCluster, jobs: int, system: str) -> None:
+    """Submit jobs of workers; say on stderr if some are refused.
+
+    Raises:
+        OptionError: all are.
+    """
+    for _ in range(jobs):
+        cluster.worker_spec.update(cluster.new_worker_spec())
     try:
-        cluster.scale(count)
-        cluster.sync(cluster._correct_state)  # submits now, so that a refusal is seen
+        # What `scale` does, too, but there nobody hears of a refusal.
+        cluster.sync(cluster._correct_state)
+        return
     except (OSError, RuntimeError) as failure:
-        raise OptionError(f"--cluster {system}: no job could be submitted: "
-                          f"{one_line(failure)[:500]}") from failure  # fmt: skip
+        name = getattr(failure, "filename", None)  # of a command that is not there
+        reason = (f"{name}: " if name else "") + one_line(failure).rpartition("stderr:")[2].strip()
+    # Jobs that were never submitted must be forgotten: Dask would wait for them.
+    for name, job in [*cluster.workers.items()]:
+        if not job.job_id:
+            del cluster.workers[name], cluster.worker_spec[name]
+            cluster._created.discard(job)
+    if not cluster.workers:
+        raise OptionError(f"--cluster {system}: no job could be submitted: {reason}")
+    refused = jobs - len(cluster.workers)
+    print(f"note: {refused} of {jobs} jobs were refused: {reason}", file=sys.stderr)
 
 
 def _connect(address: str) -> Client:
