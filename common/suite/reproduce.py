@@ -2,7 +2,9 @@
 
 `python -m common reproduce [--paper NAME] [--preset quick] [--data FOLDER]` runs
 `python -m <paper> reproduce` for every paper that has it, and makes one page of all of them, also
-when a paper failed.
+when a paper failed. With `--seeds N [--presets A,B] [--papers A,B] [--workers M]` each is run with
+the seeds 1 to N, M at a time, and a table says how far apart the seeds lie; the same command goes
+on.
 """
 
 import argparse
@@ -16,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import Parser, refuse
+from common.cohort.work import Workers
 from common.errors import RunError, UserError
 from common.evaluation.claims_reader import read_cohort
 from common.files import make_folder, write_json
 from common.papers import choose_papers
 from common.suite.collect import build, describe_failure
+from common.suite.many_runs import run_many
 from common.suite.read_runs import STAGES, read_stages
 
 RUNS = Path("runs")
@@ -88,6 +92,9 @@ def run_stages(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job of one paper or of all; return 1 if a paper or the page failed, else 0."""
     options = parse_options(argv)
+    if options.seeds:
+        run_many(options.papers, options.presets, options.seeds, to=RUNS, on=options.on)
+        return 0
     words = ["reproduce", "--preset", options.preset]
     words += ["--data", str(options.data)] if options.data else []
     words += ["--cohort", options.cohort] if options.cohort else []
@@ -115,13 +122,34 @@ def parse_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--to", type=Path, default=Path("report"),
                         help="folder of the page (default: %(default)s)")  # fmt: skip
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    many = parser.add_argument_group("many runs")
+    many.add_argument("--seeds", type=int, help="run with the seeds 1 to SEEDS")
+    many.add_argument("--presets", help="several, A,B; default: that of --preset")
+    many.add_argument("--papers", help="several, A,B; default: all")
+    many.add_argument("--workers", type=int, help="runs at a time; default: 1")
     options = parser.parse_args(argv)
-    options.papers = choose_papers(options.paper, having="reproduce.py")
+    choose_many(parser, options)
     if options.data and not options.paper:
         parser.error("--data requires --paper")
     if options.cohort and not options.data:
         parser.error("--cohort requires --data: phantoms belong to no cohort")
     return options
+
+
+def choose_many(parser: Parser, options: argparse.Namespace) -> None:
+    """Set what of the options is of many runs; refuse it without `--seeds`, and what is of one."""
+    many = [name for name in ("presets", "papers", "workers") if getattr(options, name) is not None]
+    if options.seeds is None and many:
+        parser.error(f"--{many[0]} needs --seeds")
+    if options.seeds is not None and (options.seeds < 1 or options.paper or options.data):
+        parser.error("--seeds: expected 1 or more, with --papers, on phantoms")
+    chosen = [options.paper] if options.papers in (None, "all") else options.papers.split(",")
+    options.papers = [
+        paper for name in chosen for paper in choose_papers(name, having="reproduce.py")
+    ]
+    options.presets = (options.presets or options.preset).split(",")
+    options.on = Workers(workers=options.workers or 1)
+    options.on.check()
 
 
 def run_process(words: Sequence[str]) -> int:

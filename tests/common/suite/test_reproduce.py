@@ -44,6 +44,37 @@ sys.exit(5 if sys.argv[1] == "two" else 0)
 """A paper whose second stage fails."""
 
 
+OF_A_SEED = """
+import json
+import sys
+from pathlib import Path
+
+out, seed = (sys.argv[sys.argv.index(name) + 1] for name in ("--out", "--seed"))
+with open("calls.txt", "a") as calls:
+    calls.write(seed)
+if Path(f"broken{seed}").exists():
+    sys.exit("train: the disk is full")
+run, paper = Path(out, "run"), Path(__file__).parent.name
+(run / "report").mkdir(parents=True)
+written = {
+    run / "manifest.json": {
+        "paper": paper, "status": "finished", "started": "2026", "phantom": True,
+    },
+    run / "config.yaml": {"preset": "quick"},
+    run / "report" / "report.json": {
+        "paper": paper, "phantom": True, "cases": 3,
+        "labels": {"foreground": {"dice": {"mean": 0.5 + 0.1 * int(seed), "n": 3}}},
+    },
+    Path(out, "reproduce.json"): {
+        "paper": paper, "preset": "quick", "run": "run", "status": "finished", "seconds": [],
+    },
+}
+for path, content in written.items():
+    path.write_text(json.dumps(content))
+"""
+"""A paper whose Dice is the better the larger the seed."""
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project with two papers and their claims, a folder that is none, and our own `common`."""
@@ -159,6 +190,45 @@ class TestPapers:
             begin("raseg", "quick", out=None, **{**whose, "data": None})
         with pytest.raises(OptionError, match="expected ucsf-wrist"):
             begin("raseg", "quick", out=None, **{**whose, "cohort": "ours"})
+
+
+@pytest.mark.slow
+def test_seeds_go_on_and_their_spread_is_said(project):
+    (project / "alpha" / "__main__.py").write_text(OF_A_SEED)
+    (project / "broken2").touch()
+    words = ["--seeds", "3", "--papers", "alpha", "--workers", "2"]
+    done = main(project, *words)
+    assert done.returncode == 1
+    assert "alpha-quick-seed2: failed with status 1: train: the disk is full; runs/" in done.stderr
+    assert "no usable result for 1 of 3 runs: alpha-quick-seed2" in done.stderr.splitlines()[-1]
+    assert (
+        "| alpha | quick | RC1 | foreground, dice | phantoms | 1, 3 | 0.700 | 0.141 |"
+        in done.stdout
+    )
+    (project / "broken2").unlink()
+    done = main(project, *words)
+    assert done.returncode == 0
+    assert sorted((project / "calls.txt").read_text()) == ["1", "2", "2", "3"]
+    table = (project / "runs" / "seeds.md").read_text()
+    assert table in done.stdout
+    assert "| phantoms | 1, 2, 3 | 0.700 | 0.100 | 0.600 to 0.800 |" in table
+    assert "say nothing about patients" in table
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--workers", "2"], "--workers needs --seeds"),
+        (["--seeds", "0"], "--seeds: expected 1 or more"),
+        (["--seeds", "2", "--paper", "alpha"], "with --papers"),
+        (["--seeds", "2", "--papers", "alpha,gamma"], "gamma: expected one of alpha, beta"),
+    ],
+)
+def test_options_of_many_runs(words, said, project):
+    done = main(project, *words)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+    assert calls(project) == []
 
 
 class TestStages:
