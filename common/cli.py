@@ -3,9 +3,9 @@
 A command is a module of the paper with a function of the same name; the function's signature is the
 command line, its docstring the help. A parameter `config` of the paper's `Config` type opens every
 field of it as an option, with the values of `--preset` as defaults; `--config FILE` replays a saved
-run's `config.yaml`. So does a parameter `on`, of who works on the cases. Verbs that are the same
-for every paper are modules of `common` whose function takes the paper's name first. After `--` one
-process does the command again, with other options.
+run's `config.yaml`. So do the parameters of `OPENED`. Verbs that are the same for every paper are
+modules of `common` whose function takes the paper's name first. After `--` one process does the
+command again, with other options.
 
 Nothing here imports TensorFlow, so that help is quick; jsonargparse is imported where it is used,
 since `bench-gpu` runs where keras and jax alone are installed.
@@ -41,6 +41,9 @@ SHARED_COMMANDS = {
     "export": ("common.export.command", "serving.py"),
 }
 """Verbs that exist once: their module, and the file of a paper that they work from."""
+
+OPENED = ("extras", "on")
+"""Parameters whose dataclass has options of its own: what is done beyond the paper, and by whom."""
 
 COMMANDS_ON_TENSORFLOW = {
     "plan", "train", "predict", "export", "convert", "calibrate", "compare", "bench",
@@ -259,8 +262,8 @@ def gather_arguments(paper: str, function: Callable, config_class: type, values:
     given = {"paper": paper}
     if "config" in names:
         given["config"] = make_config(config_class, values)
-    if "on" in names:
-        given["on"] = make_config(names["on"].annotation, values)
+    for name in {*OPENED} & {*names}:
+        given[name] = make_config(names[name].annotation, values)
     if "image" in names:
         given["image"] = values.image
         if values.series is not None:
@@ -284,9 +287,12 @@ def parse_command(
     """
     function = load_command(paper, command)
     config_module = importlib.import_module(f"{paper}.config")
-    if words and not words[0].startswith("-") and "image" in inspect.signature(function).parameters:
+    parameters = inspect.signature(function).parameters
+    if words and not words[0].startswith("-") and "image" in parameters:
         words = ["--image", *words]
     words = spell_options(words, option_aliases)
+    if "extras" in parameters:
+        words = name_ensemble(words)
     try:
         parser = build_parser(f"python -m {paper} {command}", function, config_module, words)
         types = types_of_options(function, config_module.Config)
@@ -319,6 +325,16 @@ def spell_options(words: Sequence[str], aliases: Mapping[str, str]) -> list[str]
     return spelled
 
 
+def name_ensemble(words: Sequence[str]) -> list[str]:
+    """Let `--run A --run B` mean an ensemble, of which A is the first."""
+    places = [n for n, word in enumerate(words) if word == "--run" and words[n + 1 : n + 2]]
+    if len(places) < 2:
+        return list(words)
+    left_out = {place + part for place in places[1:] for part in (0, 1)}
+    kept = [word for n, word in enumerate(words) if n not in left_out]
+    return [*kept, f"--ensemble={json.dumps([words[place + 1] for place in places[1:]])}"]
+
+
 def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
     """Let a yes/no option stand alone: `--overwrite` means `--overwrite true`."""
     parameters = inspect.signature(function).parameters.items()
@@ -338,9 +354,9 @@ def types_of_options(function: Callable, config_class: type) -> dict[str, tuple]
     # A command without `config` may have an option that is called like a field of it.
     own = typing.get_type_hints(function)
     hints = typing.get_type_hints(config_class) | own
-    if "on" in own:
-        hints |= typing.get_type_hints(own["on"])
-    given = {"config", "paper", "on", "return"}  # by `gather_arguments`
+    for name in {*OPENED} & {*own}:
+        hints |= typing.get_type_hints(own[name])
+    given = {"config", "paper", "return", *OPENED}  # by `gather_arguments`
     return {f"--{n}": (hint, *typing.get_args(hint)) for n, hint in hints.items() if n not in given}
 
 
@@ -409,7 +425,7 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     if "image" in parameters:
         uid = "SeriesInstanceUID, where --image is a folder with several series of DICOM."
         parser.add_argument("--series", type=str | None, help=uid)
-    skip = {"config", "paper", "on"} & {*parameters}
+    skip = {"config", "paper", *OPENED} & {*parameters}
     if {"paper", "preset"} <= {*parameters}:  # the command is shared, the presets are the paper's
         skip.add("preset")
         parser.add_argument(
@@ -419,8 +435,8 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     parser.add_function_arguments(
         function, as_group=False, as_positional=False, skip=skip, fail_untyped=True
     )
-    if "on" in parameters:
-        parser.add_class_arguments(parameters["on"].annotation, as_group=True)
+    for name in [name for name in OPENED if name in parameters]:
+        parser.add_class_arguments(parameters[name].annotation, as_group=True)
     if "config" in parameters:
         parser.add_class_arguments(config_module.Config, as_group=True)
         preset = find_preset(words, parser.get_default("preset"))

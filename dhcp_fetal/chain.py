@@ -14,6 +14,15 @@ from common.cost.memory import warn_of_memory
 from common.data.names import check_outputs
 from common.errors import DataError, OptionError
 from common.inference.command import show_progress
+from common.inference.extras import (
+    NONE,
+    Extras,
+    averaged,
+    axes_of,
+    check_alike,
+    clean_up,
+    entropy_of,
+)
 from common.runs.folder import load_config
 from common.runs.training_grid import TrainingGrid, fit_scan, recorded_grid
 from dhcp_fetal.cfg.fields import resolve_config
@@ -24,9 +33,11 @@ from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.measures import engine_dice
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network, load_weights
-from dhcp_fetal.outputs import result_paths, write_results
+from dhcp_fetal.outputs import result_paths, write_result, write_results
 from dhcp_fetal.session import CaseFiles, Saved
 from dhcp_fetal.tiles import Prediction, as_weights
+
+AXES = "xyz"
 
 
 @dataclass(frozen=True)
@@ -40,22 +51,30 @@ class Plan:
     """Run folder, or checkpoint of the original."""
     of_run: bool
     resample: bool = False
+    others: tuple[tuple[Path, Config], ...] = ()
+    """Further runs of an ensemble."""
+    extras: Extras = NONE
 
     @property
-    def file(self) -> Path:
+    def files(self) -> list[Path]:
         """What the weights are read from."""
-        return self.source / "model.keras" if self.of_run else self.source
+        first = self.source / "model.keras" if self.of_run else self.source
+        return [first, *(run / "model.keras" for run, _ in self.others)]
 
     def load(self) -> "Stage":
-        """Load the network; the stage shows on a terminal how far it is."""
+        """Load the networks; the stage shows on a terminal how far it is."""
         if self.of_run:
             network, _ = load_run_network(self.source)
         else:
             network = build_model(self.config)
             load_weights(network, self.source)
-        segment = on_volumes(network, self.config, progress=show_progress("blocks of tiles"))
+        networks = [(network, self.config)]
+        networks += [(load_run_network(run)[0], config) for run, config in self.others]
+        progress = show_progress("blocks of tiles")
+        functions = [on_volumes(each, config, progress=progress) for each, config in networks]
+        segment = averaged_labels(functions, self.config, self.extras)
         grid = recorded_grid(self.source) if self.of_run else None
-        return Stage(self.what, segment, self.config, network, grid, self.resample)
+        return Stage(self.what, segment, self.config, network, grid, self.resample, self.extras)
 
 
 @dataclass(frozen=True)
@@ -73,6 +92,7 @@ class Stage:
     """That of its training, where it is known."""
     resample: bool = False
     """Interpolate scans of another voxel size."""
+    extras: Extras = NONE
 
 
 def segment_case(
@@ -94,9 +114,14 @@ def segment_case(
     found = None
     for number, stage in enumerate(stages):
         found, done = segment_stage(case, stage)
+        labels = clean_up(found.labels, stage.extras, case.scan.spacing_mm)
+        found = Prediction(labels, found.probabilities)
         last = number == len(stages) - 1
         name = stage_name(case.name, stages, number, saved)
         write_results(out, name, found, case.scan, stage.config, saved=saved)
+        if stage.extras.entropy:
+            doubt = entropy_of(found.probabilities, binary=False)
+            write_result(entropy_path(out, name), doubt, case.scan, stage.config)
         if saved is not None and any(saved.feature_ranges):
             if done:
                 raise DataError(f"it would be {done}; expected a scan as trained on for features")
@@ -111,6 +136,29 @@ def segment_case(
             case = replace(case, mask=(found.labels > 0).astype(np.int16))
     line = describe(case, found, stages[-1].config, seconds=time.monotonic() - began)
     return f"{line}; {done}" if done else line
+
+
+def averaged_labels(functions: Sequence[Callable], config: Config, extras: Extras) -> Callable:
+    """Return the only function, or one that takes the most probable class of the mean of all."""
+    if not extras.averages:
+        return functions[0]
+
+    def probabilities_of(function: Callable) -> Callable:
+        return lambda image, mask: {"mean": function(image, mask).probabilities}
+
+    mean = averaged([*map(probabilities_of, functions)], axes_of(extras, AXES))
+
+    def segment(image: np.ndarray, mask: np.ndarray | None = None) -> Prediction:
+        found = mean(image, mask)["mean"]
+        weight = np.ones(1, np.int16) if mask is None else as_weights(mask, config)
+        return Prediction(found.argmax(axis=-1).astype(np.int16) * weight, found)
+
+    return segment
+
+
+def entropy_path(out: Path, name: str) -> Path:
+    """Return the file of the doubt between the classes."""
+    return out / f"{name}_entropy.nii.gz"
 
 
 def stage_name(name: str, stages: Sequence[Stage], number: int, saved: Saved | None) -> str:
@@ -161,9 +209,13 @@ def describe(case: Case, found: Prediction, config: Config, *, seconds: float) -
 
 
 def plan_stages(
-    *, run, brain, cortex, model_cfg, test_cfg, load, preset, normalisation, resample
-) -> list[Plan]:
+    *, run, brain, cortex, model_cfg, test_cfg, load, preset, normalisation, resample,
+    extras: Extras = NONE,
+) -> list[Plan]:  # fmt: skip
     """Return the networks to run, in order, or refuse options that name none or too many."""
+    axes_of(extras, AXES)
+    if extras.ensemble and run is None:
+        raise OptionError("--ensemble: expected an ensemble of --run, one network after the other")
     folders = {"brain": brain, "cortex": cortex, "labels": run}
     named = {what: folder for what, folder in folders.items() if folder is not None}
     if model_cfg is not None:
@@ -173,14 +225,21 @@ def plan_stages(
             raise OptionError("-load is missing; expected the checkpoint of the network")
         preset = preset or "code"
         config = resolve_config(PRESETS[preset], preset, model=model_cfg, test=test_cfg)
-        return [Plan("labels", _adapted(config, None, normalisation), Path(load), of_run=False)]
+        config = _adapted(config, None, normalisation)
+        return [Plan("labels", config, Path(load), of_run=False, extras=extras)]
     if not named or (run is not None and len(named) > 1):
         raise OptionError("expected --run, or --brain and --cortex or one of them, or -model")
-    return [
-        Plan(what, _adapted(load_config(folder, Config), preset, normalisation), Path(folder),
-             of_run=True, resample=resample)
+
+    def config_of(folder: Path) -> Config:
+        return _adapted(load_config(folder, Config), preset, normalisation)
+
+    plans = [
+        Plan(what, config_of(folder), Path(folder), of_run=True, resample=resample, extras=extras)
         for what, folder in named.items()
-    ]  # fmt: skip
+    ]
+    others = tuple((Path(each), config_of(Path(each))) for each in extras.ensemble)
+    check_alike(plans[0].config, others, ("classes", "input_channels"))
+    return [replace(plan, others=others) for plan in plans]
 
 
 def _adapted(config: Config, preset: Preset | None, normalisation: str | None) -> Config:
@@ -202,11 +261,12 @@ def list_items(
     items = []
     for files in scans:
         name = name_of(files)
-        written = (
-            result_paths(folder, stage_name(name, stages, n, saved), stage.config, saved=saved)
-            for n, stage in enumerate(stages)
-        )
-        items.append(Item(name, files, tuple(path for paths in written for path in paths)))
+        written = []
+        for number, stage in enumerate(stages):
+            made = stage_name(name, stages, number, saved)
+            written += result_paths(folder, made, stage.config, saved=saved)
+            written += [entropy_path(folder, made)] if stage.extras.entropy else []
+        items.append(Item(name, files, tuple(written)))
     outputs = [(item.name, item.outputs) for item in items]
     check_outputs(outputs, paths_of(scans), option=f"--out {folder}")
     return items

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.cohort.work import HERE, Workers, segment_cases
+from common.inference.extras import NONE, Extras
 from common.runtime import configure_runtime
 from dhcp_fetal.config import Preset
 from dhcp_fetal.data import choose_cases
@@ -30,6 +31,7 @@ def predict(
     resample: bool = False,
     preset: Preset | None = None,
     mixed_precision: bool = False,
+    extras: Extras = NONE,
     on: Workers = HERE,
 ) -> None:
     """Segment scans: the brain, the cortex within it, or one network alone.
@@ -59,6 +61,7 @@ def predict(
             orientation are turned and turned back, which changes no voxel.
         preset: whose way of inference to use; default: the network's own.
         mixed_precision: bfloat16 arithmetic.
+        extras: what is done beyond the paper; of two networks, at each.
         on: who works on the scans.
     """
     from dhcp_fetal.chain import list_items, plan_stages
@@ -67,7 +70,7 @@ def predict(
     stages = plan_stages(
         run=run, brain=brain, cortex=cortex, model_cfg=model_cfg, test_cfg=test_cfg,
         load=load or (session and session.weights), preset=preset, normalisation=normalisation,
-        resample=resample,
+        resample=resample, extras=extras,
     )  # fmt: skip
     home = cortex or run or brain
     chosen = choose_cases(image=image, cases=cases, mask=mask, session=session, home=home)
@@ -79,9 +82,10 @@ def predict(
         load_segmenter, stages, folder,
         saved=saved, device=device, mixed_precision=mixed_precision,
     )  # fmt: skip
-    decides = [stage.file for stage in stages]
+    decides = [path for stage in stages for path in stage.files]
     # [G17] A run that is not whole ends with a status that says so.
     segment_cases(items, begin, what="scan", on=on, out=folder, decides=decides)
+    extras.record(folder)
 
 
 def load_segmenter(

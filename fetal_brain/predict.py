@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from common.cohort.work import HERE, Item, Workers, segment_cases
 from common.cost.memory import warn_of_memory
 from common.data.geometry import check_same_grid
@@ -14,6 +16,16 @@ from common.data.names import check_outputs
 from common.data.volumes import write_volume
 from common.evaluation.overlap import dice
 from common.inference.command import show_progress, with_inference_of
+from common.inference.extras import (
+    NONE,
+    Extras,
+    averaged,
+    axes_of,
+    check_alike,
+    clean_up,
+    entropy_of,
+    only,
+)
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from fetal_brain.config import (
@@ -26,6 +38,10 @@ from fetal_brain.config import (
 )
 from fetal_brain.data import Case, check_fits, choose_cases, load_case, read_reference
 from fetal_brain.labels import write_ids
+
+AXES = "zyx"
+LABELS, PROBABILITY, ENTROPY = "", "_probability", "_entropy"
+"""Endings of the files of a case."""
 
 
 def predict(
@@ -40,6 +56,7 @@ def predict(
     probabilities: bool = False,
     resample: bool = False,
     preset: Preset | None = None,
+    extras: Extras = NONE,
     on: Workers = HERE,
 ) -> None:
     """Segment whole scans and write their label maps in the scans' own geometry.
@@ -58,6 +75,7 @@ def predict(
             and bring the results back to their own grid; else such scans are refused. Scans of
             another orientation are turned and turned back, which changes no voxel.
         preset: whose way of inference to use; default: the run's own.
+        extras: what is done beyond the paper.
         on: who works on the scans.
     """
     record = load_run(run)
@@ -66,55 +84,79 @@ def predict(
         config = with_inference_of(config, PRESETS[preset], INFERENCE_FIELDS)
     cases = choose_cases(record, config, csv=csv, image=image, all_rows=all_rows, mode=mode)
     out = out or run / "predictions"
-    refuse_to_replace_inputs(cases, out, with_probabilities=probabilities)
-    names = [output_names(case.id)[: 1 + probabilities] for case in cases]
-    items = [
-        Item(case.id, case, tuple(out / name for name in each))
-        for case, each in zip(cases, names, strict=True)
-    ]
+    others = [(Path(each), load_config(Path(each), Config)) for each in extras.ensemble]
+    check_alike(config, others, ("label_ids",))
+    axes_of(extras, AXES)
+    kinds = [LABELS, *[PROBABILITY] * probabilities, *[ENTROPY] * extras.entropy]
+    items = list_items(cases, out, kinds)
     begin = partial(
-        load_segmenter, run, config, out=out, probabilities=probabilities, resample=resample
-    )
-    segment_cases(items, begin, what="scan", on=on, out=out, decides=[run / "model.keras"])
+        load_segmenter, [(run, config), *others],
+        out=out, probabilities=probabilities, resample=resample, extras=extras,
+    )  # fmt: skip
+    decides = [each / "model.keras" for each, _ in [(run, config), *others]]
+    segment_cases(items, begin, what="scan", on=on, out=out, decides=decides)
+    extras.record(out)
 
 
 def load_segmenter(
-    run: Path, config: Config, *, out: Path, probabilities: bool, resample: bool
-) -> Callable[[Case], str]:
-    """Load the network of a run and return what segments a case; see `segment_case`."""
+    runs: Sequence[tuple[Path, Config]], *, out: Path, probabilities: bool, resample: bool,
+    extras: Extras,
+) -> Callable[[Case], str]:  # fmt: skip
+    """Load the networks of some runs and return what segments a case; see `segment_case`."""
     from common.runs.training_grid import recorded_grid, segment_on_grid
     from fetal_brain.inference import load_network, on_volumes, segment_scan
 
     configure_runtime(seed=0)
-    network = load_network(run, config)
-    segment = on_volumes(
-        segment_scan, network, config,
-        with_probabilities=probabilities, progress=show_progress("windows"),
-    )  # fmt: skip
+    functions = [
+        on_volumes(
+            segment_scan, load_network(run, config), config,
+            with_probabilities=probabilities or extras.needs_probabilities,
+            progress=show_progress("windows"),
+        )
+        for run, config in runs
+    ]  # fmt: skip
+    run, config = runs[0]
     on_grid = partial(
         segment_on_grid, grid=recorded_grid(run), resample=resample, tolerance=SPACING_TOLERANCE
     )
-    return partial(segment_case, segment=segment, config=config, out=out, on_grid=on_grid)
+    return partial(
+        segment_case, segment=averaged_labels(functions, extras), config=config, out=out,
+        on_grid=on_grid, probabilities=probabilities, extras=extras,
+    )  # fmt: skip
 
 
-def refuse_to_replace_inputs(
-    cases: Sequence[Case], out: Path, *, with_probabilities: bool = False
-) -> None:
-    """Raise `OptionError` if a file to write would replace a scan, a segmentation or another."""
+def averaged_labels(functions: Sequence[Callable], extras: Extras) -> Callable:
+    """Return the only function, or one that takes the most probable class of the mean of all."""
+    if not extras.averages:
+        return functions[0]
+    mean = averaged([only("probabilities", each) for each in functions], axes_of(extras, AXES))
+
+    def segment(scan):
+        found = mean(scan)["probabilities"]
+        return {"labels": found.argmax(axis=-1).astype(np.uint8), "probabilities": found}
+
+    return segment
+
+
+def list_items(cases: Sequence[Case], out: Path, kinds: Sequence[str]) -> list[Item]:
+    """Return the cases with the files that will be written of each, of the kinds of `LABELS`.
+
+    Raises:
+        OptionError: one would replace a scan, a segmentation or another.
+    """
+    items = [
+        Item(case.id, case, tuple(out / f"{case.id}{kind}.nii.gz" for kind in kinds))
+        for case in cases
+    ]
     inputs = [path for case in cases for path in (case.image_path, case.label_path) if path]
-    count = 1 + with_probabilities
-    outputs = [(case.id, [out / name for name in output_names(case.id)[:count]]) for case in cases]
-    check_outputs(outputs, inputs, option=f"--out {out}")
-
-
-def output_names(case_id: str) -> tuple[str, str]:
-    """Return the names of the files of a case: label map and probabilities."""
-    return f"{case_id}.nii.gz", f"{case_id}_probability.nii.gz"
+    check_outputs([(item.name, item.outputs) for item in items], inputs, option=f"--out {out}")
+    return items
 
 
 def segment_case(
-    case: Case, segment: Callable, config: Config, *, out: Path, on_grid: Callable | None = None
-) -> str:
+    case: Case, segment: Callable, config: Config, *, out: Path, on_grid: Callable | None = None,
+    probabilities: bool = False, extras: Extras = NONE,
+) -> str:  # fmt: skip
     """Segment one scan, write its files, and return the line that the original prints.
 
     `on_grid` brings the scan to the training's grid; see `segment_on_grid`. Source: deploy.py,
@@ -132,11 +174,16 @@ def segment_case(
     start = time.monotonic()
     name = str(case.image_path)
     found = on_grid(volume, segment, name=name) if on_grid else segment(volume.array)
-    path, probability_path = (out / name for name in output_names(case.id))
-    write_volume(path, write_ids(found["labels"], config), volume.geometry)
-    if "probabilities" in found:
-        write_volume(probability_path, 1.0 - found["probabilities"][..., 0], volume.geometry)
-    return summary_line(path, found["labels"], reference, seconds=time.monotonic() - start)
+    labels = clean_up(found["labels"], extras, volume.geometry.spacing_mm)
+    path = out / f"{case.id}{LABELS}.nii.gz"
+    write_volume(path, write_ids(labels, config), volume.geometry)
+    if probabilities:
+        foreground = 1.0 - found["probabilities"][..., 0]
+        write_volume(out / f"{case.id}{PROBABILITY}.nii.gz", foreground, volume.geometry)
+    if extras.entropy:
+        doubt = entropy_of(found["probabilities"], binary=False)
+        write_volume(out / f"{case.id}{ENTROPY}.nii.gz", doubt, volume.geometry)
+    return summary_line(path, labels, reference, seconds=time.monotonic() - start)
 
 
 def summary_line(path: Path, labels, reference, *, seconds: float) -> str:

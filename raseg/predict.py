@@ -1,7 +1,7 @@
 """Segment volumes of the arrays with a trained network: masks, pictures, and NIfTI."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,16 @@ from common.data.geometry import Geometry
 from common.data.volumes import read_geometry, write_volume
 from common.errors import DataError, WriteError
 from common.files import atomic_file
+from common.inference.extras import (
+    NONE,
+    Extras,
+    averaged,
+    axes_of,
+    check_alike,
+    clean_up,
+    entropy_of,
+    only,
+)
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from raseg.config import Config
@@ -27,6 +37,9 @@ from raseg.data import (
 from raseg.masks import mask_path
 from raseg.pictures import write_slices
 
+AXES = "yxz"
+"""Row, column, slice."""
+
 
 def predict(
     tag: str,
@@ -38,6 +51,7 @@ def predict(
     pictures: bool = True,
     probabilities: bool = False,
     reference: Path | None = None,
+    extras: Extras = NONE,
     on: Workers = HERE,
 ) -> None:
     """Segment volumes of the arrays and write masks and pictures as the original lays them out.
@@ -55,6 +69,7 @@ def predict(
         pictures: write two pictures per slice.
         probabilities: write img<n>_<tag>_probability.npy, float32, beside the mask.
         reference: scan whose geometry the NIfTI files take; default: geometry.json in the data.
+        extras: what is done beyond the paper; the entropy is img<n>_<tag>_entropy.npy.
         on: who works on the volumes.
     """
     check_tag(tag)
@@ -66,30 +81,51 @@ def predict(
     geometry = find_geometry(volumes, reference)
     out = out or run / "predictions"
     items = [Item(f"volume {n}", n, (mask_path(out, tag, n),)) for n in numbers]
+    others = [(Path(each), load_config(Path(each), Config)) for each in extras.ensemble]
+    check_alike(config, others, ("task",))
+    axes_of(extras, AXES)
+    runs = [(run, config), *others]
     begin = partial(
-        load_segmenter, run, config, data,
+        load_segmenter, runs, data,
         tag=tag, geometry=geometry, out=out, pictures=pictures, probabilities=probabilities,
+        extras=extras,
     )  # fmt: skip
-    decides = [run / "model.keras", *files_of(data, config)]
+    decides = [*(each / "model.keras" for each, _ in runs), *files_of(data, config)]
     segment_cases(items, begin, what="volume", on=on, out=out, decides=decides)
+    extras.record(out)
 
 
 def load_segmenter(
-    run: Path, config: Config, data: Path, *, pictures: bool, **options
+    runs: Sequence[tuple[Path, Config]], data: Path, *, extras: Extras, **options
 ) -> Callable[[int], str]:
-    """Load the network of a run and return what segments a volume; see `segment_volume`."""
+    """Load the networks of some runs and return what segments a volume; see `segment_volume`."""
     from raseg.inference import load_network, on_volumes, segment_scan
 
+    config = runs[0][1]
     volumes = open_volumes(data, config)
     configure_runtime(seed=0)
-    segment = on_volumes(segment_scan, load_network(run, config), config)
-    options |= {"segment": segment, "config": config}
-    return partial(segment_volume, volumes=volumes, pictures=pictures, **options)
+    functions = [on_volumes(segment_scan, load_network(run, each), each) for run, each in runs]
+    options |= {"config": config, "extras": extras, "volumes": volumes}
+    return partial(segment_volume, segment=averaged_labels(functions, extras), **options)
+
+
+def averaged_labels(functions: Sequence[Callable], extras: Extras) -> Callable:
+    """Return the only function, or one that marks where the mean of all is more than a half."""
+    if not extras.averages:
+        return functions[0]
+    mean = averaged([only("probabilities", each) for each in functions], axes_of(extras, AXES))
+
+    def segment(image):
+        found = mean(image)["probabilities"]
+        return {"labels": (found > 0.5).astype(np.uint8), "probabilities": found}
+
+    return segment
 
 
 def segment_volume(
     number: int, volumes: Volumes, segment: Callable, config: Config, *,
     tag: str, geometry: Geometry | None, out: Path, pictures: bool, probabilities: bool,
+    extras: Extras,
 ) -> str:  # fmt: skip
     """Segment one volume, write its files and return a line about it; see `predict`."""
     image = volumes.image(number)
@@ -97,11 +133,15 @@ def segment_volume(
     warn_of_memory(4 * (image.size + 2 * image[..., 0].size), what=f"volume {number}")
     begin = time.monotonic()
     found = segment(read_words(image, config, name=f"volume {number}"))
-    mask, path = found["labels"], mask_path(out, tag, number)
+    mask = clean_up(found["labels"], extras, volumes.spacing_mm)
+    path = mask_path(out, tag, number)
     write_array(path, mask.astype(np.float64))  # the original's dtype
     if probabilities:
         name = f"img{number}_{tag}_probability.npy"
         write_array(path.with_name(name), found["probabilities"])
+    if extras.entropy:
+        doubt = entropy_of(found["probabilities"], binary=True)
+        write_array(path.with_name(f"img{number}_{tag}_entropy.npy"), doubt)
     if geometry is not None:
         # (row, column, slice) to (slice, row, column), as medical files have it.
         write_volume(out / f"img{number}.nii.gz", mask.transpose(2, 0, 1), geometry)

@@ -3,7 +3,7 @@
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,15 @@ from common.data.names import check_outputs
 from common.data.volumes import write_volume
 from common.evaluation.overlap import dice, volume_ml
 from common.inference.command import show_progress, with_inference_of
+from common.inference.extras import (
+    NONE,
+    Extras,
+    averaged,
+    axes_of,
+    check_alike,
+    clean_up,
+    entropy_of,
+)
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from sarcoma.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
@@ -30,6 +39,11 @@ from sarcoma.data import (
 from sarcoma.patch_files import PREDICTED_PATCHES, write_predictions
 from sarcoma.prepared import prepare_cases
 
+AXES = " yx"
+"""Of the flips: the networks see slices, whose order means nothing to them."""
+LABELS, PROBABILITY, ENTROPY = "", "_probability", "_entropy"
+"""Endings of the files of a patient."""
+
 
 def predict(
     run: Path = RUN,
@@ -40,6 +54,7 @@ def predict(
     probabilities: bool = False,
     patches: bool = True,
     preset: Preset | None = None,
+    extras: Extras = NONE,
     on: Workers = HERE,
 ) -> None:
     """Segment whole patients from overlapping patches and write their label maps.
@@ -54,6 +69,7 @@ def predict(
         probabilities: write lesion probabilities beside the label maps.
         patches: also predict the balanced test patches, as the original's evaluation does.
         preset: whose way of inference to use; default: the run's own.
+        extras: what is done beyond the papers.
         on: who works on the patients.
     """
     record = load_run(run)
@@ -62,28 +78,50 @@ def predict(
         config = with_inference_of(config, PRESETS[preset], INFERENCE_FIELDS)
     cases = choose_patients(record, config, data=data, patients=patients)
     out = out or Path(run) / "predictions"
-    count = 2 if probabilities else 1
-    items = [Item(case.id, case, output_paths(out, case)[:count]) for case in cases]
+    others = [(Path(each), load_config(Path(each), Config)) for each in extras.ensemble]
+    check_alike(config, others, ("modalities", "test_slices"))
+    axes_of(extras, AXES)
+    kinds = [LABELS, *[PROBABILITY] * probabilities, *[ENTROPY] * extras.entropy]
+    items = [
+        Item(case.id, case, tuple(out / f"{case.id}{kind}.nii.gz" for kind in kinds))
+        for case in cases
+    ]
     check_outputs([(item.name, item.outputs) for item in items], option=f"--out {out}")
-    begin = partial(load_segmenter, run, config, out=out, with_probability=probabilities)
-    segment_cases(items, begin, what="patient", on=on, out=out, decides=[run / "model.keras"])
+    runs = [(run, config), *others]
+    begin = partial(load_segmenter, runs, out=out, with_probability=probabilities, extras=extras)
+    decides = [each / "model.keras" for each, _ in runs]
+    segment_cases(items, begin, what="patient", on=on, out=out, decides=decides)
+    extras.record(out)
     if patches and config.architecture == "unet2d":
         print(predict_patches(cases, run, config, out=out))
 
 
-def load_segmenter(run: Path, config: Config, **options) -> Callable[[Patient], str]:
-    """Load the network of a run and return what segments a patient; see `segment_patient`."""
+def load_segmenter(
+    runs: Sequence[tuple[Path, Config]], *, extras: Extras, **options
+) -> Callable[[Patient], str]:
+    """Load the networks of some runs and return what segments a patient; see `segment_patient`."""
     from sarcoma.inference import load_network, on_windows
 
     configure_runtime(seed=0)
-    network = load_network(run, config)
-    segment = on_windows(network, config, progress=show_progress("patches"))
-    return partial(segment_patient, segment=segment, config=config, **options)
+    segments = [
+        on_windows(load_network(run, config), config, progress=show_progress("patches"))
+        for run, config in runs
+    ]
+
+    def segment(scan: np.ndarray, window: tuple[int, int]) -> np.ndarray:
+        functions = [lambda each, s=s: {"lesion": s(each, window)} for s in segments]
+        return averaged(functions, axes_of(extras, AXES))(scan)["lesion"]
+
+    return partial(
+        segment_patient, segment=segment if extras.averages else segments[0], config=runs[0][1],
+        extras=extras, **options,
+    )  # fmt: skip
 
 
 def segment_patient(
-    patient: Patient, segment: Callable, config: Config, *, out: Path, with_probability: bool
-) -> str:
+    patient: Patient, segment: Callable, config: Config, *, out: Path, with_probability: bool,
+    extras: Extras,
+) -> str:  # fmt: skip
     """Segment one patient and write the label map; return a line that says so.
 
     Slices outside those that are predicted [S24] are background.
@@ -99,19 +137,18 @@ def segment_patient(
     scan = np.stack([loaded.images[name] for name in config.modalities], axis=-1)
     probability = np.zeros(patient.shape, np.float32)
     probability[start:stop] = segment(scan, (start, stop))
-    lesion = (probability > config.threshold).astype(np.uint8)
-    path, probability_path = output_paths(out, patient)
+    spacing_mm = (SPACING_MM,) * 3
+    lesion = clean_up((probability > config.threshold).astype(np.uint8), extras, spacing_mm)
+    path = out / f"{patient.id}{LABELS}.nii.gz"
     write_volume(path, lesion, GRID)
     if with_probability:
-        write_volume(probability_path, probability, GRID)
-    volume = volume_ml(lesion, spacing_mm=(SPACING_MM,) * 3)
+        write_volume(out / f"{patient.id}{PROBABILITY}.nii.gz", probability, GRID)
+    if extras.entropy:
+        doubt = entropy_of(probability, binary=True)
+        write_volume(out / f"{patient.id}{ENTROPY}.nii.gz", doubt, GRID)
+    volume = volume_ml(lesion, spacing_mm=spacing_mm)
     known = "" if loaded.label is None else f"Dice {dice(lesion, loaded.label):.4f}, "
     return f"{path.name}: {known}lesion {volume:.1f} ml, {time.monotonic() - began:.1f} s"
-
-
-def output_paths(out: Path, patient: Patient) -> tuple[Path, Path]:
-    """Return the files of a patient: label map and probabilities."""
-    return out / f"{patient.id}.nii.gz", out / f"{patient.id}_probability.nii.gz"
 
 
 def predict_patches(cases: list[Patient], run: Path, config: Config, *, out: Path) -> str:

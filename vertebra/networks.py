@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.errors import OptionError
 from common.inference.command import with_inference_of
+from common.inference.extras import check_alike
 from common.runs.folder import load_config
 from vertebra.ask_server import open_served
 from vertebra.config import INFERENCE_FIELDS, PRESETS, Config, Preset
@@ -43,6 +44,14 @@ def choose_ask(
                 f"{exported.inference_statistics}; expected these, or another export"
             )
         yield ask, config
+
+
+def ask_of_run(run: Path, config: Config) -> Callable:
+    """Return a further run of an ensemble as the search asks it, with another one's way."""
+    own = load_config(run, Config)
+    check_alike(config, [(run, own)], ("spacing_mm", "patch_size"))
+    own = replace(own, inference_statistics=config.inference_statistics)
+    return make_ask(load_network(run, own), own)
 
 
 def choose_network(run: Path, weights: Path | None, preset: Preset | None, chosen: dict):

@@ -1,20 +1,26 @@
 """Find the vertebrae of scans one after the other and write their masks."""
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from common.cohort.work import HERE, Item, Workers, segment_cases
 from common.data.names import check_outputs
 from common.data.volumes import stem_of
 from common.errors import OptionError
 from common.files import sha256_of
+from common.inference.extras import NONE, Extras, averaged, axes_of
 from common.runtime import configure_runtime
 from vertebra.config import RUN, Preset
 from vertebra.data import choose_scans, prediction_path
+
+AXES = "zyx"
+ANSWER = ("mask", "completeness")
 
 
 def name_of(network: Path) -> str:
@@ -45,6 +51,7 @@ def predict(
     remove_incomplete: bool | None = None,
     skip_air: bool | None = None,
     mixed_precision: bool = False,
+    extras: Extras = NONE,
     on: Workers = HERE,
 ) -> None:
     """Find the vertebrae of scans one after the other and write their masks.
@@ -73,6 +80,8 @@ def predict(
         remove_incomplete: leave out vertebrae that the network calls incomplete.
         skip_air: do not ask the network about windows of air.
         mixed_precision: bfloat16 arithmetic.
+        extras: what is done beyond the paper, in each window; no map of probabilities is made, so
+            that there is no entropy.
         on: who works on the scans.
 
     Raises:
@@ -89,6 +98,10 @@ def predict(
     if patch_size is not None:
         chosen.setdefault("step", patch_size // 2)  # [V30]
     refuse_two_networks(weights, model, url)
+    if extras.entropy:
+        raise OptionError("--entropy: the search keeps labels, no probabilities; expected none")
+    if extras.ensemble and (weights or model):
+        raise OptionError("--ensemble: expected runs alone, not --weights or --model")
     scans = choose_scans(run, weights or model, test_dir=test_dir, image=image)
     out = output_dir or (Path("pred") if weights or model else run / "predictions")
     targets = [prediction_path(out, stem_of(path)) for path in scans]
@@ -97,10 +110,12 @@ def predict(
     items = [Item(path.name, path, (target,)) for path, target in zip(scans, targets, strict=True)]
     begin = partial(
         load_searcher, run, weights, model, url,
-        preset=preset, chosen=chosen, mixed_precision=mixed_precision, out=out,
+        preset=preset, chosen=chosen, mixed_precision=mixed_precision, out=out, extras=extras,
     )  # fmt: skip
     decides = [weights or (model / "passport.json" if model else run / "model.keras")]
+    decides += [Path(each) / "model.keras" for each in extras.ensemble]
     segment_cases(items, begin, what="scan", on=on, out=out, decides=decides)
+    extras.record(out)
 
 
 def refuse_two_networks(weights: Path | None, model: Path | None, url: str | None) -> None:
@@ -113,7 +128,7 @@ def refuse_two_networks(weights: Path | None, model: Path | None, url: str | Non
 
 def load_searcher(
     run: Path, weights: Path | None, model: Path | None, url: str | None, *,
-    preset: Preset | None, chosen: dict, mixed_precision: bool, out: Path,
+    preset: Preset | None, chosen: dict, mixed_precision: bool, out: Path, extras: Extras,
 ) -> Callable[[Path], str]:  # fmt: skip
     """Open the network that the options name and return what searches a scan."""
     from vertebra import networks, segmentation
@@ -124,5 +139,28 @@ def load_searcher(
     ask, config = opened.enter_context(
         networks.choose_ask(run, weights, model, url, preset=preset, chosen=chosen)
     )
-    network = name_of(weights or model or run)
-    return partial(segmentation.segment_scan, ask=ask, config=config, out=out, network=network)
+    others = [Path(each) for each in extras.ensemble]
+    asks = [ask, *(networks.ask_of_run(each, config) for each in others)]
+    network = ", ".join(map(name_of, [weights or model or run, *others]))
+    return partial(
+        segmentation.segment_scan, ask=averaged_ask(asks, extras), config=config, out=out,
+        network=network, extras=extras,
+    )  # fmt: skip
+
+
+def averaged_ask(asks: Sequence[Callable], extras: Extras) -> Callable:
+    """Return the only function of a window, or one that gives the mean of all answers."""
+    if not extras.averages:
+        return asks[0]
+
+    def answers_of(ask: Callable) -> Callable:
+        return lambda image, memory: dict(zip(ANSWER, ask(image, memory), strict=True))
+
+    mean = averaged([*map(answers_of, asks)], axes_of(extras, AXES))
+
+    def ask(image: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, float]:
+        found = mean(image, memory)
+        mask, completeness = (found[name] for name in ANSWER)
+        return mask, float(completeness)
+
+    return ask

@@ -12,13 +12,16 @@ from common.data.volumes import stem_of, write_volume
 from common.errors import DataError
 from common.files import write_json
 from common.inference.command import has_terminal
+from common.inference.extras import NONE, Extras, clean_up
 from vertebra.config import Config
 from vertebra.data import load_scan, prediction_path
 from vertebra.preparation import back_to_source, make_isotropic, to_raw_scale, upright
 from vertebra.traverse import MOST_VISITS, Traversal, advance, begin
 
 
-def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path, network: str) -> str:
+def segment_scan(
+    path: Path, ask: Callable, config: Config, *, out: Path, network: str, extras: Extras = NONE
+) -> str:
     """Search one scan, write mask and findings, which name the network, and return a line."""
     source = load_scan(path)
     start = time.monotonic()
@@ -32,6 +35,7 @@ def segment_scan(path: Path, ask: Callable, config: Config, *, out: Path, networ
     target = prediction_path(out, stem_of(path))
     # [V16] The released way keeps the scan's own type.
     array = mask.array if config.traversal == "code" else mask.array.astype(np.uint8)
+    array = clean_up(array, extras, mask.geometry.spacing_mm)
     write_volume(target, array, mask.geometry, compress=True)
     found = {"scan": path.name, "network": network, **findings(search, working)}
     write_json(target.with_suffix(".json"), found)

@@ -17,7 +17,7 @@ from fetal_brain.config import CODE, INFERENCE_FIELDS, PORT, QUICK, Config
 from fetal_brain.data import Case, choose_cases
 from fetal_brain.inference import on_volumes, segment_scan
 from fetal_brain.labels import read_ids, write_ids
-from fetal_brain.predict import refuse_to_replace_inputs, segment_case, summary_line
+from fetal_brain.predict import LABELS, PROBABILITY, list_items, segment_case, summary_line
 
 GRID = Geometry(spacing_mm=(1.25, 1.25, 3.5), origin_mm=(-7.0, 11.0, 2.0))
 SHAPE = (4, 16, 24)
@@ -117,7 +117,7 @@ class TestSegmentCase:
 
     def test_probabilities_are_those_of_the_foreground(self, case, out):
         predicted = segment(SMALL, with_probabilities=True)
-        segment_case(case, predicted, SMALL, out=out)
+        segment_case(case, predicted, SMALL, out=out, probabilities=True)
         found = read_volume(out / "a_probability.nii.gz")
         assert found.array.dtype == np.float32
         assert found.geometry == GRID
@@ -134,7 +134,8 @@ class TestSegmentCase:
         nibabel.save(image, case.image_path)
         config = replace(SMALL, window=(3, 16, 24), window_stride=(1, 16, 24))
         scan = replace(case, label_path=None)
-        segment_case(scan, segment(config, with_probabilities=True), config, out=out)
+        predicted = segment(config, with_probabilities=True)
+        segment_case(scan, predicted, config, out=out, probabilities=True)
         for name in ("a.nii.gz", "a_probability.nii.gz"):
             written = nibabel.load(out / name)
             np.testing.assert_array_equal(written.affine, moved.astype(np.float32))
@@ -162,16 +163,16 @@ class TestSegmentCase:
 
     def test_no_label_map_replaces_an_input(self, case):
         folder = case.image_path.parent
-        refuse_to_replace_inputs([case], folder)
+        list_items([case], folder, [LABELS])
         for case_id in ("scan", "label"):
             with pytest.raises(OptionError, match=rf"{case_id}\.nii\.gz there is a file to read"):
-                refuse_to_replace_inputs([replace(case, id=case_id)], folder / "x" / "..")
+                list_items([replace(case, id=case_id)], folder / "x" / "..", [LABELS])
 
     def test_probabilities_do_not_replace_a_label_map(self, case, out):
         cases = [replace(case, id="x"), replace(case, id="x_probability")]
-        refuse_to_replace_inputs(cases, out)
+        list_items(cases, out, [LABELS])
         with pytest.raises(OptionError, match=r"x and x_probability would both be written to x_pr"):
-            refuse_to_replace_inputs(cases, out, with_probabilities=True)
+            list_items(cases, out, [LABELS, PROBABILITY])
 
 
 def test_inference_of_a_preset_leaves_the_network_alone():
