@@ -269,6 +269,11 @@ def gather_arguments(paper: str, function: Callable, config_class: type, values:
         if values.series is not None:
             paths = importlib.import_module("common.data.dicom_paths")
             given["image"] = paths.choose_series(values.image, values.series)
+    weights = values.get("weights")
+    if function.__name__ == "predict" and weights is not None and weights.suffix == ".keras":
+        found = importlib.import_module("common.runs.weights")
+        run = found.run_of_weights(paper, weights, values.get("preset"))
+        given |= {"run": run, "weights": None}
     return {name: given[name] if name in given else values[name] for name in names}
 
 
@@ -296,7 +301,7 @@ def parse_command(
     try:
         parser = build_parser(f"python -m {paper} {command}", function, config_module, words)
         types = types_of_options(function, config_module.Config)
-        words = bracket_tuples(complete_flags(words, function), types)
+        words = bracket_tuples(complete_flags(words, types), types)
         values = parser.parse_args(words)
         keep_texts(values, words, types)
         refuse_nulls(values, types)
@@ -335,11 +340,9 @@ def name_ensemble(words: Sequence[str]) -> list[str]:
     return [*kept, f"--ensemble={json.dumps([words[place + 1] for place in places[1:]])}"]
 
 
-def complete_flags(words: Sequence[str], function: Callable) -> list[str]:
+def complete_flags(words: Sequence[str], types: Mapping[str, tuple]) -> list[str]:
     """Let a yes/no option stand alone: `--overwrite` means `--overwrite true`."""
-    parameters = inspect.signature(function).parameters.items()
-    types = (bool, bool | None)
-    yes_no = {"--verbose", *(f"--{name}" for name, each in parameters if each.annotation in types)}
+    yes_no = {"--verbose", *(name for name, kind in types.items() if bool in kind)}
     completed = []
     for position, word in enumerate(words):
         completed.append(word)
@@ -425,6 +428,9 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     if "image" in parameters:
         uid = "SeriesInstanceUID, where --image is a folder with several series of DICOM."
         parser.add_argument("--series", type=str | None, help=uid)
+    if function.__name__ == "predict" and "weights" not in parameters:
+        network = "A network file, .keras, to use instead of a run."
+        parser.add_argument("--weights", type=Path | None, help=network)
     skip = {"config", "paper", *OPENED} & {*parameters}
     if {"paper", "preset"} <= {*parameters}:  # the command is shared, the presets are the paper's
         skip.add("preset")

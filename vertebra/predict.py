@@ -63,7 +63,7 @@ def predict(
         run: run folder with a trained network.
         test_dir: folder of scans.
         output_dir: folder of the masks; default: predictions/ in the run folder.
-        weights: .pth file of the original to use instead of a run.
+        weights: .pth file of the original, or .keras file, to use instead of a run.
         model: exported network, models/<name>/<version>, to use instead of a run.
         url: server to ask for that model's answers, such as grpc://host:8500; default: none.
         image: a single scan.

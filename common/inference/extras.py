@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ RECORD = "extras.json"
 class Extras:
     """What is done at prediction beyond the papers."""
 
-    flips: tuple[Literal["x", "y", "z"], ...] = ()
+    flips: tuple[str, ...] = ()
     """Take the mean over flips of the scan along these axes, x,y, and their combinations."""
     ensemble: tuple[str, ...] = ()
     """Further runs whose probabilities are averaged with the first one's: --run A --run B."""
@@ -67,7 +67,7 @@ def axes_of(extras: Extras, order: str) -> tuple[int, ...]:
     order is an axis that means nothing to the network.
 
     Raises:
-        OptionError: the network sees planes, and does not know the axis.
+        OptionError: there is no such axis, or it means nothing to the network.
     """
     unknown = sorted({*extras.flips} - {*order})
     if unknown:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common import cli
+from common.cohort.work import Workers
 from common.errors import OptionError
 from fetal_brain.config import PORT
 
@@ -200,14 +201,19 @@ def test_a_flag_may_stand_alone():
     def verb(overwrite: bool = False, name: str = ""):
         return overwrite, name
 
-    assert cli.complete_flags(["--overwrite", "--name", "x"], verb) == [
-        "--overwrite",
-        "true",
-        "--name",
-        "x",
-    ]
-    assert cli.complete_flags(["--overwrite", "false"], verb) == ["--overwrite", "false"]
-    assert cli.complete_flags(["--overwrite"], verb) == ["--overwrite", "true"]
+    types = cli.types_of_options(verb, Workers)
+    words = ["--overwrite", "--name", "x"]
+    assert cli.complete_flags(words, types) == ["--overwrite", "true", "--name", "x"]
+    assert cli.complete_flags(["--overwrite", "false"], types) == ["--overwrite", "false"]
+    assert cli.complete_flags(["--overwrite"], types) == ["--overwrite", "true"]
+
+
+def test_a_second_run_is_an_ensemble():
+    words = ["--run", "a", "--out", "o", "--run", "b", "--run", "c d"]
+    assert cli.name_ensemble(words) == ["--run", "a", "--out", "o", '--ensemble=["b", "c d"]']
+    assert cli.name_ensemble(words[:4]) == words[:4]
+    _, _, values = cli.parse_command("fetal_brain", "predict", [*words, "--flips", "x"], {})
+    assert (str(values.run), values.ensemble, values.flips) == ("a", ("b", "c d"), ("x",))
 
 
 def test_preset_of_a_file_that_is_no_mapping(tmp_path):

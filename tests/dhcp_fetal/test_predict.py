@@ -181,6 +181,28 @@ def test_voxels_of_another_size_are_refused_or_resampled(tmp_path, runs, capsys)
     assert found.shape == SHAPE
 
 
+@pytest.mark.slow
+def test_flips_and_an_ensemble_of_one(tmp_path, runs, capsys):
+    """A network twice is that network; flips along all axes are the mean of eight answers."""
+    from common.cli import main
+
+    scan = write_scan(tmp_path / "scan.nii.gz", 4)
+    run, out = str(runs["coarse"]), tmp_path / "out"
+    words = ["predict", "--run", run, "--image", str(scan), "--resample", "--probabilities"]
+    assert main("dhcp_fetal", argv=[*words, "--out", str(out)]) == 0
+    single = read(out / "scan_probability1.nii.gz")
+    twice = [*words, "--run", run, "--entropy", "--out", str(out)]
+    assert main("dhcp_fetal", argv=twice) == 0
+    np.testing.assert_array_equal(read(out / "scan_probability1.nii.gz"), single)
+    doubt = -sum(p * np.log2(np.maximum(p, 1e-30)) for p in (single, 1 - single))
+    np.testing.assert_allclose(read(out / "scan_entropy.nii.gz"), doubt, atol=1e-5)
+    assert main("dhcp_fetal", argv=[*words, "--flips", "x,y,z", "--out", str(out)]) == 0
+    capsys.readouterr()
+    two = [*words[3:], "--brain", run, "--cortex", run, "--ensemble", '["a"]']
+    assert main("dhcp_fetal", argv=["predict", *two]) == 2
+    assert "expected an ensemble of --run" in capsys.readouterr().err
+
+
 def test_of_two_networks_the_names_of_a_test_cfg_say_which_found_what(tmp_path):
     """`scan1_detected_brain_region_Segm` of the brain's own cfg held the cortex."""
     scan = write_scan(tmp_path / "scan.nii.gz", 0)

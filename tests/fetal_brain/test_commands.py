@@ -17,6 +17,7 @@ from commands import assert_no_network, run, run_alone, tree
 
 from common.data.dicom_seg import read_segments
 from common.data.volumes import read_geometry, read_volume, write_volume
+from fetal_brain.config import QUICK
 from tests.common.data.test_dicom import write_series
 
 pytestmark = pytest.mark.slow
@@ -258,6 +259,20 @@ class TestOneScan:
         expected = read_volume(work.run / "predictions" / name).array
         np.testing.assert_array_equal(read_volume(out).array, expected)
         assert [path.name for path in tmp_path.iterdir()] == ["labels.mha"]
+
+    def test_a_network_file(self, work, tmp_path):
+        """That of a run is the run; one from elsewhere is known by its shapes."""
+        from common.network.trained import save_network
+        from fetal_brain.inference import build_for_any_plane
+
+        name = "PHANTOM0003.nii.gz"
+        scan, out, bare = work.csv.parent / "imgs" / name, tmp_path / name, tmp_path / "x.keras"
+        command("predict", scan, "-o", out, "--weights", work.run / "model.keras").ok()
+        assert out.read_bytes() == (work.run / "predictions" / name).read_bytes()
+        save_network(build_for_any_plane(QUICK), bare)
+        done = command("predict", scan, "-o", out, "--weights", bare)
+        done.ok()
+        assert f"note: {bare} says nothing of its configuration; preset quick fits" in done.stderr
 
     def test_a_series_and_a_segmentation_of_it(self, work, tmp_path):
         """Of two series in the folder one is named; the labels lie on its slices."""

@@ -89,6 +89,29 @@ def test_predict_and_evaluate(work):
     assert json.loads((report / "report.json").read_text())["cases"] == 2
 
 
+def test_flips_and_an_ensemble_of_one(work, tmp_path):
+    """A network twice is that network; the doubt is that of the probabilities beside it."""
+    run = work / "models" / "raseg_train_t"
+    words = ["predict", "--tag", "t", "--imgn", 6, "--pictures", "false", "--probabilities"]
+    one, two, mean = (tmp_path / name for name in ("one", "two", "mean"))
+    command(*words, "--run", run, "--out", one, cwd=work).ok()
+    command(*words, "--run", run, "--run", run, "--entropy", "--out", two, cwd=work).ok()
+    command(*words, "--run", run, "--flips", "x,z", "--out", mean, cwd=work).ok()
+    for name in ("img6_t", "img6_t_probability"):
+        single, twice, flipped = (np.load(out / "preds" / "t" / f"{name}.npy")
+                                  for out in (one, two, mean))  # fmt: skip
+        np.testing.assert_array_equal(twice, single)
+        assert (flipped != single).any() or name == "img6_t"
+    doubt = np.load(two / "preds" / "t" / "img6_t_entropy.npy")
+    np.testing.assert_allclose(doubt, -sum(p * np.log2(p) for p in (single, 1 - single)), atol=1e-6)
+    assert json.loads((mean / "extras.json").read_text())["flips"] == ["x", "z"]
+    done = command(*words, "--run", run, "--run", tmp_path, "--out", tmp_path / "no", cwd=work)
+    done.refused("predict", f"{tmp_path} is not a run folder")
+    shutil.copy(run / "model.keras", tmp_path / "x.keras")
+    done = command(*words, "--weights", tmp_path / "x.keras", "--out", tmp_path / "no", cwd=work)
+    done.refused("predict", "x.keras: fits no network of raseg's presets (port, paper, code, draft")
+
+
 def test_units_are_said_where_no_spacing_is_known(work, tmp_path):
     """Tables said mm and ml of voxels and thousands of them."""
     data, run = tmp_path / "data", tmp_path / "run"

@@ -8,9 +8,11 @@ import h5py
 import numpy as np
 import pytest
 from commands import run as run_command
+from scipy import ndimage
 
 from common.data.volumes import read_volume
 from common.errors import DataError, OptionError, RunError
+from common.inference.extras import Extras
 from common.runs.folder import load_config, load_run
 from common.runs.log import read_log
 from common.study.compare import compare_presets
@@ -113,6 +115,22 @@ class TestRun:
         assert "True" in text  # patients that were trained on are marked
         predict(run, data, patients=("B",), out=tmp_path / "one", patches=False)
         assert [p.name for p in (tmp_path / "one").iterdir()] == ["B.nii.gz"]
+
+    def test_flips_and_an_ensemble_of_one(self, run, data, tmp_path):
+        """A network twice is that network; slices cannot be flipped along z."""
+        extras = Extras(ensemble=(str(run),), entropy=True, largest_component=True)
+        predict(run, out=tmp_path, patches=False, probabilities=True, extras=extras)
+        single, twice = (read_volume(folder / "D_probability.nii.gz").array
+                         for folder in (run / "predictions", tmp_path))  # fmt: skip
+        np.testing.assert_array_equal(twice, single)
+        assert ndimage.label(read_volume(tmp_path / "D.nii.gz").array, np.ones((3, 3, 3)))[1] == 1
+        doubt = read_volume(tmp_path / "D_entropy.nii.gz").array
+        np.testing.assert_allclose(doubt[np.isclose(single, 0.5, atol=1e-3)], 1, atol=1e-3)
+        with pytest.raises(OptionError, match="--flips: found z; expected some of x, y"):
+            predict(run, out=tmp_path, extras=Extras(flips=("z",)))
+        predict(run, out=tmp_path, patches=False, probabilities=True, extras=Extras(flips=("x",)))
+        flipped = read_volume(tmp_path / "D_probability.nii.gz").array
+        assert 0 < np.abs(flipped - single).max() < 1
 
     def test_window_alone(self, run, data, tmp_path):
         """[S24] Slices outside the window are background then."""

@@ -92,6 +92,20 @@ def test_passage(work):
     assert len(tables["layers"]) == 50
 
 
+def test_flips_and_an_ensemble_of_one(work, tmp_path):
+    """A network twice is that network: the search goes the same way."""
+    words = ["predict", "--run", work.run, "--remove_incomplete", "false", "--min_vol", 5]
+    command(*words, "--output_dir", tmp_path / "one").ok()
+    command(*words, "--run", work.run, "--output_dir", tmp_path / "two").ok()
+    one, two = (tmp_path / name / "case3_pred.nrrd" for name in ("one", "two"))
+    np.testing.assert_array_equal(read_volume(one).array, read_volume(two).array)
+    found = [json.loads(path.with_suffix(".json").read_text()) for path in (one, two)]
+    assert found[0]["visits"] == found[1]["visits"]
+    assert found[1]["network"] == f"{work.run}, {work.run}"
+    command(*words, "--flips", "x", "--largest_component", "--output_dir", tmp_path / "mean").ok()
+    command(*words, "--entropy").refused("predict", "--entropy: the search keeps labels")
+
+
 def test_original_flags(work, converted, golden_dir):
     """[V30] [V31] The original's script and flags; no file is written where its search aborts."""
     out = work.folder / "pred"

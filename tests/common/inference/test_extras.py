@@ -86,7 +86,7 @@ def test_small_parts_go_by_their_volume(labels):
         clean_up(labels, Extras(min_component_ml=0.1), (2, 5, 10)), labels
     )
     with pytest.raises(OptionError, match="--min_component_ml: the spacing"):
-        clean_up(labels, least, None)
+        clean_up(labels, Extras(min_component_ml=0.1), None)
 
 
 def test_options_that_fit_no_network():
