@@ -23,12 +23,16 @@ def main(folder: Path, name: str, words: list[str]) -> None:
     """Do what a command of Slurm does, as far as Dask asks for it."""
     state = folder / "state"
     if name == "sbatch":
-        number = next_number(state)
+        number, script = next_number(state), Path(words[-1]).read_text()
+        command = ["bash", words[-1]]
+        if tasks := array_of([*words, *script.split()]):
+            loop = f"for i in {' '.join(tasks)}; do SLURM_ARRAY_TASK_ID=$i bash {words[-1]}; done"
+            command = ["bash", "-c", loop]
         job = subprocess.Popen(
-            ["bash", words[-1]], start_new_session=True, stdout=subprocess.DEVNULL,
+            command, start_new_session=True, stdout=subprocess.DEVNULL,
             stderr=open(folder / f"job-{number}.log", "w"),
         )  # fmt: skip
-        (state / str(number)).write_text(f"{job.pid}\n{Path(words[-1]).read_text()}")
+        (state / str(number)).write_text(f"{job.pid}\n{script}")
         print(f"Submitted batch job {number}")
     elif name == "squeue":
         print("JOBID STATE")
@@ -37,6 +41,15 @@ def main(folder: Path, name: str, words: list[str]) -> None:
     else:
         for number in words:
             end(int((state / number).read_text().split()[0]))
+
+
+def array_of(words: list[str]) -> list[str]:
+    """Return the numbers of the first --array=A-B or --array=A; empty: it is no array job."""
+    for word in words:
+        if word.startswith("--array="):
+            first, _, last = word.removeprefix("--array=").partition("-")
+            return [str(n) for n in range(int(first), int(last or first) + 1)]
+    return []
 
 
 def next_number(state: Path) -> int:

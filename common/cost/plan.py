@@ -1,5 +1,6 @@
 """Estimate memory and time of training and prediction, by measuring one step and one call."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,8 @@ from common.runtime import usable_cores
 Rows = list[tuple[str, str]]
 UNITS = {"training": "step", "prediction": "call"}
 PREFIXES = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+WORKER_STARTS_S = 12.0
+"""Until a worker of a cohort has TensorFlow and its network, on one core; measured."""
 WHOLES = {"training": "the run", "prediction": "the scan"}
 
 
@@ -120,6 +123,10 @@ def rows_of_work(work: Work, *, examples: int | None) -> Rows:
                  f"compilation, {show_time(measured.first_seconds)}")  # fmt: skip
         rows += [("  memory, measured", show_memory(measured)), (f"  {each}, measured", times)]
     rows.append((f"  {WHOLES[work.kind]}", show_count(work, examples=examples)))
+    if work.kind == "prediction" and measured is not None and work.count:
+        least = math.ceil(2 * WORKER_STARTS_S / (work.count * measured.seconds))
+        rows.append(("  --workers 2", f"gains time from about {least} such scans on: a worker "
+                                      f"takes about {WORKER_STARTS_S:.0f} s to start"))  # fmt: skip
     return [*rows, ("  to take less", f"lower {work.lower}")] if work.lower else rows
 
 

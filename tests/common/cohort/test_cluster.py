@@ -1,6 +1,8 @@
 """The workers of a scheduler, against a stand-in that speaks sbatch, squeue and scancel."""
 
 import os
+import re
+import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -110,6 +112,36 @@ def test_a_scheduler_that_refuses(slurm, command, told):
                         on=on, out=slurm, tensorflow=False)  # fmt: skip
     with pytest.raises(OptionError, match=f"--cluster slurm: no job could be submitted: .*{told}"):
         next(work)
+
+
+def test_the_array_job_of_the_page_goes_through_the_list(slurm, monkeypatch):
+    """Each row once, each part with the header; a task again does its part again."""
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    (slurm / "array.sh").write_text(re.search(r"```bash\n(.*?)```", text, re.DOTALL)[1])
+    ids = [f"case{n}" for n in range(25)]
+    (slurm / "list.csv").write_text("\n".join(["id,image", *(f"{id_},a.nii" for id_ in ids)]))
+    python = slurm / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$*" >> calls.txt\n')
+    python.chmod(0o755)
+    monkeypatch.chdir(slurm)
+    subprocess.run(["sbatch", "array.sh"], check=True)
+    wait_for(lambda: len((slurm / "calls.txt").read_text().splitlines()) == 10, slurm / "calls.txt")
+    parts = [(slurm / f"list-{n}.csv").read_text().split() for n in range(10)]
+    assert {part[0] for part in parts} == {"id,image"}
+    assert sorted(row.partition(",")[0] for part in parts for row in part[1:]) == sorted(ids)
+    calls = (slurm / "calls.txt").read_text()
+    assert "-m fetal_brain predict --run run --csv list-3.csv --all_rows --out labels" in calls
+    subprocess.run(["sbatch", "--array=7", "array.sh"], check=True)
+    wait_for(lambda: (slurm / "calls.txt").read_text().count("list-7.csv") == 2, slurm)
+    assert subprocess.run(["squeue", "--me"], capture_output=True, check=True).stdout
+    subprocess.run(["scancel", "1"], check=True)
+
+
+def wait_for(is_so, path):
+    patience = time.monotonic() + 30
+    while not (path.exists() and is_so()):
+        assert time.monotonic() < patience
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
