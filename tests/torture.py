@@ -6,9 +6,13 @@ leaves, and which files hold times and differ by that alone. Then, for each kill
 in the folder that it found, is killed, and is given again, until it ends. It must leave the same
 files, bit for bit; when killed, nothing half-written under its final name; when it ended, no
 temporary file.
+
+`python tests/torture.py --paper workers [--kills 20]` kills the workers of a cohort instead: of 40
+scans none may be lost or differ, and each has one row.
 """
 
 import argparse
+import contextlib
 import hashlib
 import io
 import json
@@ -26,6 +30,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 from commands import program, with_project
 
 MOST_KILLS_OF_ONE = 3
@@ -245,6 +250,49 @@ def put_back(state: Path, work: Path) -> None:
     shutil.copytree(state, work, symlinks=True)
 
 
+COHORT = (
+    "phantom --out phantom --cases 40",
+    "train --train_csv phantom/phantom.csv --run run --preset quick --max_steps 4 "
+    "--steps_per_evaluation 4",
+    "predict --run run --csv phantom/phantom.csv --all_rows --threads 1 --out alone",
+)
+"""Scans of about a second, and what one process makes of them."""
+
+
+def torture_workers(kills: int, seed: int, folder: Path) -> list[str]:
+    """Kill workers of a cohort at random moments, cohort after cohort; return what was wrong."""
+    for text in COHORT:
+        finish("fetal_brain", tuple(text.split()), folder)
+    wanted = tree(folder / "alone")
+    chance, killed, faults, number = random.Random(seed), 0, [], 0
+    while killed < kills:
+        number += 1
+        words = (*COHORT[2].replace("alone", f"shared{number}").split(), "--workers", "2")
+        job = begin("fetal_brain", words, folder)
+        while job.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                job.wait(chance.uniform(2, 14))
+            with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+                workers = [child for child in psutil.Process(job.pid).children()
+                           if any("spawn_main" in word for word in child.cmdline())]  # fmt: skip
+                chance.choice(workers).kill()
+                killed += 1
+        ended = job.returncode
+        if ended:  # a scan whose workers were killed three times
+            finish("fetal_brain", words, folder)
+        out = folder / f"shared{number}"
+        found = tree(out)
+        rows = [line.split(",")[:2] for line in (out / "cohort.csv").read_text().splitlines()[1:]]
+        wrong = [f"{name} differs" for name in wanted if found.get(name) != wanted[name]]
+        if sorted(rows) != sorted([name.partition(".")[0], "done"] for name in wanted):
+            wrong.append("cohort.csv has not one row for each")
+        wrong += [f"{name} was left" for name in leftovers(out)]
+        faults += [f"cohort {number}: {text}" for text in wrong]
+        print(f"cohort {number}: status {ended}, {killed} kills so far: "
+              f"{'; '.join(wrong) or 'equal'}", flush=True)  # fmt: skip
+    return faults
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="torture", description=__doc__.splitlines()[0])
     parser.add_argument("--paper", default="fetal_brain,raseg,sarcoma,vertebra,dhcp_fetal")
@@ -254,6 +302,9 @@ def main() -> int:
     faults = []
     for paper in options.paper.split(","):
         with tempfile.TemporaryDirectory() as folder:
+            if paper == "workers":
+                faults += torture_workers(options.kills, options.seed, Path(folder))
+                continue
             faults += torture(paper, options.kills, options.seed, Path(folder))
     print("\n".join(faults))
     return bool(faults)

@@ -3,11 +3,13 @@
 The scheduler gives a worker one case at a time and hands the case of a dead worker to another one.
 """
 
+import math
 import os
 import queue
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -144,7 +146,10 @@ class _Run:
 
     def outcome_of(self, future: Future) -> Outcome:
         """Return what became of a case whose future has ended; raise what ends all work."""
-        failure = future.exception()
+        try:
+            failure = future.exception()
+        except CancelledError as lost:
+            raise RunError("the cluster went away; the same command goes on") from lost
         if failure is None:
             return future.result()
         if isinstance(failure, KilledWorker):
@@ -158,14 +163,12 @@ class _Run:
                        f"{one_line(failure)}") from failure  # fmt: skip
 
     def overdue(self) -> list[str]:
-        """Return the keys of the cases that their workers have had for too long."""
-        if self.limit_s is None:
-            return []
-        now = time.monotonic()
+        """Note since when workers have their cases; return the keys of those they have too long."""
+        now, limit = time.monotonic(), self.limit_s or math.inf
         held = {key for keys in self.client.processing().values() for key in keys}
         # A case whose worker died waits for another one, and begins anew.
         self.began = {key: self.began.get(key, now) for key in held}
-        return [key for key in held & self.futures.keys() if now - self.began[key] > self.limit_s]
+        return [key for key in held & self.futures.keys() if now - self.began[key] > limit]
 
     def give_up(self, key: str) -> tuple[Item, Outcome]:
         """End the worker of a case, which begins anew without it."""
