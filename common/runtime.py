@@ -7,6 +7,7 @@ imported here until a function needs it.
 
 import ctypes
 import gc
+import json
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Literal
 
 from common.errors import OptionError
 
@@ -33,6 +35,11 @@ sparse matrices and wrappers that nothing here uses: a third of their start-up. 
 scipy, without its parts, before."""
 
 KERAS_NAMES = ("keras", "tf_keras")
+
+Strategy = Literal["mirrored", "multiworker"]
+"""How several devices share a training: those of one machine, or those of several processes."""
+SECONDS_TO_MEET = 300
+"""A worker waits so long at the beginning for the others."""
 
 INSTRUCTION_SETS = (
     ("SSE41", {"sse4_1"}, "Intel SSE4.1"),
@@ -183,6 +190,7 @@ def configure_runtime(
     deterministic: bool | None = None,
     mixed_precision: bool = False,
     intra_op_threads: int | None = None,
+    strategy: Strategy | None = None,
 ) -> dict:
     """Seed everything and fix what decides the bits; call before anything else uses TensorFlow.
 
@@ -197,6 +205,9 @@ def configure_runtime(
         mixed_precision: bfloat16 arithmetic with float32 variables.
         intra_op_threads: threads within one operation; None: see `threads_wanted`. A run gives
             the same bits only with the same number.
+        strategy: let several devices share what is trained from here on, in the whole process: all
+            variables made after this call are theirs. Without GPUs, one thread is then the default
+            within an operation, so that it does not depend on a machine's cores.
     Returns:
         What is really in force, plain: seed, deterministic, inter_op_threads, intra_op_threads
         (0: TensorFlow's choice), onednn (bool), instruction_set (in oneDNN's words; its matrix
@@ -226,8 +237,9 @@ def configure_runtime(
     threads = tf.config.threading
     if deterministic:
         notes += _set_threads("inter_op", threads.set_inter_op_parallelism_threads, 1)
-    wanted = intra_op_threads or threads_wanted()
+    wanted = intra_op_threads or threads_wanted(1 if strategy and not gpus else None)
     notes += _set_threads("intra_op", threads.set_intra_op_parallelism_threads, wanted)
+    shared = _start_strategy(tf, strategy)  # before anything else that starts TensorFlow
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -262,9 +274,83 @@ def configure_runtime(
         "tensor_float_32": (
             tf.config.experimental.tensor_float_32_execution_enabled() if gpus else None
         ),
-        "xla": bool(gpus) and not op_determinism,
+        "xla": bool(gpus) and not op_determinism and not strategy,
         "notes": notes,
+        **shared,
     }
+
+
+def worker_of(
+    strategy: Strategy | None, environment: Mapping[str, str] = os.environ
+) -> tuple[int, int]:
+    """Return the number of this process among the workers of a training, and how many there are.
+
+    They are named by TF_CONFIG, or else by what Slurm says of a job step. Worker 0, the chief,
+    alone writes into the run folder.
+
+    Raises:
+        OptionError: the strategy is "multiworker", and neither names the workers rightly.
+    """
+    if strategy != "multiworker":
+        return 0, 1
+    if text := environment.get("TF_CONFIG"):
+        try:
+            config = json.loads(text)
+            (workers,) = config["cluster"].values()
+            number, kind = config["task"]["index"], config["task"]["type"]
+            if config["cluster"] != {kind: workers} or not workers[: number + 1][number]:
+                raise ValueError
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            raise OptionError(
+                f'TF_CONFIG is {text[:200]}; expected {{"cluster": {{"worker": ["host:port", ...]}}'
+                ', "task": {"type": "worker", "index": 0}}, each worker with its own index'
+            ) from None
+        return number, len(workers)
+    try:
+        return int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])
+    except (KeyError, ValueError):
+        raise OptionError(
+            "--strategy multiworker: found neither TF_CONFIG nor the variables of a job step of "
+            "Slurm; expected one of them for every worker (srun sets the latter)"
+        ) from None
+
+
+def _start_strategy(tf: Any, strategy: Strategy | None) -> dict:
+    """Make a strategy the one of the whole process; return what the manifest says of it."""
+    if strategy is None:
+        return {}
+    number, workers = worker_of(strategy)
+    if strategy == "mirrored":
+        # Without GPUs these are the logical devices that a test has made of the processor.
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        chosen = tf.distribute.MirroredStrategy([device.name for device in devices])
+    else:
+        chosen = _meet_workers(tf, number, workers)
+    tf.distribute.experimental_set_strategy(chosen)
+    return {"strategy": strategy, "workers": workers, "replicas": chosen.num_replicas_in_sync}
+
+
+def _meet_workers(tf: Any, number: int, workers: int) -> Any:
+    """Return the strategy of several workers as soon as all of them are there."""
+    # There is no public option for it, and TensorFlow waits without an end.
+    from tensorflow.python.distribute import collective_all_reduce_strategy as several
+
+    several.CollectiveAllReduceExtended._check_health_initial_timeout = SECONDS_TO_MEET
+    resolver = None
+    if not os.environ.get("TF_CONFIG"):
+        gpus = len(tf.config.list_physical_devices("GPU"))
+        # Slurm has given each task its GPUs; the resolver would share out those of the node.
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=gpus, gpus_per_task=gpus, auto_set_gpu=False
+        )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except (RuntimeError, ValueError, tf.errors.OpError) as failure:
+        reason = " ".join(str(failure).split())[:300]
+        raise OptionError(
+            f"--strategy multiworker: worker {number} could not meet the other {workers - 1} "
+            f"({reason}); expected the same command for all workers within {SECONDS_TO_MEET} s"
+        ) from failure
 
 
 def gpu_libraries(build: Mapping[str, object]) -> dict[str, str | None]:
@@ -385,12 +471,13 @@ def limit_threads(count: int) -> None:
     os.environ[THREADS] = str(count)
 
 
-def threads_wanted() -> int:
-    """Return the threads within an operation: `--threads`, else OMP_NUM_THREADS, else all cores."""
+def threads_wanted(otherwise: int | None = None) -> int:
+    """Return the threads within an operation: `--threads`, else OMP_NUM_THREADS, else `otherwise`,
+    which is all cores by default."""
     for name in (THREADS, "OMP_NUM_THREADS"):
         if value := os.environ.get(name):
             return _check_threads(name, value)
-    return usable_cores()
+    return otherwise or usable_cores()
 
 
 def cpu_fact(name: str) -> str | None:

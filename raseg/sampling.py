@@ -6,6 +6,7 @@ in the order and its distortion depend on (seed, k) alone, so that a run may beg
 
 import tensorflow as tf
 
+from common.data.batches import number_examples
 from raseg.binaries import Binaries, Layout
 from raseg.config import Config
 
@@ -59,8 +60,8 @@ def make_dataset(
     options.deterministic = True
     options.threading.private_threadpool_size = 2
     options.autotune.enabled = False
-    batch = config.batch_size
-    dataset = tf.data.Dataset.range(first_step * batch, last_step * batch).flat_map(read)
+    numbers, batch = number_examples(config.batch_size, first_step, last_step)
+    dataset = numbers.flat_map(read)
     dataset = dataset.map(make_example, num_parallel_calls=2, deterministic=True)
     dataset = dataset.batch(batch, drop_remainder=True).prefetch(1)
     return dataset.with_options(options)

@@ -10,15 +10,57 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from common.errors import UserError
+from common.errors import OptionError, UserError
 
 _draw_failures: deque[UserError] = deque(maxlen=100)
 """TensorFlow turns an exception in a worker into text; the exception itself waits here."""
+
+_share: ContextVar[tuple[int, int, int]] = ContextVar("share", default=(0, 1, 1))
+"""Number of this worker, workers, and replicas of each: who draws which part of a batch."""
+
+
+@contextmanager
+def sharing_batches(worker: int, workers: int, replicas: int) -> Iterator[None]:
+    """Let datasets made within this block draw one worker's part of every batch.
+
+    They give it in `replicas` smaller batches, one after the other. All parts together, worker by
+    worker and replica by replica, are the batch of one device.
+    """
+    token = _share.set((worker, workers, replicas))
+    try:
+        yield
+    finally:
+        _share.reset(token)
+
+
+def number_examples(
+    batch_size: int, first_step: int, last_step: int
+) -> tuple[tf.data.Dataset, int]:
+    """Return the numbers of the examples to draw, int64, and how many of them make a batch.
+
+    Example k belongs to step k // batch_size; under `sharing_batches` the numbers are those of this
+    worker's part.
+
+    Raises:
+        OptionError: the batch cannot be divided among all replicas.
+    """
+    worker, workers, replicas = _share.get()
+    if batch_size % (workers * replicas):
+        raise OptionError(
+            f"--batch_size is {batch_size}, which {workers * replicas} devices cannot share; "
+            f"expected a multiple of {workers * replicas}, or fewer devices (--strategy)"
+        )
+    part = batch_size // workers
+    numbers = tf.data.Dataset.range(first_step * batch_size, last_step * batch_size)
+    if workers > 1:
+        numbers = numbers.filter(lambda number: number % batch_size // part == worker)
+    return numbers, part // replicas
 
 
 def make_batches(
@@ -43,7 +85,8 @@ def make_batches(
         last_step: step after the last batch.
         workers: threads that draw.
     Returns:
-        Dataset of `last_step - first_step` batches with a static batch dimension.
+        Dataset of `last_step - first_step` batches with a static batch dimension (more and smaller
+        ones under `sharing_batches`).
     Raises:
         UserError: from `draw`, if the dataset is consumed under `surface_user_errors` (as `fit`
             does).
@@ -77,9 +120,9 @@ def make_batches(
     # training step needs.
     options.threading.private_threadpool_size = workers
     options.autotune.enabled = False
-    dataset = tf.data.Dataset.range(first_step * batch_size, last_step * batch_size)
+    dataset, together = number_examples(batch_size, first_step, last_step)
     dataset = dataset.map(draw_tensors, num_parallel_calls=workers, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True).prefetch(2)
+    dataset = dataset.batch(together, drop_remainder=True).prefetch(2)
     return dataset.with_options(options)
 
 

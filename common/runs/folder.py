@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import filelock
@@ -31,6 +32,7 @@ from common.files import (
     write_text_atomically,
 )  # fmt: skip
 from common.runs.provenance import DECIDES_THE_BITS, environment_facts, first_difference, shown
+from common.runtime import Strategy, worker_of
 
 ENTRIES = ("manifest.json", "config.yaml", "split.json", "log.csv", "tensorboard", "prepared",
            "checkpoints", "model.keras", "predictions", "report")  # fmt: skip
@@ -59,6 +61,14 @@ class Run:
     resumed: bool = False
     """Whether an unfinished run goes on."""
     writable: bool = False
+    chiefs: Path | None = None
+    """For a worker that is not the chief, the run folder itself: `path` is then a folder of its
+    own, for what it writes like the chief and nobody reads."""
+
+    @property
+    def shared(self) -> Path:
+        """The run folder that all workers of a training read; `path` where there is one."""
+        return self.chiefs or self.path
 
     @property
     def paper(self) -> str:
@@ -151,8 +161,9 @@ class Run:
 
 @contextmanager
 def open_run(
-    path: Path, *, paper: str, options: dict, config: Any, seed: int, overwrite: bool = False
-) -> Iterator[Run]:
+    path: Path, *, paper: str, options: dict, config: Any, seed: int, overwrite: bool = False,
+    strategy: Strategy | None = None,
+) -> Iterator[Run]:  # fmt: skip
     """Open a run folder for its one writer and keep its manifest true to the end.
 
     A new or empty folder starts a run. A finished run is refused unless `overwrite`. An unfinished
@@ -167,14 +178,25 @@ def open_run(
         config: the paper's resolved `Config`; its fields follow the options in the file.
         seed: of the whole run.
         overwrite: remove what an earlier run made (`ENTRIES`, never a foreign file) and begin anew.
+        strategy: how several devices share the training. Of several workers the chief is the
+            writer; the others read the folder and write what they make to a passing one.
     Returns:
         Context manager giving the `Run`.
     Raises:
         RunError: the folder is in use, finished, of another configuration, not writable, or not a
             run folder though it holds files named like a run's.
+        OptionError: the workers are not named (see `worker_of`).
     """
     path = Path(path)
     stored = _stored_options(options, config=config, seed=seed)
+    if worker_of(strategy)[0] > 0:
+        with TemporaryDirectory(prefix=f"{paper}-worker-") as own:
+            if not overwrite:  # refused as the chief is
+                _prepare_folder(path, paper=paper, stored=stored, overwrite=False)
+            run = _begin(Path(own), paper=paper, stored=stored, config=config, resumed=False)
+            run.chiefs = path
+            yield run
+        return
     make_folder(path, f"run folder {path}")
     with _locked(path):
         resumed = _prepare_folder(path, paper=paper, stored=stored, overwrite=overwrite)

@@ -6,7 +6,7 @@ doubles, and a dataset that begins at any step (`common.data.batches`).
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,14 @@ from common.runs.folder import Run
 from common.runs.log import read_log, write_log
 from common.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from common.training.journal import EventWriter, FirstSteps, ProgressReport
+from common.training.strategy import (
+    STEPS_BETWEEN_CHECKPOINTS,
+    check_same_step,
+    is_shared,
+    measures_of,
+    share_dataset,
+    sharing_training,
+)
 
 CHECKPOINT = "last.npz"
 POSITION = {"step": int, "epoch_done": bool, "stopped": bool}
@@ -52,11 +60,13 @@ def fit(
         model: compiled and built; a `train_step` of its own is welcome. The position in a learning
             rate schedule is `optimizer.iterations`, which the checkpoint holds.
         make_dataset: first step -> batches from that step on, at least to `max_steps`. Batch k must
-            be the same whatever the first step (`common.data.batches.make_batches`).
+            be the same whatever the first step (`common.data.batches.make_batches`). Where several
+            devices share the training (`configure_runtime`), it gives this worker's part.
         run: writable run.
         max_steps: optimiser steps of the whole run.
         steps_per_epoch: steps between two rows of the log; the last epoch may be shorter.
-        checkpoint_every: steps between checkpoints within an epoch; None: about once a minute.
+        checkpoint_every: steps between checkpoints within an epoch; None: about once a minute, or
+            where several devices share the training every hundred steps.
         evaluate: called at the end of every epoch; its measures join the log. It must leave the
             training state alone.
         pictures: called after it; tag -> uint8 (H, W, 3) for TensorBoard.
@@ -70,16 +80,20 @@ def fit(
         logs, what `evaluate` gives, learning_rate (of the next step).
     Raises:
         TrainingDivergedError: the loss is NaN or infinite; the last checkpoint is from before.
-        RunError: a file of the run cannot be written, or the checkpoint is another model's.
+        RunError: a file of the run cannot be written, the checkpoint is another model's, or another
+            worker has ended.
         UserError: raised by the dataset's `draw`, by `evaluate` or by `pictures`.
     """
     if not model.built:
         raise ValueError("the model has no variables yet: build it before training")
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    if is_shared():
+        checkpoint_every = checkpoint_every or STEPS_BETWEEN_CHECKPOINTS
     training = _Training(run, max_steps, steps_per_epoch, checkpoint_every, evaluate, pictures,
                          callbacks)  # fmt: skip
     training.restore(model)
+    check_same_step(training.step)
     if progress and not uses_gpu():
         # The gradients are what is certain to be made; without a GPU they lie in this memory.
         warn_of_memory(bytes_of(model.trainable_variables), what="training")
@@ -87,14 +101,14 @@ def fit(
     events = EventWriter(run.path)
     first_steps = FirstSteps(max_steps - training.step, report.say)
     around = [_Before(training), first_steps, *callbacks, _After(training, report, events)]
-    with closing(report), closing(events), surface_user_errors():
+    with closing(report), closing(events), surface_user_errors(), sharing_training(model):
         while training.step < max_steps and not training.stopped:
             epoch, done = divmod(training.step, steps_per_epoch)
             epochs, steps = (max_steps - training.step) // steps_per_epoch, steps_per_epoch
             if done or not epochs:  # the rest of a broken epoch, or a shorter last one
                 epochs, steps = 1, min(steps_per_epoch - done, max_steps - training.step)
-            dataset = make_dataset(training.step)
-            build_measures(model, dataset)
+            dataset, specs = share_dataset(make_dataset, training.step)
+            build_measures(model, specs)
             model.fit(
                 dataset, initial_epoch=epoch, epochs=epoch + epochs,
                 steps_per_epoch=steps, callbacks=around, shuffle=False, verbose=0,
@@ -103,7 +117,7 @@ def fit(
     return training.rows
 
 
-def build_measures(model: keras.Model, dataset: tf.data.Dataset) -> None:
+def build_measures(model: keras.Model, element_spec: Any) -> None:
     """Make the variables of a compiled model's losses and metrics, from zeros shaped like a batch.
 
     Keras makes them in the first step otherwise; TensorFlow traces a step that makes some twice.
@@ -112,15 +126,18 @@ def build_measures(model: keras.Model, dataset: tf.data.Dataset) -> None:
         return
     batch = keras.tree.map_structure(
         lambda spec: keras.KerasTensor([size or 1 for size in spec.shape], spec.dtype.name),
-        dataset.element_spec,
+        element_spec,
     )
     x, *targets = keras.utils.unpack_x_y_sample_weight(batch)
     y, weight, predicted = keras.tree.map_structure(
         lambda spec: None if spec is None else np.zeros(spec.shape, spec.dtype),
         (*targets, model.compute_output_spec(x)),
     )
-    model.compute_loss(y=y, y_pred=predicted, sample_weight=weight)
-    model.compute_metrics(None, y, predicted, weight)
+    # Where devices have values of their own, none can be changed here.
+    values = [(variable, variable.value) for variable in model.variables]
+    with keras.StatelessScope(values) if is_shared() else nullcontext():
+        model.compute_loss(y=y, y_pred=predicted, sample_weight=weight)
+        model.compute_metrics(None, y, predicted, weight)
     model.reset_metrics()
 
 
@@ -145,9 +162,9 @@ class _Training:
 
     def restore(self, model: keras.Model) -> None:
         """Go on from the run's checkpoint, or begin at the optimiser's own step."""
-        checkpoint = read_checkpoint(self.run.checkpoints / CHECKPOINT)
+        checkpoint = read_checkpoint(self.run.shared / "checkpoints" / CHECKPOINT)
         if checkpoint is None:
-            self.step = int(model.optimizer.iterations)
+            self.step = int(model.optimizer.iterations.numpy())
             return
         position = checkpoint.position
         if {name: type(fact) for name, fact in position.items()} != POSITION:
@@ -160,7 +177,7 @@ class _Training:
         groups.pop("metrics")
         checkpoint.assign(groups)
         # A row after the checkpoint belongs to an epoch that is finished once more.
-        self.rows = [row for row in read_log(self.run.path) if row["step"] <= self.step]
+        self.rows = [row for row in read_log(self.run.shared) if row["step"] <= self.step]
 
     def variables_of(self, model: keras.Model) -> dict[str, list[Any]]:
         """Return all that a checkpoint holds, by group."""
@@ -169,7 +186,7 @@ class _Training:
             "model": list(model.variables),
             "optimizer": list(model.optimizer.variables),
             "callbacks": [v for each in self.callbacks for v in getattr(each, "variables", ())],
-            "metrics": list(model.metrics_variables),
+            "metrics": measures_of(model),
         }
 
 
@@ -184,7 +201,7 @@ class _Before(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Mapping | None = None) -> None:
         training = self._training
         if training.broken_epoch is not None:
-            training.broken_epoch.assign({"metrics": list(self.model.metrics_variables)})
+            training.broken_epoch.assign({"metrics": measures_of(self.model)})
             training.broken_epoch = None
         self._epoch_begin = training.step
         training.epoch_end = min((epoch + 1) * training.steps_per_epoch, training.max_steps)
