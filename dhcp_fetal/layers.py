@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from common.network.losses import stable_mean
+from common.network.replicas import draw_own_part, mean_over_replicas
 
 SMALLEST_NORMAL_FLOAT32 = 1.1754944e-38
 
@@ -91,8 +92,8 @@ class RollingBatchNormalisation(_OfOneShape):
 def batch_moments(x):
     """Return mean and biased variance (channels,) of x (..., channels)."""
     axes = tuple(range(len(x.shape) - 1))
-    mean = stable_mean(x, axes)
-    return mean, stable_mean(ops.square(x - mean), axes)
+    mean = mean_over_replicas(stable_mean(x, axes))
+    return mean, mean_over_replicas(stable_mean(ops.square(x - mean), axes))
 
 
 @ops.custom_gradient
@@ -110,8 +111,9 @@ def standardise(x):
     def gradient(*arguments, upstream=None):
         dy = arguments[0] if upstream is None else upstream
         axes = tuple(range(len(x.shape) - 1))
-        slope = stable_mean(dy * standardised, axes)
-        return (dy - stable_mean(dy, axes) - standardised * slope) * inverse
+        slope = mean_over_replicas(stable_mean(dy * standardised, axes))
+        level = mean_over_replicas(stable_mean(dy, axes))
+        return (dy - level - standardised * slope) * inverse
 
     return standardised, gradient
 
@@ -147,7 +149,11 @@ class UnscaledDropout(_OfOneShape):
     def call(self, x, training=False):
         if not training:
             return x * (1.0 - self.rate)
-        draw = keras.random.uniform(ops.shape(x), dtype=x.dtype, seed=self.seed_generator)
+
+        def uniform(shape):
+            return keras.random.uniform(shape, dtype=x.dtype, seed=self.seed_generator)
+
+        draw = draw_own_part(uniform, ops.shape(x))
         return x * ops.floor(1.0 - self.rate + draw)
 
     def get_config(self):

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from common.network.losses import soft_dice, stable_mean, stable_sum
+from common.network.replicas import sum_over_replicas
 from dhcp_fetal.config import Config
 
 CROSS_ENTROPY_OFFSET = 1e-6
@@ -36,6 +37,7 @@ def iou_loss(one_hot, probabilities):
     space = (0, 1, 2, 3)
     overlap = stable_sum(probabilities * one_hot, space)
     union = stable_sum(probabilities * (1.0 - one_hot), space) + stable_sum(one_hot, space)
+    overlap, union = sum_over_replicas(overlap), sum_over_replicas(union)
     return 1.0 - ops.mean((overlap + OVERLAP_OFFSET) / (union + OVERLAP_OFFSET))
 
 
@@ -58,7 +60,7 @@ def class_weights(one_hot, epochs_trained, config: Config):
     if config.class_weighting == "none":
         return None
     if config.class_weighting == "frequency":
-        counts = stable_sum(one_hot, (0, 1, 2, 3))
+        counts = sum_over_replicas(stable_sum(one_hot, (0, 1, 2, 3)))
         first = ops.sum(counts) / config.classes / (counts + COUNT_OFFSET)
     else:
         first = ops.convert_to_tensor(config.class_weights, "float32")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.errors import OptionError
 from common.runs.folder import open_run
-from common.runtime import configure_runtime
+from common.runtime import Strategy, configure_runtime
 from dhcp_fetal.cfg.fields import resolve_config
 from dhcp_fetal.config import Config, Preset
 from dhcp_fetal.data import (
@@ -34,6 +34,7 @@ def train(
     overwrite: bool = False,
     deterministic: bool | None = None,
     mixed_precision: bool = False,
+    strategy: Strategy | None = None,
 ) -> None:
     """Train a network, from a table of cases or from the original's configuration files.
 
@@ -55,31 +56,43 @@ def train(
         overwrite: discard what an earlier run left in the folder.
         deterministic: same bits at every repetition on the same machine; default: on a CPU.
         mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
+        strategy: several devices share every batch: "mirrored", the GPUs of this machine, or
+            "multiworker", those of several processes, which TF_CONFIG or Slurm names.
     """
-    from dhcp_fetal.networks import choose_device
-    from dhcp_fetal.training import carry_out
+    from dhcp_fetal import networks, training
 
     session = None if train_cfg is None else read_train_session(train_cfg)
     config = resolve_config(config, preset, model=model_cfg, train=train_cfg)
     split, options = find_split(cases, session, config), {
         "preset": preset, "cases": cases, "model_cfg": model_cfg, "train_cfg": train_cfg,
         "load": load, "reset_optimiser": reset_optimiser, "deterministic": deterministic,
-        "mixed_precision": mixed_precision,
+        "mixed_precision": mixed_precision, "strategy": strategy,
     }  # fmt: skip
     if run is None and session is None:
         raise OptionError("--run is missing; expected the folder of the run")
     folder = run or session.output_folder / session.name
-    choose_device(device)
+    networks.choose_device(device)
     with open_run(
-        folder, paper="dhcp_fetal", options=options, config=config, seed=seed, overwrite=overwrite
+        folder,
+        paper="dhcp_fetal",
+        options=options,
+        config=config,
+        seed=seed,
+        overwrite=overwrite,
+        strategy=strategy,
     ) as record:
         runtime = configure_runtime(
-            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
+            seed=seed,
+            deterministic=deterministic,
+            mixed_precision=mixed_precision,
+            strategy=strategy,
         )
         record.record(runtime=runtime)
         write_split(record, split)
         start = load or (session and session.weights)
-        carry_out(record, split, session, seed=seed, start=start, reset_optimiser=reset_optimiser)
+        training.carry_out(
+            record, split, session, seed=seed, start=start, reset_optimiser=reset_optimiser
+        )
     print(f"Trained network: {folder / 'model.keras'}")
 
 

@@ -31,7 +31,7 @@ class FollowSchedule(keras.callbacks.Callback):
         self.variables = [self.auto, cost.epochs_trained]
 
     def on_train_begin(self, logs=None):
-        if int(self.model.optimizer.iterations) == 0:
+        if int(self.model.optimizer.iterations.numpy()) == 0:
             self._apply(0, self.config.learning_rate)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -40,7 +40,8 @@ class FollowSchedule(keras.callbacks.Callback):
             best, best_epoch, lowered = self.auto.numpy().tolist()
             state, rate = advance_auto(
                 config, AutoState(best, int(best_epoch), int(lowered)), epochs=epoch,
-                accuracy=logs["val_accuracy"], rate=float(self.model.optimizer.learning_rate),
+                accuracy=logs["val_accuracy"],
+                rate=float(self.model.optimizer.learning_rate.numpy()),
             )  # fmt: skip
             self.auto.assign([state.best, state.best_epoch, state.lowered_epoch])
         else:
@@ -68,7 +69,7 @@ class ValidateSamples(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         per_subepoch = steps_per_epoch(self.config) // self.config.subepochs
-        subepoch, done = divmod(int(self.model.optimizer.iterations), per_subepoch)
+        subepoch, done = divmod(int(self.model.optimizer.iterations.numpy()), per_subepoch)
         if done == 0:
             rows = self.counts.numpy()
             rows[subepoch % self.config.subepochs] = self._count(subepoch)
@@ -117,7 +118,7 @@ def make_volume_validation(
     """
 
     def measure() -> dict[str, float]:
-        epoch = int(model.optimizer.iterations) // steps_per_epoch(config)
+        epoch = int(model.optimizer.iterations.numpy()) // steps_per_epoch(config)
         if epoch % config.epochs_between_volumes:
             return {}
         rows = []

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from common.runs.folder import open_run
-from common.runtime import configure_runtime
+from common.runtime import Strategy, configure_runtime
 from fetal_brain.config import RUN, SPACING_TOLERANCE, Config, Preset
 from fetal_brain.data import find_cases, is_phantom, note_subjects, overlapping_ids, split_cases
 from fetal_brain.prepared import prepare_cases
@@ -23,6 +23,7 @@ def train(
     overwrite: bool = False,
     deterministic: bool | None = None,
     mixed_precision: bool = False,
+    strategy: Strategy | None = None,
 ) -> None:
     """Train the network on the first cases of a CSV list and keep the run in a folder.
 
@@ -42,6 +43,8 @@ def train(
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and logits; refused where
             TensorFlow's gradients are wrong.
+        strategy: several devices share every batch: "mirrored", the GPUs of this machine, or
+            "multiworker", those of several processes, which TF_CONFIG or Slurm names.
     """
     from common.network.trained import save_network
     from common.runs import training_grid
@@ -53,12 +56,21 @@ def train(
     split = split_cases(find_cases(train_csv), config)
     options = {"train_csv": train_csv, "preset": preset, "prepared": prepared, "original": original,
                "run_validation": run_validation, "deterministic": deterministic,
-               "mixed_precision": mixed_precision}  # fmt: skip
+               "mixed_precision": mixed_precision, "strategy": strategy}  # fmt: skip
     with open_run(
-        run, paper="fetal_brain", options=options, config=config, seed=seed, overwrite=overwrite
+        run,
+        paper="fetal_brain",
+        options=options,
+        config=config,
+        seed=seed,
+        overwrite=overwrite,
+        strategy=strategy,
     ) as record:
         runtime = configure_runtime(
-            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
+            seed=seed,
+            deterministic=deterministic,
+            mixed_precision=mixed_precision,
+            strategy=strategy,
         )
         record.record(runtime=runtime, phantom=is_phantom(train_csv))
         record.write_split(split)
@@ -67,7 +79,7 @@ def train(
         record.record_files(dict.fromkeys([train_csv, *files]))
         scans = [case.image_path for case in split["training"]]
         training_grid.record_grid(record, scans, tolerance=SPACING_TOLERANCE)
-        folder = prepared or record.path / "prepared"
+        folder = prepared or record.shared / "prepared"
         training = prepare_cases(split["training"], folder, config)
         watched = prepare_cases(split["validation"], folder, config) if run_validation else []
         warn_of_overlap(split, phantom=is_phantom(train_csv))
@@ -86,7 +98,7 @@ def train(
             pictures=validation.make_overlay_pictures(model, watched, config),
         )
         save_network(model, record.path / "model.keras")
-    print(f"Trained network: {record.path / 'model.keras'}")
+    print(f"Trained network: {run / 'model.keras'}")
 
 
 def warn_of_overlap(split, *, phantom: bool = False) -> None:

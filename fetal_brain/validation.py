@@ -47,7 +47,7 @@ def measure_patch_batch(
     model: keras.Model, cases: Sequence[PreparedCase], config: Config, seed: int
 ) -> dict[str, float]:
     """Return loss and Dice of one batch of random patches of the first cases, as the original."""
-    epoch = int(model.optimizer.iterations) // config.steps_per_evaluation
+    epoch = int(model.optimizer.iterations.numpy()) // config.steps_per_evaluation
     images, labels = draw_validation_batch(cases, config, seed, epoch)
     logits = model.predict_on_batch(images)
     loss = float(model.loss(labels, logits))

@@ -29,7 +29,7 @@ class WeightAverages(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs=None) -> None:
         """Take in the weights as they are before this step's update."""
         # [R8] The original leaves the order to chance, which always averages first.
-        self.update(int(self.model.optimizer.iterations))
+        self.update(int(self.model.optimizer.iterations.numpy()))
 
     def update(self, step: int) -> None:
         """Move the averages towards the weights after `step` updates."""

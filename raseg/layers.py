@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from common.network.losses import stable_mean
+from common.network.replicas import mean_over_replicas
 
 EPSILON = 1e-5
 
@@ -32,8 +33,8 @@ class BatchStatistics(keras.layers.Layer):
         axes = tuple(range(len(x.shape) - 1))
         # In float32 and axis by axis: one sum over five million voxels loses digits on a CPU.
         values = ops.cast(x, "float32")
-        mean = stable_mean(values, axes)
-        variance = stable_mean(ops.square(values - mean), axes)
+        mean = mean_over_replicas(stable_mean(values, axes))
+        variance = mean_over_replicas(stable_mean(ops.square(values - mean), axes))
         scale = ops.cast(self.gamma, "float32") / ops.sqrt(variance + EPSILON)
         return ops.cast((values - mean) * scale + ops.cast(self.beta, "float32"), x.dtype)
 

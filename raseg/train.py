@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.runs.folder import open_run
-from common.runtime import configure_runtime
+from common.runtime import Strategy, configure_runtime
 from raseg.config import Config, Preset, count_steps, steps_per_epoch
 
 
@@ -19,6 +19,7 @@ def train(
     overwrite: bool = False,
     deterministic: bool | None = None,
     mixed_precision: bool = False,
+    strategy: Strategy | None = None,
 ) -> None:
     """Train the network on the binaries of a tag and keep the run in a folder.
 
@@ -36,6 +37,8 @@ def train(
         deterministic: same bits at every repetition on the same machine; default: yes on a CPU,
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and logits.
+        strategy: several devices share every batch: "mirrored", the GPUs of this machine, or
+            "multiworker", those of several processes, which TF_CONFIG or Slurm names.
     """
     from common.training.loop import fit
     from raseg import binaries, data, learning, sampling, validation
@@ -46,14 +49,24 @@ def train(
     steps = count_steps(config, examples)
     run = run or Path("models") / f"raseg_train_{tag}"
     options = {"tag": tag, "preset": preset, "data_dir": data_dir, "original": original,
-               "deterministic": deterministic, "mixed_precision": mixed_precision}  # fmt: skip
+               "deterministic": deterministic, "mixed_precision": mixed_precision,
+               "strategy": strategy}  # fmt: skip
     if mixed_precision:
         learning.refuse_wrong_bfloat16(config, records.layout.shape[0])
     with open_run(
-        run, paper="raseg", options=options, config=config, seed=seed, overwrite=overwrite
+        run,
+        paper="raseg",
+        options=options,
+        config=config,
+        seed=seed,
+        overwrite=overwrite,
+        strategy=strategy,
     ) as record:
         runtime = configure_runtime(
-            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
+            seed=seed,
+            deterministic=deterministic,
+            mixed_precision=mixed_precision,
+            strategy=strategy,
         )
         record.record(runtime=runtime, phantom=bool(records.index.get("phantom")), tag=tag)
         record.record_files(records.files)

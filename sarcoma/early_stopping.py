@@ -29,10 +29,10 @@ class EarlyStopping(keras.callbacks.Callback):
         value = (logs or {}).get(self.monitor)
         if value is None:
             return
-        if value < float(self.best) - self.min_delta:
+        if value < float(self.best.numpy()) - self.min_delta:
             self.best.assign(value)
             self.waited.assign(0)
             return
-        self.waited.assign(int(self.waited) + 1)
-        if int(self.waited) >= self.patience:
+        self.waited.assign_add(1)
+        if int(self.waited.numpy()) >= self.patience:
             self.model.stop_training = True

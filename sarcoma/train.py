@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.errors import OptionError
 from common.runs.folder import open_run
-from common.runtime import configure_runtime
+from common.runtime import Strategy, configure_runtime
 from sarcoma.config import DATA, RUN, Config, Preset
 from sarcoma.data import find_patients, is_phantom, split_patients
 from sarcoma.prepared import prepare_cases
@@ -26,6 +26,7 @@ def train(
     overwrite: bool = False,
     deterministic: bool | None = None,
     mixed_precision: bool = False,
+    strategy: Strategy | None = None,
 ) -> None:
     """Train one of the three networks on patches of the training patients and keep the run.
 
@@ -45,6 +46,8 @@ def train(
         deterministic: same bits at every repetition on the same machine; default: yes on a CPU,
             where it costs nothing, no on a GPU, where it excludes XLA.
         mixed_precision: bfloat16 arithmetic, float32 weights and probabilities.
+        strategy: several devices share every batch: "mirrored", the GPUs of this machine, or
+            "multiworker", those of several processes, which TF_CONFIG or Slurm names.
     """
     from common.network.trained import save_network
     from common.training.loop import fit
@@ -61,17 +64,27 @@ def train(
         "run_validation": run_validation,
         "deterministic": deterministic,
         "mixed_precision": mixed_precision,
+        "strategy": strategy,
     }
     with open_run(
-        run, paper="sarcoma", options=options, config=config, seed=seed, overwrite=overwrite
+        run,
+        paper="sarcoma",
+        options=options,
+        config=config,
+        seed=seed,
+        overwrite=overwrite,
+        strategy=strategy,
     ) as record:
         runtime = configure_runtime(
-            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
+            seed=seed,
+            deterministic=deterministic,
+            mixed_precision=mixed_precision,
+            strategy=strategy,
         )
         record.record(runtime=runtime, phantom=is_phantom(data))
         record.record_files([data])
         record.write_split(split)
-        folder = prepared or record.path / "prepared"
+        folder = prepared or record.shared / "prepared"
         cases = prepare_cases(split["training"], folder, config)
         watched = prepare_cases(split["validation"], folder, config) if run_validation else []
 
@@ -97,7 +110,7 @@ def train(
             callbacks=learning.make_callbacks(config),
         )
         save_network(model, record.path / "model.keras")
-    print(f"Trained network: {record.path / 'model.keras'}")
+    print(f"Trained network: {run / 'model.keras'}")
 
 
 def check_options(config: Config, *, run_validation: bool) -> None:

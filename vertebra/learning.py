@@ -1,6 +1,6 @@
 """How the network learns: its losses and measures, and the patches its statistics come from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from common.data.prepared_store import PreparedCase
+from common.errors import OptionError
 from common.network.losses import stable_sum
 from vertebra.config import Config
 from vertebra.losses import completeness_loss, make_mask_loss
@@ -30,6 +31,16 @@ def compile_model(model: keras.Model, config: Config, *, xla: bool) -> None:
         metrics={"mask": [patch_dice], "completeness": [agreement]},
         jit_compile=xla,
     )
+
+
+def refuse_replicas(runtime: Mapping) -> None:
+    """Refuse several devices: they share a batch, and every step here trains on one patch."""
+    if runtime.get("replicas", 1) > 1:
+        raise OptionError(
+            f"--strategy {runtime['strategy']}: found {runtime['replicas']} devices, but each step "
+            "of this paper trains on one patch, which they cannot share; expected one device: "
+            "leave --strategy out, or give each device a run of its own"
+        )
 
 
 def choose_begin(model: keras.Model, config: Config) -> None:
@@ -68,7 +79,7 @@ class FixStatistics(keras.callbacks.Callback):
         """Set the share of the coming step."""
         if self._after is None:
             return
-        share = fixed_share(int(self.model.optimizer.iterations), self._after, self._over)
+        share = fixed_share(int(self.model.optimizer.iterations.numpy()), self._after, self._over)
         if share != self._share:
             self._share = share
             for _, layer in normalisations(self.model):
@@ -82,7 +93,7 @@ def fixed_share(step: int, after: int, over: int) -> float:
 
 def is_fixed(model: keras.Model) -> bool:
     """Say whether a model is trained with the statistics of its sites."""
-    return all(float(layer.fixed) >= 1 for _, layer in normalisations(model))
+    return all(layer.fixed.numpy() >= 1 for _, layer in normalisations(model))
 
 
 def patch_dice(y_true, y_pred):

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common.runs.folder import open_run
-from common.runtime import configure_runtime
+from common.runtime import Strategy, configure_runtime
 from vertebra.case_cache import store_cases
 from vertebra.config import RUN, Config, Preset
 from vertebra.data import SUBSETS, files_of, find_prepared_cases, is_phantom
@@ -22,6 +22,7 @@ def train(
     overwrite: bool = False,
     deterministic: bool = True,
     mixed_precision: bool = False,
+    strategy: Strategy | None = None,
 ) -> None:
     """Train the network on a prepared data set and keep the run in a folder.
 
@@ -39,6 +40,8 @@ def train(
         overwrite: discard what an earlier run left in the folder.
         deterministic: same bits at every repetition on the same machine.
         mixed_precision: bfloat16 arithmetic, float32 weights, statistics and outputs.
+        strategy: several devices share every batch: "mirrored", the GPUs of this machine, or
+            "multiworker", those of several processes, which TF_CONFIG or Slurm names.
     """
     from common.network.bfloat16 import refuse_wrong_gradients
     from common.network.trained import save_network
@@ -53,15 +56,26 @@ def train(
         "run_validation": run_validation,
         "deterministic": deterministic,
         "mixed_precision": mixed_precision,
+        "strategy": strategy,
     }
     if mixed_precision:
         refuse_wrong_gradients(3, 2)  # `conv_rest` ends at 2 x 2 x 2
     with open_run(
-        run, paper="vertebra", options=options, config=config, seed=seed, overwrite=overwrite
+        run,
+        paper="vertebra",
+        options=options,
+        config=config,
+        seed=seed,
+        overwrite=overwrite,
+        strategy=strategy,
     ) as record:
         runtime = configure_runtime(
-            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision
+            seed=seed,
+            deterministic=deterministic,
+            mixed_precision=mixed_precision,
+            strategy=strategy,
         )
+        learning.refuse_replicas(runtime)
         record.record(runtime=runtime, phantom=is_phantom(dataset))
         record.write_split({name: list(map(asdict, part)) for name, part in cases.items()})
         record.record_files(file for part in cases.values() for file in files_of(part))
@@ -82,4 +96,4 @@ def train(
         if not learning.is_fixed(model):
             calibration.calibrate_sites(model, learning.calibration_patches(training, config, seed))
         save_network(model, record.path / "model.keras")
-    print(f"Trained network: {record.path / 'model.keras'}")
+    print(f"Trained network: {run / 'model.keras'}")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from keras import backend, ops
 
+from common.network.replicas import sum_over_replicas
+
 Axes = int | Sequence[int] | None
 
 
@@ -56,6 +58,9 @@ def soft_dice(y_true, y_pred, *, axes: Axes, smooth_numerator: float, smooth_den
     y_true, y_pred = ops.cast(y_true, dtype), ops.cast(y_pred, dtype)
     overlap = stable_sum(y_true * y_pred, axes)
     size = stable_sum(y_true, axes) + stable_sum(y_pred, axes)
+    if axes is None or 0 in axes:
+        # Of the whole batch, also where several devices share it.
+        overlap, size = sum_over_replicas(overlap), sum_over_replicas(size)
     return (2.0 * overlap + smooth_numerator) / (size + smooth_denominator)
 
 

@@ -74,7 +74,7 @@ def fit(
             `variables` (Keras variables, made in its constructor) to be in the checkpoints; Keras'
             EarlyStopping and ReduceLROnPlateau forget their state. `model.stop_training` ends the
             run, also when it is started again.
-        progress: show progress on stderr.
+        progress: show progress on stderr; of several workers the chief does.
     Returns:
         The rows of the whole run, also of its earlier parts: epoch (from 1), step, what the model
         logs, what `evaluate` gives, learning_rate (of the next step).
@@ -93,7 +93,7 @@ def fit(
     training = _Training(run, max_steps, steps_per_epoch, checkpoint_every, evaluate, pictures,
                          callbacks)  # fmt: skip
     training.restore(model)
-    check_same_step(training.step)
+    progress = progress and run.chiefs is None
     if progress and not uses_gpu():
         # The gradients are what is certain to be made; without a GPU they lie in this memory.
         warn_of_memory(bytes_of(model.trainable_variables), what="training")
@@ -102,6 +102,7 @@ def fit(
     first_steps = FirstSteps(max_steps - training.step, report.say)
     around = [_Before(training), first_steps, *callbacks, _After(training, report, events)]
     with closing(report), closing(events), surface_user_errors(), sharing_training(model):
+        check_same_step(training.step)
         while training.step < max_steps and not training.stopped:
             epoch, done = divmod(training.step, steps_per_epoch)
             epochs, steps = (max_steps - training.step) // steps_per_epoch, steps_per_epoch
@@ -255,7 +256,7 @@ class _After(keras.callbacks.Callback):
         training = self._training
         row = {"epoch": epoch + 1, "step": training.step}
         row |= {name: float(value) for name, value in (logs or {}).items()}
-        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        row["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
         training.stopped = bool(self.model.stop_training)
         training.rows.append(row)
         self._events.write(row, training.pictures() if training.pictures else {})

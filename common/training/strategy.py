@@ -22,9 +22,7 @@ from common.network.replicas import count_replicas, draw_own_part
 STEPS_BETWEEN_CHECKPOINTS = 100
 """Within an epoch, where no other number is given: all workers take part in a checkpoint, so that
 no clock can decide."""
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError, tf.errors.InternalError,
-        tf.errors.FailedPreconditionError)  # fmt: skip
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineExceededError)
 """What TensorFlow raises, one or the other, where another worker is gone."""
 
 
@@ -64,11 +62,12 @@ def sharing_training(model: keras.Model) -> Iterator[None]:
             layer.call = partial(_drop_own_part, layer)
     try:
         yield
-    except LOST as failure:
+    except tf.errors.OpError as failure:
+        if not isinstance(failure, LOST) and "Collective ops is aborted" not in failure.message:
+            raise
         raise RunError(
-            "another worker of this training has ended, or cannot be reached "
-            f"({failure.message.splitlines()[0][:200]}); give all workers the same command again: "
-            "they go on from the last checkpoint"
+            "another worker of this training has ended, or cannot be reached; give all workers the "
+            "same command again: they go on from the last checkpoint"
         ) from failure
     finally:
         for layer in synchronised:  # the stored network is that of one device
@@ -98,14 +97,14 @@ def share_dataset(make_dataset: Callable[[int], tf.data.Dataset], first_step: in
 
 
 def check_same_step(step: int) -> None:
-    """Raise `RunError` unless all workers begin at the same step, hence read the same checkpoint."""
+    """Raise `RunError` unless all workers begin at one step, hence have read one checkpoint."""
     if not is_shared():
         return
-    steps = _gather([np.float64(step)] * len(_own_replicas())).tolist()
+    steps = _gather([np.int64(step)] * len(_own_replicas())).tolist()
     if len(set(steps)) > 1:
         raise RunError(
-            f"the workers begin at different steps (by device: {', '.join(f'{s:.0f}' for s in steps)});"
-            " expected the run folder on a file system that all of them see"
+            f"the workers begin at different steps ({', '.join(map(str, steps))}, by device); "
+            "expected the run folder on a file system that all of them see"
         )
 
 
@@ -165,7 +164,9 @@ def _divide_loss(model: keras.Model) -> None:
     """Give every replica its part of the loss; penalties on weights are divided by Keras."""
     for loss in keras.tree.flatten(model.loss):
         if isinstance(loss, str) or getattr(loss, "reduction", None) is not None:
-            raise ValueError(f"the loss {loss} is divided by Keras: give a function or no reduction")
+            raise ValueError(
+                f"the loss {loss} is divided by Keras: give a function or no reduction"
+            )
     compute = model.compute_loss
 
     @wraps(compute)

@@ -1,7 +1,8 @@
 """A small training on one device or several; `test_strategy.py` starts, kills and restarts it.
 
 usage: strategy_job.py RUN WAY FEATURES STEPS
-WAY is one, mirrored (two logical devices) or multiworker (TF_CONFIG); FEATURES some of norm,dropout.
+WAY is one, mirrored (two logical devices) or multiworker (TF_CONFIG); FEATURES some of
+norm,dropout.
 Prints the number of every step that is done.
 """
 
