@@ -320,7 +320,9 @@ def _start_strategy(tf: Any, strategy: Strategy | None) -> dict:
     if strategy is None:
         return {}
     number, workers = worker_of(strategy)
-    if strategy == "mirrored":
+    if tf.distribute.has_strategy():  # an earlier training in this process has made it
+        chosen = tf.distribute.get_strategy()
+    elif strategy == "mirrored":
         # Without GPUs these are the logical devices that a test has made of the processor.
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         chosen = tf.distribute.MirroredStrategy([device.name for device in devices])
@@ -336,15 +338,19 @@ def _meet_workers(tf: Any, number: int, workers: int) -> Any:
     from tensorflow.python.distribute import collective_all_reduce_strategy as several
 
     several.CollectiveAllReduceExtended._check_health_initial_timeout = SECONDS_TO_MEET
-    resolver = None
-    if not os.environ.get("TF_CONFIG"):
-        gpus = len(tf.config.list_physical_devices("GPU"))
-        # Slurm has given each task its GPUs; the resolver would share out those of the node.
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            gpus_per_node=gpus, gpus_per_task=gpus, auto_set_gpu=False
-        )
+    resolvers, chosen = tf.distribute.cluster_resolver, None
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        if not os.environ.get("TF_CONFIG"):
+            # A port by the job, since jobs share nodes. Slurm gives each task its GPUs, which
+            # TensorFlow sees by itself; the numbers here must only suffice for every task.
+            port = 20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 10000
+            found = resolvers.SlurmClusterResolver(
+                port_base=port, gpus_per_node=workers, gpus_per_task=1, auto_set_gpu=False
+            )
+            chosen = resolvers.SimpleClusterResolver(
+                found.cluster_spec(), task_type=found.task_type, task_id=found.task_id
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy(chosen)
     except (RuntimeError, ValueError, tf.errors.OpError) as failure:
         reason = " ".join(str(failure).split())[:300]
         raise OptionError(

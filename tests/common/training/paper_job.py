@@ -1,9 +1,11 @@
-"""A command of a paper where two logical devices stand in for two GPUs.
+"""Commands of papers one after the other in one process, where devices may stand in for GPUs.
 
-usage: paper_job.py DEVICES PAPER WORD...
+usage: paper_job.py DEVICES COMMANDS
+DEVICES logical devices are made of the processor; COMMANDS is a JSON list of [paper, word, ...].
 """
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -16,10 +18,12 @@ load_tensorflow_quietly()
 import tensorflow as tf  # noqa: E402
 
 if __name__ == "__main__":
-    devices, paper, *words = sys.argv[1:]
+    devices, commands = sys.argv[1:]
     if int(devices) > 1:
         logical = [tf.config.LogicalDeviceConfiguration()] * int(devices)
         (processor,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(processor, logical)
-    sys.argv = [paper, *words]
-    sys.exit(importlib.import_module(f"{paper}.__main__").main())
+    for command in json.loads(commands):
+        sys.argv = command
+        if status := importlib.import_module(f"{command[0]}.__main__").main():
+            sys.exit(status)
