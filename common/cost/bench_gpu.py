@@ -29,12 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--paper", help="one paper; default: all")
     parser.add_argument("--small", action="store_true", help="small sizes, as a CPU can do")
     parser.add_argument("--precision", choices=PRECISIONS, help="one of them; default: both")
+    parser.add_argument(
+        "--devices", type=int, default=1,
+        help="devices that share a training step, each with the usual batch (JAX alone)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, help="file for the numbers")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     backend = os.environ.setdefault("KERAS_BACKEND", "jax")
     if backend not in BACKENDS:
         raise OptionError(f"KERAS_BACKEND is {backend}; expected {' or '.join(BACKENDS)}")
+    if options.devices < 1 or (options.devices > 1 and backend != "jax"):
+        raise OptionError(
+            f"--devices is {options.devices} with KERAS_BACKEND={backend}; expected 1, or more "
+            "with KERAS_BACKEND=jax"
+        )
     missing = [name for name in ("keras", backend) if importlib.util.find_spec(name) is None]
     if missing:
         raise OptionError(
@@ -48,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     papers = choose_papers(options.paper, having="workload.py")
     precisions = [options.precision] if options.precision else PRECISIONS
-    requests = list_requests(papers, small=options.small, precisions=precisions)
+    requests = list_requests(
+        papers, small=options.small, precisions=precisions, devices=options.devices
+    )
     found, failed = [], 0
     print(HEADER, flush=True)
     for request in requests:
@@ -86,8 +97,10 @@ def row_of(request: dict, result: dict) -> str:
     start = f"{name:<20} {request['kind']:<9} {request['precision']:<9}"
     if "error" in result:
         return f"{start} failed: {result['error']}"
+    whose = "" if result["memory"] == "device" else ", memory of the process"
+    several = f" x {result['devices']}" if result["devices"] > 1 else ""
     return (
         f"{start} {result['ms']:>10.2f} {result['peak_gib']:>9.3f} {result['tflops']:>8.3g} "
         f"{result['matmul_tflops']:>8.3g} {result['share']:>6.1%}  {result['backend']} on "
-        f"{result['device']}{'' if result['memory'] == 'device' else ', memory of the process'}"
+        f"{result['device']}{several}{whose}"
     )

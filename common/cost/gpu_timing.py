@@ -11,6 +11,7 @@ from common.cost.device import BACKEND, device_name, peak_of_device
 from common.cost.operations import TRAINING_PASSES, count_operations
 from common.cost.stopwatch import time_call
 from common.cost.workloads import WorkloadModule, draw, draw_batch, load_workload
+from common.errors import OptionError
 
 if BACKEND == "jax":
     import jax
@@ -24,15 +25,21 @@ SECONDS = {False: 2.0, True: 0.05}
 """That the timed calls last at least."""
 
 
-def list_requests(papers: Sequence[str], *, small: bool, precisions: Sequence[str]) -> list[dict]:
-    """Return what is to be measured: networks, kinds and precisions, as arguments of `measure`."""
+def list_requests(
+    papers: Sequence[str], *, small: bool, precisions: Sequence[str], devices: int = 1
+) -> list[dict]:
+    """Return what is to be measured: networks, kinds and precisions, as arguments of `measure`.
+
+    Of several devices, what they share: training.
+    """
     return [
-        {"paper": paper, "name": name, "kind": kind, "precision": precision, "small": small}
+        {"paper": paper, "name": name, "kind": kind, "precision": precision, "small": small,
+         "devices": devices}
         for paper in papers
         for name in configurations(load_workload(paper), small)
-        for kind in KINDS
+        for kind in KINDS[: 1 if devices > 1 else None]
         for precision in precisions
-    ]
+    ]  # fmt: skip
 
 
 def configurations(module: WorkloadModule, small: bool) -> dict[str, Any]:
@@ -40,13 +47,21 @@ def configurations(module: WorkloadModule, small: bool) -> dict[str, Any]:
     return module.small() if small else module.full_size()
 
 
-def measure(paper: str, name: str, kind: str, precision: str, small: bool) -> dict[str, Any]:
+def measure(
+    paper: str, name: str, kind: str, precision: str, small: bool, devices: int = 1
+) -> dict[str, Any]:
     """Time a network, of the paper's `small()` or `full_size()` configurations, in this process.
 
+    Several devices share a batch that many times as large, and the share is of all their products.
+
     Returns:
-        ms, peak_gib, memory (whose), operations, tflops, matmul_tflops, share, backend, device and
-        shapes.
+        ms, peak_gib, memory (whose), operations, tflops, matmul_tflops, share, backend, device,
+        devices and shapes.
+    Raises:
+        OptionError: there are fewer devices.
     """
+    if devices > 1:
+        share_among(devices)
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     module = load_workload(paper)
     config = configurations(module, small)[name]
@@ -55,6 +70,7 @@ def measure(paper: str, name: str, kind: str, precision: str, small: bool) -> di
         shapes, time_work = workload.training_shapes, time_training
     else:
         shapes, time_work = workload.prediction_shapes, time_inference
+    shapes = [(devices * shape[0], *shape[1:]) for shape in shapes]
     seconds, operations = time_work(module, config, shapes, small=small)
     peak, memory = peak_of_device()
     matmul = matmul_rate(precision, small=small)
@@ -65,11 +81,21 @@ def measure(paper: str, name: str, kind: str, precision: str, small: bool) -> di
         "operations": operations,
         "tflops": operations / seconds / 1e12,
         "matmul_tflops": matmul / 1e12,
-        "share": operations / seconds / matmul,
+        "share": operations / seconds / matmul / devices,
         "backend": keras.config.backend(),
         "device": device_name(),
+        "devices": devices,
         "shapes": [list(shape) for shape in shapes],
     }
+
+
+def share_among(devices: int) -> None:
+    """Let JAX' devices share every batch from here on, by Keras' own data parallelism."""
+    found = keras.distribution.list_devices()
+    if len(found) < devices:
+        raise OptionError(f"--devices is {devices}; found {len(found)} here")
+    parallel = keras.distribution.DataParallel(devices=found[:devices])
+    keras.distribution.set_distribution(parallel)
 
 
 def time_training(

@@ -77,6 +77,11 @@ def test_all_papers_in_both_precisions_and_kinds():
     assert len(requests) == 4 * len(networks)
 
 
+def test_several_devices_share_training_alone():
+    requests = list_requests(["raseg"], small=True, precisions=["float32"], devices=2)
+    assert {(each["kind"], each["devices"]) for each in requests} == {("training", 2)}
+
+
 def test_multiply_adds_of_the_synovitis_paper_at_full_size():
     """3367e9 was counted by hand for its own benchmark."""
     from common.cost.operations import count_operations
@@ -125,6 +130,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path):
     ("words", "backend", "expected"),
     [
         (["--paper", "nothing"], "tensorflow", "--paper nothing: expected one of dhcp_fetal"),
+        (["--devices", "2"], "tensorflow", "--devices is 2 with KERAS_BACKEND=tensorflow"),
         ([], "torch", "KERAS_BACKEND is torch; expected jax or tensorflow"),
     ],
 )
@@ -146,6 +152,22 @@ def test_runs_on_jax_where_tensorflow_cannot_be_imported(tmp_path):
     lines = done.stdout.splitlines()[1:]
     assert {line.split()[0] for line in lines} == set(find_papers("workload.py"))
     assert all(" jax on cpu" in line for line in lines)
+
+
+def test_two_devices_of_jax_take_a_batch_twice_as_large(tmp_path):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed; the extra `backends` has it")
+    words = ("--small", "--paper", "fetal_brain", "--precision", "float32")
+    flags, sizes = "--xla_force_host_platform_device_count=2", {}
+    for devices in (1, 2):
+        path = tmp_path / f"{devices}.json"
+        done = bench(*words, "--devices", devices, "--json", path, backend="jax", XLA_FLAGS=flags)
+        assert done.returncode == 0, done.stdout + done.stderr
+        sizes[devices] = json.loads(path.read_text())[0]["shapes"][0]
+    assert sizes[2] == [2 * sizes[1][0], *sizes[1][1:]]
+    done = bench(*words, "--devices", 3, backend="jax", XLA_FLAGS=flags)
+    assert done.returncode == 1
+    assert "--devices is 3; found 2 here" in done.stdout
 
 
 def test_share_is_of_the_product_beside_it():
