@@ -73,20 +73,13 @@ def train(
     folder = run or session.output_folder / session.name
     networks.choose_device(device)
     with open_run(
-        folder,
-        paper="dhcp_fetal",
-        options=options,
-        config=config,
-        seed=seed,
-        overwrite=overwrite,
+        folder, paper="dhcp_fetal", options=options, config=config, seed=seed, overwrite=overwrite,
         strategy=strategy,
-    ) as record:
+    ) as record:  # fmt: skip
         runtime = configure_runtime(
-            seed=seed,
-            deterministic=deterministic,
-            mixed_precision=mixed_precision,
+            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision,
             strategy=strategy,
-        )
+        )  # fmt: skip
         record.record(runtime=runtime)
         write_split(record, split)
         start = load or (session and session.weights)

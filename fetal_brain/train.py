@@ -58,20 +58,13 @@ def train(
                "run_validation": run_validation, "deterministic": deterministic,
                "mixed_precision": mixed_precision, "strategy": strategy}  # fmt: skip
     with open_run(
-        run,
-        paper="fetal_brain",
-        options=options,
-        config=config,
-        seed=seed,
-        overwrite=overwrite,
+        run, paper="fetal_brain", options=options, config=config, seed=seed, overwrite=overwrite,
         strategy=strategy,
-    ) as record:
+    ) as record:  # fmt: skip
         runtime = configure_runtime(
-            seed=seed,
-            deterministic=deterministic,
-            mixed_precision=mixed_precision,
+            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision,
             strategy=strategy,
-        )
+        )  # fmt: skip
         record.record(runtime=runtime, phantom=is_phantom(train_csv))
         record.write_split(split)
         cases = [case for subset in split.values() for case in subset]

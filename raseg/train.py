@@ -54,20 +54,13 @@ def train(
     if mixed_precision:
         learning.refuse_wrong_bfloat16(config, records.layout.shape[0])
     with open_run(
-        run,
-        paper="raseg",
-        options=options,
-        config=config,
-        seed=seed,
-        overwrite=overwrite,
+        run, paper="raseg", options=options, config=config, seed=seed, overwrite=overwrite,
         strategy=strategy,
-    ) as record:
+    ) as record:  # fmt: skip
         runtime = configure_runtime(
-            seed=seed,
-            deterministic=deterministic,
-            mixed_precision=mixed_precision,
+            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision,
             strategy=strategy,
-        )
+        )  # fmt: skip
         record.record(runtime=runtime, phantom=bool(records.index.get("phantom")), tag=tag)
         record.record_files(records.files)
         record.write_split(binaries.list_split(records))

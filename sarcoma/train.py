@@ -67,20 +67,13 @@ def train(
         "strategy": strategy,
     }
     with open_run(
-        run,
-        paper="sarcoma",
-        options=options,
-        config=config,
-        seed=seed,
-        overwrite=overwrite,
+        run, paper="sarcoma", options=options, config=config, seed=seed, overwrite=overwrite,
         strategy=strategy,
-    ) as record:
+    ) as record:  # fmt: skip
         runtime = configure_runtime(
-            seed=seed,
-            deterministic=deterministic,
-            mixed_precision=mixed_precision,
+            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision,
             strategy=strategy,
-        )
+        )  # fmt: skip
         record.record(runtime=runtime, phantom=is_phantom(data))
         record.record_files([data])
         record.write_split(split)

@@ -61,20 +61,13 @@ def train(
     if mixed_precision:
         refuse_wrong_gradients(3, 2)  # `conv_rest` ends at 2 x 2 x 2
     with open_run(
-        run,
-        paper="vertebra",
-        options=options,
-        config=config,
-        seed=seed,
-        overwrite=overwrite,
+        run, paper="vertebra", options=options, config=config, seed=seed, overwrite=overwrite,
         strategy=strategy,
-    ) as record:
+    ) as record:  # fmt: skip
         runtime = configure_runtime(
-            seed=seed,
-            deterministic=deterministic,
-            mixed_precision=mixed_precision,
+            seed=seed, deterministic=deterministic, mixed_precision=mixed_precision,
             strategy=strategy,
-        )
+        )  # fmt: skip
         learning.refuse_replicas(runtime)
         record.record(runtime=runtime, phantom=is_phantom(dataset))
         record.write_split({name: list(map(asdict, part)) for name, part in cases.items()})
