@@ -10,7 +10,9 @@ import gc
 import json
 import os
 import re
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -334,29 +336,63 @@ def _start_strategy(tf: Any, strategy: Strategy | None) -> dict:
 
 def _meet_workers(tf: Any, number: int, workers: int) -> Any:
     """Return the strategy of several workers as soon as all of them are there."""
-    # There is no public option for it, and TensorFlow waits without an end.
-    from tensorflow.python.distribute import collective_all_reduce_strategy as several
-
-    several.CollectiveAllReduceExtended._check_health_initial_timeout = SECONDS_TO_MEET
-    resolvers, chosen = tf.distribute.cluster_resolver, None
+    resolvers = tf.distribute.cluster_resolver
     try:
-        if not os.environ.get("TF_CONFIG"):
+        if text := os.environ.get("TF_CONFIG"):
+            ((kind, addresses),) = json.loads(text)["cluster"].items()
+            resolver = resolvers.TFConfigClusterResolver()
+        else:
             # A port by the job, since jobs share nodes. Slurm gives each task its GPUs, which
             # TensorFlow sees by itself; the numbers here must only suffice for every task.
             port = 20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 10000
             found = resolvers.SlurmClusterResolver(
                 port_base=port, gpus_per_node=workers, gpus_per_task=1, auto_set_gpu=False
             )
-            chosen = resolvers.SimpleClusterResolver(
-                found.cluster_spec(), task_type=found.task_type, task_id=found.task_id
-            )
-        return tf.distribute.MultiWorkerMirroredStrategy(chosen)
-    except (RuntimeError, ValueError, tf.errors.OpError) as failure:
+            cluster = found.cluster_spec()
+            kind, addresses = found.task_type, cluster.job_tasks(found.task_type)
+            resolver = resolvers.SimpleClusterResolver(cluster, task_type=kind, task_id=number)
+        wait_for_workers(addresses, number, SECONDS_TO_MEET)
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except (RuntimeError, ValueError, OSError, tf.errors.OpError) as failure:
         reason = " ".join(str(failure).split())[:300]
         raise OptionError(
-            f"--strategy multiworker: worker {number} could not meet the other {workers - 1} "
-            f"({reason}); expected the same command for all workers within {SECONDS_TO_MEET} s"
+            f"--strategy multiworker: worker {number} of {workers} could not meet the others "
+            f"({reason}); expected the same command for all of them at the same time"
         ) from failure
+
+
+def wait_for_workers(addresses: Sequence[str], number: int, seconds: float) -> None:
+    """Return as soon as this worker has reached all others and all others this one.
+
+    TensorFlow would wait without an end and take no signal meanwhile.
+
+    Args:
+        addresses: "host:port" of all workers.
+        number: of this one among them.
+        seconds: to wait at most.
+    Raises:
+        TimeoutError: not all are there.
+        OSError: this worker's port is in use.
+    """
+    places = [(host, int(port)) for host, _, port in (each.rpartition(":") for each in addresses)]
+    others = {other for other in range(len(places)) if other != number}
+    reached, seen, end = set(), set(), time.monotonic() + seconds
+    with socket.create_server(("", places[number][1])) as server:
+        server.settimeout(0.2)
+        while reached != others or seen != others:
+            if time.monotonic() > end:
+                missing = ", ".join(addresses[other] for other in sorted(others - (reached & seen)))
+                raise TimeoutError(f"after {seconds:.0f} s without {missing}")
+            for other in others - reached:
+                with suppress(OSError), socket.create_connection(places[other], 1) as link:
+                    link.sendall(f"worker {number}\n".encode())
+                    reached.add(other)
+            with suppress(OSError):  # nobody within the server's patience
+                link = server.accept()[0]
+                with link:
+                    link.settimeout(1)
+                    if said := re.fullmatch(rb"worker (\d+)\n", link.recv(64)):
+                        seen.add(int(said[1]))
 
 
 def gpu_libraries(build: Mapping[str, object]) -> dict[str, str | None]:

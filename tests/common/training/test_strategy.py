@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import keras
@@ -19,7 +21,7 @@ from common.data.batches import make_batches, number_examples, sharing_batches
 from common.errors import OptionError, RunError
 from common.network import replicas
 from common.runs.folder import open_run
-from common.runtime import worker_of
+from common.runtime import wait_for_workers, worker_of
 from common.training.checkpoints import read_checkpoint
 from common.training.loop import CHECKPOINT
 from vertebra.learning import refuse_replicas
@@ -53,10 +55,7 @@ def start(words, folder, name, **environment):
 
 
 def start_workers(words, folder, name):
-    with socket.socket() as first, socket.socket() as second:
-        for each in (first, second):
-            each.bind(("localhost", 0))
-        ports = first.getsockname()[1], second.getsockname()[1]
+    ports = free_ports(2)
     return [
         start(words, folder, f"{name}{number}", TF_CONFIG=tf_config(number, ports=ports))
         for number in (0, 1)
@@ -205,6 +204,23 @@ def test_a_wrong_tf_config_is_one_line(text):
 def test_workers_that_nobody_names_are_one_line(tmp_path):
     with pytest.raises(OptionError, match="found neither TF_CONFIG nor"):
         worker_of("multiworker", {"SLURM_PROCID": "0"})
+
+
+def free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+def test_workers_wait_for_each_other():
+    addresses = [f"localhost:{port}" for port in free_ports(3)]
+    with ThreadPoolExecutor() as pool:
+        waits = [pool.submit(wait_for_workers, addresses, number, 20) for number in range(3)]
+        assert [wait.result() for wait in waits] == [None] * 3
+        waits = [pool.submit(wait_for_workers, addresses, number, 1) for number in (0, 2)]
+        for wait in waits:
+            with pytest.raises(TimeoutError, match=f"after 1 s without {addresses[1]}$"):
+                wait.result()
 
 
 def open_worker(path, number, monkeypatch, size=1, **options):
