@@ -53,13 +53,13 @@ def sharing_training(model: keras.Model) -> Iterator[None]:
     # Keras builds a model from a batch otherwise, in a way that fails with several workers
     # (keras issue 20585); `build_measures` has built all there is to be.
     model._distribute_strategy = None
-    layers = model._flatten_layers()
+    layers = list(model._flatten_layers())
     synchronised = [each for each in layers if hasattr(each, "synchronized")]
     for layer in synchronised:
         layer.synchronized = True
-    for layer in layers:
-        if isinstance(layer, keras.layers.Dropout):
-            layer.call = partial(_drop_own_part, layer)
+    dropped = [each for each in layers if isinstance(each, keras.layers.Dropout)]
+    for layer in dropped:
+        layer.call = partial(_drop_own_part, layer)
     try:
         yield
     except tf.errors.OpError as failure:
@@ -72,6 +72,8 @@ def sharing_training(model: keras.Model) -> Iterator[None]:
     finally:
         for layer in synchronised:  # the stored network is that of one device
             layer.synchronized = False
+        for layer in dropped:
+            del layer.call  # of this one; the class' own is left
 
 
 def share_dataset(make_dataset: Callable[[int], tf.data.Dataset], first_step: int) -> tuple:

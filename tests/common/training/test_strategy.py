@@ -29,13 +29,13 @@ from vertebra.learning import refuse_replicas
 FOLDER = Path(__file__).parent
 STEPS = 7
 WORDS = {
-    "fetal_brain": "--max_steps 4",
+    "fetal_brain": "--max_steps 4 --run_validation false",
     "raseg": "--epochs 2 --batch_size 2 --batch_statistics true",
-    "sarcoma": "--epochs 2 --batch_normalisation true",
+    "sarcoma": "--epochs 2 --batch_normalisation true --run_validation false",
     "dhcp_fetal": "--epochs 2 --dice_weight 0.5",
 }
 """What each paper's smallest training is changed by, for batches that two devices can share."""
-TOLERANCES = {"fetal_brain": 1e-6, "raseg": 1e-6, "sarcoma": 1e-6, "dhcp_fetal": 3e-6}
+TOLERANCES = {"fetal_brain": 1e-6, "raseg": 1e-6, "sarcoma": 1.5e-5, "dhcp_fetal": 3e-6}
 """Of all variables after the training; about 4 times what was measured."""
 
 
