@@ -58,7 +58,7 @@ def soft_dice(y_true, y_pred, *, axes: Axes, smooth_numerator: float, smooth_den
     y_true, y_pred = ops.cast(y_true, dtype), ops.cast(y_pred, dtype)
     overlap = stable_sum(y_true * y_pred, axes)
     size = stable_sum(y_true, axes) + stable_sum(y_pred, axes)
-    if axes is None or 0 in axes:
+    if 0 in _last_first(y_true, axes):
         # Of the whole batch, also where several devices share it.
         overlap, size = sum_over_replicas(overlap), sum_over_replicas(size)
     return (2.0 * overlap + smooth_numerator) / (size + smooth_denominator)
