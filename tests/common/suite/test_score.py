@@ -44,6 +44,22 @@ def test_folders_are_paired_by_name_and_every_label_counts(tmp_path, capsys):
     assert "Mean Dice of label 2: 1.000 (n = 1)" in capsys.readouterr().out
 
 
+def test_dice_counts_as_nnunet_counts_it(tmp_path):
+    """2 TP / (2 TP + FP + FN) of each label: 0 where one map lacks it, no row where both do."""
+    rng = np.random.default_rng(5)
+    found, truth = rng.integers(0, 4, (2, 3, 8, 20)).astype(np.uint8)
+    found[found == 2], truth[truth == 3] = 0, 0
+    for folder, array in (("found", found), ("truth", truth)):
+        (tmp_path / folder).mkdir()
+        write_volume(tmp_path / folder / "a.nii.gz", array, GRID)
+    score(tmp_path / "found", tmp_path / "truth", "--out", tmp_path / "o.csv")
+    with (tmp_path / "o.csv").open(newline="") as stream:
+        rows = {row["label"]: float(row["dice"]) for row in csv.DictReader(stream)}
+    tp = ((found == 1) & (truth == 1)).sum()
+    fp, fn = ((found == 1) & (truth != 1)).sum(), ((found != 1) & (truth == 1)).sum()
+    assert rows == {"label 1": 2 * tp / (2 * tp + fp + fn), "label 2": 0, "label 3": 0}
+
+
 def test_contours_are_a_reference(tmp_path, capsys):
     """A square of 3 x 3 voxels on slice 2 of a series, of which 6 were found."""
     grid = Geometry((0.5, 2.0, 3.0), (10.0, 20.0, 30.0))
