@@ -175,11 +175,18 @@ def run_onnx(path: Path, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def run_openvino(path: Path, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Return the outputs of an OpenVINO file in float32 arithmetic."""
+    """Return the outputs of an OpenVINO file in float32 arithmetic, compiled for these sizes.
+
+    Compiled for open sizes, OpenVINO 2026.4 computes without end where `fetal_brain` sees more than
+    about 64 x 64 pixels, at the last sum of its decoder.
+    """
     openvino = importlib.import_module("openvino")
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(str(path), "CPU", options)
-    found = model(in_order(inputs, [each.any_name for each in model.inputs]))
+    core = openvino.Core()
+    network = core.read_model(path)
+    arrays = in_order(inputs, [each.any_name for each in network.inputs])
+    network.reshape({each: list(a.shape) for each, a in zip(network.inputs, arrays, strict=True)})
+    model = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = model(arrays)
     return [found[output] for output in model.outputs]
 
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from common.data.normalisation import whiten
+from common.export import formats
 from fetal_brain.config import QUICK
 from fetal_brain.inference import build_for_any_plane, on_volumes, segment, segment_scan
 from fetal_brain.serving import make_endpoints, make_examples, make_up_case, served_ids
@@ -141,3 +142,13 @@ def test_example_fills_the_window_where_padding_is_off():
     scan = examples["serving_default"].inputs["image"]
     assert all(size >= edge for size, edge in zip(scan.shape, config.window, strict=True))
     assert examples["patches"].inputs["x"].shape == (2, 3, 16, 16, 1)
+
+
+@pytest.mark.slow
+def test_openvino_answers_large_slices(tmp_path, monkeypatch):
+    """Compiled for open sizes it computes without end from 96 x 96 on."""
+    pytest.importorskip("openvino", reason="the extra `openvino` has it")
+    monkeypatch.setattr(formats, "PATIENCE_S", 60)
+    image = np.random.default_rng(0).normal(size=(1, 3, 128, 128, 1)).astype(np.float32)
+    found = formats.write_formats(tmp_path, build_for_any_plane(QUICK), [image], ["openvino"])
+    assert found["openvino"].get("largest_difference", 1) < 1e-5
