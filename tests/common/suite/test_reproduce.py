@@ -215,6 +215,34 @@ def test_seeds_go_on_and_their_spread_is_said(project):
     assert "say nothing about patients" in table
 
 
+SLEEPS = """
+import os
+import time
+from pathlib import Path
+
+Path("child.txt").write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+def test_a_run_ends_with_its_worker(project):
+    """However the worker ends: a run that went on would write beside the next one's."""
+    (project / "alpha" / "__main__.py").write_text(SLEEPS)
+    code = (
+        "from common.suite.many_runs import OneRun, carry_out\n"
+        "carry_out(OneRun('alpha', 'quick', 1, 'runs'))"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=project)
+    child, patience = project / "child.txt", time.monotonic() + 60
+    while not (child.exists() and child.read_text()) and time.monotonic() < patience:
+        time.sleep(0.05)
+    run = psutil.Process(int(child.read_text()))
+    worker.kill()
+    worker.wait()
+    psutil.wait_procs([run], timeout=30)
+    assert not run.is_running()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
