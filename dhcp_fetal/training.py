@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 
 from common.data.names import check_outputs
+from common.errors import OptionError
 from common.network.trained import save_network
 from common.runs.folder import Run
 from common.runs.training_grid import record_grid
@@ -48,6 +49,11 @@ def carry_out(
     First weights come from `start`, a checkpoint's optimiser state too unless it is left.
     """
     config, watched = record.config, split["validation"]
+    if config.schedule == "auto" and not (config.validate_on_samples and watched):
+        raise OptionError(
+            "--schedule auto follows the accuracy on validation samples; expected validation cases "
+            "and --validate_on_samples, or another schedule"
+        )
     scans = [next(filter(None, files.channels), None) for files in split["training"]]
     record_grid(record, filter(None, scans))
     model = build_model(config)

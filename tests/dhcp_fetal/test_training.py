@@ -213,6 +213,13 @@ def test_a_run_needs_cases_of_one_kind(table, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_schedule_that_follows_samples_needs_them(table, tmp_path):
+    """It was a KeyError after the first epoch. [G11]"""
+    config = replace(QUICK, schedule="auto", validate_on_samples=False)
+    with pytest.raises(OptionError, match="--schedule auto follows the accuracy on validation"):
+        train(table, tmp_path / "run", config=config, preset="quick")
+
+
 CFG_MODEL = """
 modelName = "tiny"
 numberOfOutputClasses = 2
