@@ -33,6 +33,7 @@ SETTINGS = {
     "distributed.scheduler.worker-ttl": "30 minutes",
     "distributed.comm.timeouts.connect": "60s",
 }
+SECONDS_TO_CONNECT = 10
 SYSTEMS = {
     "slurm": (dask_jobqueue.SLURMCluster, {"queue", "account", "job_cpu", "job_mem"}),
     "pbs": (dask_jobqueue.PBSCluster, {"queue", "account", "project", "resource_spec"}),
@@ -155,7 +156,7 @@ def submit(cluster: dask_jobqueue.JobQueueCluster, jobs: int, system: str) -> No
 
 def _connect(address: str) -> Client:
     try:
-        return Client(address, timeout=10)
+        return Client(address, timeout=SECONDS_TO_CONNECT)
     except (OSError, ValueError) as failure:
         raise OptionError(
             f"--scheduler {address}: no Dask scheduler answers ({one_line(failure)}); expected "

@@ -39,8 +39,7 @@ def segment(
     order = Order(tuple(scans), output, mask, probabilities)
     check_writable(order.inputs, [path for path in (output, probabilities) if path is not None])
     with open_client(**where) as client:
-        print_notes(client.passport)
-        return carry_out(order, client, reorient=reorient)
+        return carry_out(order, client, reorient=reorient, notes=True)
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,17 @@ class Order:
         return [*self.scans, *([] if self.mask is None else [self.mask])]
 
 
-def carry_out(order: Order, client: Client, *, reorient: bool) -> str:
-    """Segment a scan with an open model, write what was ordered, and return a line about it."""
+def carry_out(order: Order, client: Client, *, reorient: bool, notes: bool = False) -> str:
+    """Segment a scan with an open model, write what was ordered, and return a line about it.
+
+    With `notes`, `print_notes` speaks once the scan is known to fit.
+    """
     began = time.monotonic()
     name, first = client.scan_input, order.scans[0]
     dtype = client.signatures[client.whole_scan].inputs[name].dtype
     scan = read_scan(order.scans, client.passport["inputs"][name], dtype=dtype, reorient=reorient)
+    if notes:
+        print_notes(client.passport)
     wanted = ["labels"] + (["probabilities"] if order.probabilities is not None else [])
     region = None
     if order.mask is not None:

@@ -9,6 +9,7 @@ import cohort_work
 import pytest
 from distributed import LocalCluster
 
+from common.cohort import cluster as cluster_module
 from common.cohort.work import HERE, Item, Workers, work_through
 from common.errors import CohortError, DataError, OptionError
 from common.runs.failures import Failures
@@ -35,7 +36,7 @@ def test_every_case_ends_in_one_way(tmp_path, capfd):
     """Refused, broken, killing its worker each time or once, hanging: the others are done."""
     flag = tmp_path / "flag"
     cases = ["a", "refuse", "break", "kill", f"kill_once {flag}", "hang", "b"]
-    on = Workers(workers=2, scan_timeout_s=8)
+    on = Workers(workers=2, scan_timeout_s=4)
     found, failures = go_through(cases, tmp_path / "log", on=on, out=tmp_path)
     assert found == {"0 a": "A", "6 b": "B", "4 kill_once": f"KILL_ONCE {flag}".upper()}
     assert sorted(failures.names) == ["1 refuse", "2 break", "3 kill", "5 hang"]
@@ -48,7 +49,7 @@ def test_every_case_ends_in_one_way(tmp_path, capfd):
     assert rows["1 refuse"]["message"] == "the scan has no voxels"
     assert rows["2 break"]["message"] == "ZeroDivisionError: a bug"
     assert rows["3 kill"]["message"].startswith("its worker ended while it had it")
-    assert rows["5 hang"]["message"] == "given up after 8 s (--scan_timeout_s)"
+    assert rows["5 hang"]["message"] == "given up after 4 s (--scan_timeout_s)"
     assert int(rows["0 a"]["peak_memory_mib"]) > 10
     with pytest.raises(CohortError, match=r"4 of 7 scans: .*; the others are done") as refusal:
         failures.conclude()
@@ -92,12 +93,13 @@ def test_what_no_case_can_mend_ends_the_work(tmp_path):
         go_through(["a", "end_all", "b"], tmp_path / "log")
 
 
-def test_a_cluster_that_runs_is_used_and_left_running(tmp_path):
+def test_a_cluster_that_runs_is_used_and_left_running(tmp_path, monkeypatch):
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         on = Workers(scheduler=cluster.scheduler_address)
         first, _ = go_through(["a"], tmp_path / "log", on=on)
         second, _ = go_through(["a"], tmp_path / "log", on=on, word="!")
         assert (first, second) == ({"0 a": "A"}, {"0 a": "A!"})
+    monkeypatch.setattr(cluster_module, "SECONDS_TO_CONNECT", 1)
     with pytest.raises(OptionError, match="no Dask scheduler answers"):
         go_through(["a"], tmp_path / "log", on=Workers(scheduler="tcp://127.0.0.1:9"))
 
