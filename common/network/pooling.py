@@ -27,11 +27,16 @@ def first_max_pool(x, window: Sequence[int], strides: Sequence[int], *, padding:
     Returns:
         (batch, z', y', x', channel), the dtype of x.
     """
-    slices = [
-        ops.max_pool(voxels, window[1:], strides[1:], padding) for voxels in ops.unstack(x, axis=1)
-    ]
+    size, step = _in_plane(window), _in_plane(strides)
+    slices = [ops.max_pool(voxels, size, step, padding) for voxels in ops.unstack(x, axis=1)]
     spans = _windows_along(len(slices), window[0], strides[0], padding)
     return ops.stack([reduce(_first_maximum, slices[span]) for span in spans], axis=1)
+
+
+def _in_plane(sizes: Sequence[int]) -> int | tuple[int, ...]:
+    """Return (y, x), as one number where both are the same: a file gives a tuple back as a list,
+    which Keras 3.15 cannot take on JAX."""
+    return sizes[1] if sizes[1] == sizes[2] else tuple(sizes[1:])
 
 
 def _first_maximum(first, second):

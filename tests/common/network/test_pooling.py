@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -106,3 +107,13 @@ def test_bfloat16():
     # Whole numbers up to 16: exact in 8 bits.
     expected = gradient_by_search(x, (2, 4, 4), (1, 4, 4), "valid")
     np.testing.assert_array_equal(gradient.astype(np.float32), expected)
+
+
+def test_a_file_gives_no_lists_back(tmp_path):
+    """JAX' pooling takes a number or a tuple; a file turns a tuple into a list."""
+    image = keras.Input((3, 8, 8, 1))
+    pooled = first_max_pool(image, (2, 4, 4), (1, 2, 2), padding="same")
+    keras.Model(image, pooled).save(tmp_path / "network.keras")
+    loaded = keras.models.load_model(tmp_path / "network.keras")
+    pools = [each for each in loaded.operations if type(each).__name__ == "MaxPool"]
+    assert [(each.pool_size, each.strides) for each in pools] == [(4, 2)] * 3
