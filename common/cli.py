@@ -198,7 +198,7 @@ def run_command(
             os.environ["CUDA_VISIBLE_DEVICES"] = values.cuda_devices
         if values.threads is not None:
             limit_threads(values.threads)
-        if command in COMMANDS_ON_TENSORFLOW:
+        if command in COMMANDS_ON_TENSORFLOW and not is_shared(values):
             if not values.verbose:
                 load_tensorflow_quietly()
             if number:
@@ -208,6 +208,11 @@ def run_command(
             function(**arguments)
         else:
             predict_into(paper, function, arguments, output)
+
+
+def is_shared(values: Any) -> bool:
+    """Return whether others do the work: this process needs no TensorFlow then."""
+    return any(values.get(name) is not None for name in ("workers", "scheduler"))
 
 
 def is_for_a_model(paper: str, words: Sequence[str]) -> bool:

@@ -9,72 +9,29 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from common.cohort.work import Item
 from common.cost.memory import warn_of_memory
-from common.data.names import check_outputs
-from common.errors import DataError, OptionError
+from common.errors import DataError
 from common.inference.command import show_progress
 from common.inference.extras import (
     NONE,
     Extras,
     averaged,
     axes_of,
-    check_alike,
     clean_up,
     entropy_of,
 )
-from common.runs.folder import load_config
 from common.runs.training_grid import TrainingGrid, fit_scan, recorded_grid
-from dhcp_fetal.cfg.fields import resolve_config
-from dhcp_fetal.config import INFERENCE_FIELDS, PRESETS, Config, Preset
-from dhcp_fetal.data import Case, load_case, name_of, paths_of, prepare_case
+from dhcp_fetal.config import Config
+from dhcp_fetal.data import Case, load_case, prepare_case
 from dhcp_fetal.features import write_features
 from dhcp_fetal.inference import on_volumes
 from dhcp_fetal.measures import engine_dice
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network, load_weights
-from dhcp_fetal.outputs import result_paths, write_result, write_results
+from dhcp_fetal.outputs import write_result, write_results
+from dhcp_fetal.plans import AXES, Plan, entropy_path, stage_name
 from dhcp_fetal.session import CaseFiles, Saved
 from dhcp_fetal.tiles import Prediction, as_weights
-
-AXES = "xyz"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A stage whose network is not loaded yet."""
-
-    what: str
-    """See `Stage`."""
-    config: Config
-    source: Path
-    """Run folder, or checkpoint of the original."""
-    of_run: bool
-    resample: bool = False
-    others: tuple[tuple[Path, Config], ...] = ()
-    """Further runs of an ensemble."""
-    extras: Extras = NONE
-
-    @property
-    def files(self) -> list[Path]:
-        """What the weights are read from."""
-        first = self.source / "model.keras" if self.of_run else self.source
-        return [first, *(run / "model.keras" for run, _ in self.others)]
-
-    def load(self) -> "Stage":
-        """Load the networks; the stage shows on a terminal how far it is."""
-        if self.of_run:
-            network, _ = load_run_network(self.source)
-        else:
-            network = build_model(self.config)
-            load_weights(network, self.source)
-        networks = [(network, self.config)]
-        networks += [(load_run_network(run)[0], config) for run, config in self.others]
-        progress = show_progress("blocks of tiles")
-        functions = [on_volumes(each, config, progress=progress) for each, config in networks]
-        segment = averaged_labels(functions, self.config, self.extras)
-        grid = recorded_grid(self.source) if self.of_run else None
-        return Stage(self.what, segment, self.config, network, grid, self.resample, self.extras)
 
 
 @dataclass(frozen=True)
@@ -93,6 +50,22 @@ class Stage:
     resample: bool = False
     """Interpolate scans of another voxel size."""
     extras: Extras = NONE
+
+
+def load_stage(plan: Plan) -> Stage:
+    """Load the networks of a plan; the stage shows on a terminal how far it is."""
+    if plan.of_run:
+        network, _ = load_run_network(plan.source)
+    else:
+        network = build_model(plan.config)
+        load_weights(network, plan.source)
+    networks = [(network, plan.config)]
+    networks += [(load_run_network(run)[0], config) for run, config in plan.others]
+    progress = show_progress("blocks of tiles")
+    functions = [on_volumes(each, config, progress=progress) for each, config in networks]
+    segment = averaged_labels(functions, plan.config, plan.extras)
+    grid = recorded_grid(plan.source) if plan.of_run else None
+    return Stage(plan.what, segment, plan.config, network, grid, plan.resample, plan.extras)
 
 
 def segment_case(
@@ -156,20 +129,6 @@ def averaged_labels(functions: Sequence[Callable], config: Config, extras: Extra
     return segment
 
 
-def entropy_path(out: Path, name: str) -> Path:
-    """Return the file of the doubt between the classes."""
-    return out / f"{name}_entropy.nii.gz"
-
-
-def stage_name(name: str, stages: Sequence[Stage], number: int, saved: Saved | None) -> str:
-    """Return what the results of a stage are called: as the case, but for those before the last.
-
-    The names of a test cfg are those of one network's results: of two, both say what they hold.
-    """
-    own_name = number == len(stages) - 1 and (len(stages) == 1 or not (saved and saved.from_cfg))
-    return name if own_name else f"{name}_{stages[number].what}"
-
-
 def segment_stage(case: Case, stage: Stage) -> tuple[Prediction, str]:
     """Segment a scan as one network was trained; return what is found and what was done for it."""
     # The normalised channels and a map per class, float32.
@@ -206,67 +165,3 @@ def describe(case: Case, found: Prediction, config: Config, *, seconds: float) -
     scores = engine_dice(found.labels, case.labels, case.mask, config.classes)
     shown = [f"{name} {' '.join(f'{d:.4f}' for d in dice)}" for name, dice in scores.items()]
     return f"{text}; DICE1-3 of {'; '.join(shown)}"
-
-
-def plan_stages(
-    *, run, brain, cortex, model_cfg, test_cfg, load, preset, normalisation, resample,
-    extras: Extras = NONE,
-) -> list[Plan]:  # fmt: skip
-    """Return the networks to run, in order, or refuse options that name none or too many."""
-    axes_of(extras, AXES)
-    if extras.ensemble and run is None:
-        raise OptionError("--ensemble: expected an ensemble of --run, one network after the other")
-    folders = {"brain": brain, "cortex": cortex, "labels": run}
-    named = {what: folder for what, folder in folders.items() if folder is not None}
-    if model_cfg is not None:
-        if named:
-            raise OptionError("-model names a network of its own; expected no run folder beside it")
-        if load is None:  # the original asks whether to go on with random weights
-            raise OptionError("-load is missing; expected the checkpoint of the network")
-        preset = preset or "code"
-        config = resolve_config(PRESETS[preset], preset, model=model_cfg, test=test_cfg)
-        config = _adapted(config, None, normalisation)
-        return [Plan("labels", config, Path(load), of_run=False, extras=extras)]
-    if not named or (run is not None and len(named) > 1):
-        raise OptionError("expected --run, or --brain and --cortex or one of them, or -model")
-
-    def config_of(folder: Path) -> Config:
-        return _adapted(load_config(folder, Config), preset, normalisation)
-
-    plans = [
-        Plan(what, config_of(folder), Path(folder), of_run=True, resample=resample, extras=extras)
-        for what, folder in named.items()
-    ]
-    others = tuple((Path(each), config_of(Path(each))) for each in extras.ensemble)
-    check_alike(plans[0].config, others, ("classes", "input_channels"))
-    return [replace(plan, others=others) for plan in plans]
-
-
-def _adapted(config: Config, preset: Preset | None, normalisation: str | None) -> Config:
-    """Return a configuration with another way of inference or of normalising."""
-    if preset is not None:
-        taken = {name: getattr(PRESETS[preset], name) for name in INFERENCE_FIELDS}
-        config = replace(config, **taken)
-    return config if normalisation is None else replace(config, normalisation=normalisation)
-
-
-def list_items(
-    scans: Sequence[CaseFiles], stages: Sequence[Plan], folder: Path, *, saved
-) -> list[Item]:
-    """Return the scans with the files that will be written of each.
-
-    Raises:
-        OptionError: a result would take the place of a file that is read or of another.
-    """
-    items = []
-    for files in scans:
-        name = name_of(files)
-        written = []
-        for number, stage in enumerate(stages):
-            made = stage_name(name, stages, number, saved)
-            written += result_paths(folder, made, stage.config, saved=saved)
-            written += [entropy_path(folder, made)] if stage.extras.entropy else []
-        items.append(Item(name, files, tuple(written)))
-    outputs = [(item.name, item.outputs) for item in items]
-    check_outputs(outputs, paths_of(scans), option=f"--out {folder}")
-    return items

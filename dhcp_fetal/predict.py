@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from common.cohort.work import HERE, Workers, segment_cases
 from common.inference.extras import NONE, Extras
 from common.runtime import configure_runtime
 from dhcp_fetal.config import Preset
 from dhcp_fetal.data import choose_cases
+from dhcp_fetal.plans import Plan, list_items, plan_stages
 from dhcp_fetal.session import Saved, read_test_session
 
 
@@ -64,8 +65,6 @@ def predict(
         extras: what is done beyond the paper; of two networks, at each.
         on: who works on the scans.
     """
-    from dhcp_fetal.chain import list_items, plan_stages
-
     session = None if test_cfg is None else read_test_session(test_cfg)
     stages = plan_stages(
         run=run, brain=brain, cortex=cortex, model_cfg=model_cfg, test_cfg=test_cfg,
@@ -89,7 +88,7 @@ def predict(
 
 
 def load_segmenter(
-    stages: Sequence[Any], out: Path, *, saved: Saved | None, device: str | None,
+    stages: Sequence[Plan], out: Path, *, saved: Saved | None, device: str | None,
     mixed_precision: bool,
 ) -> Callable:  # fmt: skip
     """Load the networks of some plans and return what segments a case; see `segment_case`."""
@@ -97,7 +96,7 @@ def load_segmenter(
 
     networks.choose_device(device)
     configure_runtime(seed=0, mixed_precision=mixed_precision)
-    loaded = [stage.load() for stage in stages]
+    loaded = [chain.load_stage(stage) for stage in stages]
     return partial(chain.segment_case, stages=loaded, out=out, saved=saved)
 
 

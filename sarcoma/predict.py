@@ -25,7 +25,7 @@ from common.inference.extras import (
     entropy_of,
 )
 from common.runs.folder import load_config, load_run
-from common.runtime import configure_runtime
+from common.runtime import configure_runtime, load_tensorflow_quietly
 from sarcoma.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
 from sarcoma.data import (
     GRID,
@@ -156,13 +156,14 @@ def predict_patches(cases: list[Patient], run: Path, config: Config, *, out: Pat
 
     prediction.npy and y_patches_test.npy, (P, 28, 28, 1) float32 and int32, into `out`.
     """
-    from sarcoma.inference import load_network
-
     with tempfile.TemporaryDirectory() as scratch:
         known = [case for case in cases if has_lesion(case)]
         if not known:
             return "Patches: none, since no lesion is known"
+        load_tensorflow_quietly()  # where workers did the rest
         configure_runtime(seed=0)
+        from sarcoma.inference import load_network
+
         prepared = prepare_cases(known, Path(scratch), config)
         count = write_predictions(prepared, load_network(run, config), config, out)
     return f"{PREDICTED_PATCHES}: {count} balanced patches of the positive windows"

@@ -82,7 +82,8 @@ def open_cluster(on: Workers, *, threads: int, most: int) -> Iterator[Client]:
                 n_workers=count, threads_per_worker=1, memory_limit=0,
                 host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
             )  # fmt: skip
-            where = f"{count} workers here, {threads} thread{'s' * (threads > 1)} each"
+            where = f"{count} worker{'s' * (count > 1)} here, "
+            where += f"{threads} thread{'s' * (threads > 1)} each"
         with cluster, Client(cluster) as client:
             if on.cluster is not None:
                 submit(cluster, math.ceil(count / keys["processes"]), on.cluster)
