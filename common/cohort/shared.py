@@ -61,7 +61,7 @@ def share(
             return
         client = stack.enter_context(open_cluster(on, threads=threads, most=len(left)))
         if out is not None:
-            write_json(out / FACTS, facts_of(client, on, threads))
+            write_json(out / FACTS, facts_of(on, threads))
         run = stack.enter_context(_Run(client, job, left, failures, on))
         for item, outcome in run.outcomes():
             if book is not None:
@@ -89,7 +89,7 @@ def row_of(item: Item, outcome: Outcome, work: str) -> Row:
     )  # fmt: skip
 
 
-def facts_of(client: Client, on: Workers, threads: int) -> Mapping[str, Any]:
+def facts_of(on: Workers, threads: int) -> Mapping[str, Any]:
     """Return what cohort.json says of a cohort: who worked, and on what."""
     where = on.scheduler or on.cluster or "this machine"
     packages = {name: package_version(name) for name in ("dask", "distributed", "dask-jobqueue")}
