@@ -426,7 +426,7 @@ def build_parser(program: str, function: Callable, config_module: Any, words: Se
     replay = "Replay a config.yaml; options after it win."
     parser.add_argument("--config", action="config", help=replay)
     parser.add_argument("--cuda_devices", type=str | None, help="The GPU to use, such as 0.")
-    threads = "Threads within an operation; default: all cores."
+    threads = "Threads within an operation; default: all cores, of a worker among others 1."
     parser.add_argument("--threads", type=int | None, help=threads)
     parser.add_argument("--verbose", type=bool, default=False, help="Show TensorFlow's notices.")
     parameters = inspect.signature(function).parameters
