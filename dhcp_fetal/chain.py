@@ -21,7 +21,7 @@ from common.inference.extras import (
     entropy_of,
 )
 from common.runs.training_grid import TrainingGrid, fit_scan, recorded_grid
-from dhcp_fetal.config import Config
+from dhcp_fetal.config import AXES, Config
 from dhcp_fetal.data import Case, load_case, prepare_case
 from dhcp_fetal.features import write_features
 from dhcp_fetal.inference import on_volumes
@@ -29,7 +29,7 @@ from dhcp_fetal.measures import engine_dice
 from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network, load_weights
 from dhcp_fetal.outputs import write_result, write_results
-from dhcp_fetal.plans import AXES, Plan, entropy_path, stage_name
+from dhcp_fetal.plans import Plan, entropy_path, stage_name
 from dhcp_fetal.session import CaseFiles, Saved
 from dhcp_fetal.tiles import Prediction, as_weights
 

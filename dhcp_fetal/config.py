@@ -25,6 +25,10 @@ Turns = tuple[float, float, float, float]
 
 SEGMENT = "structure"
 """What is found, as a DICOM Segmentation calls it: the run knows no name."""
+AXES = "xyz"
+"""Of the arrays."""
+ALIKE = ("classes", "input_channels")
+"""Fields that the runs of an ensemble share."""
 RUN = None
 """Run folder where none is named: there is none, a command has to name it."""
 PHANTOM_SHAPE = (92, 110, 92)

@@ -10,13 +10,10 @@ from common.errors import OptionError
 from common.inference.extras import NONE, Extras, axes_of, check_alike
 from common.runs.folder import load_config
 from dhcp_fetal.cfg.fields import resolve_config
-from dhcp_fetal.config import INFERENCE_FIELDS, PRESETS, Config, Preset
+from dhcp_fetal.config import ALIKE, AXES, INFERENCE_FIELDS, PRESETS, Config, Preset
 from dhcp_fetal.data import name_of, paths_of
 from dhcp_fetal.outputs import result_paths
 from dhcp_fetal.session import CaseFiles, Saved
-
-AXES = "xyz"
-"""Of the arrays."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def plan_stages(
         for what, folder in named.items()
     ]
     others = tuple((Path(each), config_of(Path(each))) for each in extras.ensemble)
-    check_alike(plans[0].config, others, ("classes", "input_channels"))
+    check_alike(plans[0].config, others, ALIKE)
     return [replace(plan, others=others) for plan in plans]
 
 

@@ -4,8 +4,9 @@ A server needs neither Python nor this package: the graph holds `dhcp_fetal.infe
 which `predict` runs. Arrays are (x, y, z, channels).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,8 +26,8 @@ from dhcp_fetal.model import build_model
 from dhcp_fetal.networks import load_run_network
 from dhcp_fetal.tiles import as_weights, cut_segment, pad_case
 
-__all__ = ["least_size", "load_run_network", "load_test_case", "make_endpoints", "make_examples",
-           "make_up_case", "passport_entry"]  # fmt: skip
+__all__ = ["least_size", "load_run_network", "load_test_case", "make_endpoints",
+           "make_examples", "make_up_case", "passport_entry", "with_labels"]  # fmt: skip
 """What `export` asks for (`common.export.write.ServingModule`)."""
 
 
@@ -65,6 +66,14 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         Endpoint("masked", serve_masked, [image, mask]),
         Endpoint("segments", serve_segments, parts),
     ]
+
+
+def with_labels(means: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Return averaged probabilities with the most probable classes, 0 outside a region [G8]."""
+    chances = means["probabilities"]
+    weight = tf.cast(tf.round(tf.reduce_sum(chances, axis=-1)), tf.int32)  # they add up to it
+    classes = tf.argmax(chances, axis=-1, output_type=tf.int32)
+    return {**means, "labels": tf.cast(classes * weight, tf.uint8)}
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,10 @@ Preset = Literal["paper", "code", "port", "quick"]
 quick: the port made small."""
 SEGMENT = "brain"
 """What is found, as a DICOM Segmentation calls it."""
+AXES = "zyx"
+"""Of the arrays."""
+ALIKE = ("label_ids",)
+"""Fields that the runs of an ensemble share."""
 RUN = Path("/tmp/fetal_segmentation")
 """Run folder where none is named; the original's --model_path."""
 PHANTOM_SHAPE = (16, 144, 144)

@@ -29,6 +29,8 @@ from common.inference.extras import (
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
 from fetal_brain.config import (
+    ALIKE,
+    AXES,
     INFERENCE_FIELDS,
     PRESETS,
     RUN,
@@ -39,7 +41,6 @@ from fetal_brain.config import (
 from fetal_brain.data import Case, check_fits, choose_cases, load_case, read_reference
 from fetal_brain.labels import write_ids
 
-AXES = "zyx"
 LABELS, PROBABILITY, ENTROPY = "", "_probability", "_entropy"
 """Endings of the files of a case."""
 
@@ -85,7 +86,7 @@ def predict(
     cases = choose_cases(record, config, csv=csv, image=image, all_rows=all_rows, mode=mode)
     out = out or run / "predictions"
     others = [(Path(each), load_config(Path(each), Config)) for each in extras.ensemble]
-    check_alike(config, others, ("label_ids",))
+    check_alike(config, others, ALIKE)
     axes_of(extras, AXES)
     kinds = [LABELS, *[PROBABILITY] * probabilities, *[ENTROPY] * extras.entropy]
     items = list_items(cases, out, kinds)

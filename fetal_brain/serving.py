@@ -3,6 +3,10 @@
 Axis order (Z, Y, X).
 """
 
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -44,6 +48,12 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         return {"logits": logits, "y_prob": tf.nn.softmax(logits), "y_": classes}
 
     return [*scan_endpoints(serve_volume, image), Endpoint("patches", serve_patches, [patches])]
+
+
+def with_labels(means: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Return averaged probabilities with the ids of the most probable classes."""
+    classes = tf.argmax(means["probabilities"], axis=-1)  # [F24]
+    return {**means, "labels": tf.gather(served_ids(config), classes)}
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
@@ -144,8 +154,10 @@ def served_ids(config: Config) -> np.ndarray:
     return ids.astype(np.uint8) if 0 <= ids.min() and ids.max() <= 255 else ids
 
 
-def predict_as_served(network: keras.Model, config: Config):
-    """Return the function of `predict`, from a scan to what the signature `volume` gives."""
+@lru_cache(maxsize=1)
+def predict_as_served(network: keras.Model, config: Config) -> Callable:
+    """Return the function of `predict`, from a scan to what the signature `volume` gives; compiled
+    once for a scan, its parts and its flips."""
     segment, ids = on_volumes(segment_scan, network, config), served_ids(config)
 
     def run(scan: np.ndarray) -> dict[str, np.ndarray]:

@@ -24,6 +24,10 @@ PHANTOM_TRAINING_VOLUMES = 8
 """Of the twelve phantoms of `reproduce --preset quick`: three are held out and one is watched."""
 CHANNELS = {"synovitis": ("post", "pre"), "bme": ("t2",)}
 """Images of a volume by task: after and before gadolinium [R25], or one T2 scan."""
+AXES = "yxz"
+"""Of the arrays: row, column, slice."""
+ALIKE = ("task",)
+"""Fields that the runs of an ensemble share."""
 RUN = None
 """Run folder where none is named: there is none, a command has to name it."""
 

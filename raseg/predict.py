@@ -25,7 +25,7 @@ from common.inference.extras import (
 )
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime
-from raseg.config import Config
+from raseg.config import ALIKE, AXES, Config
 from raseg.data import (
     Volumes,
     check_tag,
@@ -36,9 +36,6 @@ from raseg.data import (
 )
 from raseg.masks import mask_path
 from raseg.pictures import write_slices
-
-AXES = "yxz"
-"""Row, column, slice."""
 
 
 def predict(
@@ -82,7 +79,7 @@ def predict(
     out = out or run / "predictions"
     items = [Item(f"volume {n}", n, (mask_path(out, tag, n),)) for n in numbers]
     others = [(Path(each), load_config(Path(each), Config)) for each in extras.ensemble]
-    check_alike(config, others, ("task",))
+    check_alike(config, others, ALIKE)
     axes_of(extras, AXES)
     runs = [(run, config), *others]
     begin = partial(

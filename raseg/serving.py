@@ -3,7 +3,10 @@
 Axis order (row, column, slice, channel).
 """
 
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -43,6 +46,11 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     ]
 
 
+def with_labels(means: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Return averaged probabilities with the labels where the foreground has more than a half."""
+    return {**means, "labels": tf.cast(means["probabilities"] > 0.5, tf.uint8)}
+
+
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
     """Return the first held-out volume of a run, from the arrays that its binaries were made of."""
     entry, name = first_case(record)
@@ -76,7 +84,7 @@ def least_size(config: Config, case: HeldOutCase) -> tuple[int, int, int]:
 def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> dict[str, Example]:
     """Return what every signature is compared on; expected is what `predict` and Keras give."""
     image = case.arrays["image"]
-    both = on_volumes(segment_scan, network, config)(image)
+    both = predict_as_served(network, config)(image)
     batch = normalise_in_graph(image[:16, :24, :8])[None].numpy()
     return {
         "serving_default": Example({"image": image}, {"labels": both["labels"]}),
@@ -84,6 +92,13 @@ def make_examples(network: keras.Model, config: Config, case: HeldOutCase) -> di
         "volume": Example({"image": image}, both),
         "logits": Example({"images": batch}, {"logits": network.predict_on_batch(batch)}),
     }
+
+
+@lru_cache(maxsize=1)
+def predict_as_served(network: keras.Model, config: Config) -> Callable:
+    """Return the function of `predict`, from a scan to what the signature `volume` gives; compiled
+    once for a scan, its parts and its flips."""
+    return on_volumes(segment_scan, network, config)
 
 
 def passport_entry(config: Config, case: HeldOutCase) -> Description:
@@ -128,7 +143,7 @@ def bench_served(config: Config, shape: tuple[int, int, int]) -> None:
     channels = len(CHANNELS[config.task])
     scan = np.random.default_rng(0).uniform(0, 900, (*shape, channels)).astype(np.float32)
     network = build_for_any_size(config)
-    predict = on_volumes(segment_scan, network, config)
+    predict = predict_as_served(network, config)
     bench_export(
         network, make_endpoints(network, config), inputs={"image": scan},
         in_python=lambda: predict(scan),

@@ -34,6 +34,10 @@ MARGIN = 372
 
 DATA = Path("input/lab_petct_vox_5.00mm.h5")
 """Where the original looks for its data, relative to the working directory."""
+AXES = " yx"
+"""Of flips: the networks see slices, whose order means nothing to them."""
+ALIKE = ("modalities", "test_slices")
+"""Fields that the runs of an ensemble share."""
 RUN = Path("runs/sarcoma")
 """Run folder where none is named."""
 

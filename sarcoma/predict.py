@@ -26,7 +26,7 @@ from common.inference.extras import (
 )
 from common.runs.folder import load_config, load_run
 from common.runtime import configure_runtime, load_tensorflow_quietly
-from sarcoma.config import INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
+from sarcoma.config import ALIKE, AXES, INFERENCE_FIELDS, PRESETS, RUN, Config, Preset
 from sarcoma.data import (
     GRID,
     SPACING_MM,
@@ -39,8 +39,6 @@ from sarcoma.data import (
 from sarcoma.patch_files import PREDICTED_PATCHES, write_predictions
 from sarcoma.prepared import prepare_cases
 
-AXES = " yx"
-"""Of the flips: the networks see slices, whose order means nothing to them."""
 LABELS, PROBABILITY, ENTROPY = "", "_probability", "_entropy"
 """Endings of the files of a patient."""
 
@@ -79,7 +77,7 @@ def predict(
     cases = choose_patients(record, config, data=data, patients=patients)
     out = out or Path(run) / "predictions"
     others = [(Path(each), load_config(Path(each), Config)) for each in extras.ensemble]
-    check_alike(config, others, ("modalities", "test_slices"))
+    check_alike(config, others, ALIKE)
     axes_of(extras, AXES)
     kinds = [LABELS, *[PROBABILITY] * probabilities, *[ENTROPY] * extras.entropy]
     items = [

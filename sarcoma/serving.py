@@ -3,6 +3,10 @@
 Axis order (Z, Y, X).
 """
 
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -47,6 +51,11 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
         *scan_endpoints(serve_volume, volume_spec(config)),
         Endpoint("patches", serve_patches, [patches]),
     ]
+
+
+def with_labels(means: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Return averaged probabilities with the labels above the configuration's threshold."""
+    return {**means, "labels": tf.cast(means["probabilities"] > config.threshold, tf.uint8)}
 
 
 def load_test_case(record, network: keras.Model, config: Config) -> HeldOutCase:
@@ -136,8 +145,10 @@ def passport_entry(config: Config, case: HeldOutCase) -> Description:
     )  # fmt: skip
 
 
-def predict_as_served(network: keras.Model, config: Config):
-    """Return the function of `predict`, from a scan to what the signature `volume` gives."""
+@lru_cache(maxsize=1)
+def predict_as_served(network: keras.Model, config: Config) -> Callable:
+    """Return the function of `predict`, from a scan to what the signature `volume` gives; compiled
+    once for a scan, its parts and its flips."""
     segment = on_volumes(segment_scan, network, config)
 
     def run(scan: np.ndarray) -> dict[str, np.ndarray]:

@@ -17,6 +17,10 @@ imagesTr and labelsTr."""
 
 SEGMENT = "vertebra"
 """What is found, as a DICOM Segmentation calls it."""
+AXES = "zyx"
+"""Of the arrays."""
+ALIKE = ("spacing_mm", "patch_size")
+"""Fields that the runs of an ensemble share."""
 RUN = Path("weights")
 """Run folder where none is named; the original's --weight and --checkpoints."""
 PHANTOM_SHAPE = (120, 112, 112)

@@ -10,7 +10,7 @@ from common.inference.command import with_inference_of
 from common.inference.extras import check_alike
 from common.runs.folder import load_config
 from vertebra.ask_server import open_served
-from vertebra.config import INFERENCE_FIELDS, PRESETS, Config, Preset
+from vertebra.config import ALIKE, INFERENCE_FIELDS, PRESETS, Config, Preset
 from vertebra.inference import load_network, load_original, make_ask
 
 
@@ -49,7 +49,7 @@ def choose_ask(
 def ask_of_run(run: Path, config: Config) -> Callable:
     """Return a further run of an ensemble as the search asks it, with another one's way."""
     own = load_config(run, Config)
-    check_alike(config, [(run, own)], ("spacing_mm", "patch_size"))
+    check_alike(config, [(run, own)], ALIKE)
     own = replace(own, inference_statistics=config.inference_statistics)
     return make_ask(load_network(run, own), own)
 

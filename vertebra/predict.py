@@ -13,13 +13,13 @@ from common.cohort.work import HERE, Item, Workers, segment_cases
 from common.data.names import check_outputs
 from common.data.volumes import stem_of
 from common.errors import OptionError
+from common.export.passport import read_passport
 from common.files import sha256_of
-from common.inference.extras import NONE, Extras, averaged, axes_of
+from common.inference.extras import NONE, Extras, as_exported, averaged, axes_of
 from common.runtime import configure_runtime
-from vertebra.config import RUN, Preset
+from vertebra.config import AXES, RUN, Preset
 from vertebra.data import choose_scans, prediction_path
 
-AXES = "zyx"
 ANSWER = ("mask", "completeness")
 
 
@@ -98,6 +98,8 @@ def predict(
     if patch_size is not None:
         chosen.setdefault("step", patch_size // 2)  # [V30]
     refuse_two_networks(weights, model, url)
+    if model is not None:
+        extras = as_exported(extras, read_passport(model))
     if extras.entropy:
         raise OptionError("--entropy: the search keeps labels, no probabilities; expected none")
     if extras.ensemble and (weights or model):

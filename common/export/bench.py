@@ -33,7 +33,7 @@ def bench_export(
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "1"
-        export_s, _ = time_call(lambda: write_saved_model(folder, network, endpoints))
+        export_s, _ = time_call(lambda: write_saved_model(folder, [network], endpoints))
         begin = time.perf_counter()
         loaded = tf.saved_model.load(str(folder))
         load_s = time.perf_counter() - begin

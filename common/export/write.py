@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +36,7 @@ from common.export.saved_model import forced_xla, read_signatures
 from common.export.versions import refuse_existing, write_server_files
 from common.export.warmup import WARMUP_FILE, WarmupRequest, write_warmup
 from common.files import write_folder_atomically, write_json
+from common.inference.extras import NONE, Extras
 from common.papers import ROOT
 from common.runs.folder import Run
 from common.runs.provenance import git_state, package_version
@@ -83,6 +84,16 @@ class Recordings:
     """Per signature, the uncut case; compared at the export alone. Empty: nothing was cut."""
 
 
+@dataclass(frozen=True)
+class Member:
+    """A network of an exported model, and where it comes from."""
+
+    network: keras.Model
+    keras_file: Path
+    """That `train` wrote."""
+    provenance: Provenance
+
+
 class ServingModule(Protocol):
     """What a paper's `serving.py` offers to the command `export`; `Config` is the paper's own."""
 
@@ -91,6 +102,9 @@ class ServingModule(Protocol):
 
     def make_endpoints(self, network: keras.Model, config: Any) -> Sequence[Endpoint]:
         """Return the signatures of the model."""
+
+    def with_labels(self, means: Mapping[str, Any], config: Any) -> dict[str, Any]:
+        """Return averaged outputs, tensors or arrays, with the labels that they mean, if any."""
 
     def load_test_case(self, record: Run, network: keras.Model, config: Any) -> HeldOutCase:
         """Return a held-out case of the run; raise `UserError` where none can be read."""
@@ -192,16 +206,18 @@ def cut_case(case: HeldOutCase, *, least: Sequence[int], voxels: int) -> HeldOut
 def export_model(
     folder: Path,
     *,
-    network: keras.Model,
+    members: Sequence[Member],
     endpoints: Sequence[Endpoint],
     recordings: Recordings,
     description: Description,
-    provenance: Provenance,
     tolerance: float,
-    keras_file: Path,
     formats: Sequence[str] = (),
+    extras: Extras = NONE,
 ) -> dict[str, dict]:
-    """Write a version: SavedModel, passport, recorded case, warmup requests, Keras' own file.
+    """Write a version: SavedModel, passport, recorded case, warmup requests, Keras' own files.
+
+    The formats are of the first network. Of the extras, flips and the mean over members are in the
+    endpoints; the passport says the rest, which the client does.
 
     The model is reloaded in a process without Keras and compared before it is put in place as
     models/<name>/<version>; nothing is left there when anything fails.
@@ -212,11 +228,13 @@ def export_model(
     """
     refuse_existing(folder)
     with write_version(folder) as unfinished:
-        write_saved_model(unfinished, network, endpoints)
+        write_saved_model(unfinished, [member.network for member in members], endpoints)
         if forced := forced_xla(unfinished):
             raise ExportError(f"the graph asks for XLA at {forced[0]} and {len(forced) - 1} more")
         parity = compare(unfinished, recordings, tolerance=tolerance)
-        shutil.copyfile(keras_file, unfinished / "model.keras")
+        for number, member in enumerate(members, start=1):
+            name = "model.keras" if number == 1 else f"model_{number}.keras"
+            shutil.copyfile(member.keras_file, unfinished / name)
         write_parity(unfinished / PARITY, recordings.kept)
         kept, name = recordings.kept.items(), folder.parent.name
         requests = [WarmupRequest(name, signature, example.inputs) for signature, example in kept]
@@ -224,9 +242,9 @@ def export_model(
         others = {}
         if formats:
             arrays = {key: example.inputs for key, example in kept}
-            seen = inputs_of_network(network, arrays)
-            others = {"formats": write_formats(unfinished, network, seen, formats)}
-        passport = make_passport(unfinished, folder, network, provenance, description, parity)
+            seen = inputs_of_network(members[0].network, arrays)
+            others = {"formats": write_formats(unfinished, members[0].network, seen, formats)}
+        passport = make_passport(unfinished, folder, members, description, parity, extras)
         passport |= others
         write_json(unfinished / PASSPORT, passport)
     write_server_files(folder.parents[1])
@@ -236,13 +254,18 @@ def export_model(
 def make_passport(
     unfinished: Path,
     folder: Path,
-    network: keras.Model,
-    provenance: Provenance,
+    members: Sequence[Member],
     description: Description,
     parity: Mapping[str, Mapping],
+    extras: Extras,
 ) -> dict[str, Any]:
     """Return the passport of a version that is otherwise finished and becomes `folder`."""
-    phantom = provenance.data["kind"] == "phantom"
+    first, provenance = members[0], members[0].provenance
+    phantom = any(member.provenance.data["kind"] == "phantom" for member in members)
+    # What was measured is of the first network alone, and of its labels as they are.
+    metrics = None if extras.averages or extras.cleans else provenance.metrics
+    signatures = without_tensors(read_signatures(unfinished))
+    served = {name for signature in signatures.values() for name in signature["outputs"]}
     return {
         "schema": SCHEMA,
         "paper": provenance.paper,
@@ -253,19 +276,45 @@ def make_passport(
                  "keras": keras.__version__, "tensorflow": tf.__version__},
         "run": provenance.run,
         "data": provenance.data,
-        "weights": {"sha256": hash_weights(network), "parameters": int(network.count_params())},
+        "weights": weights_of(first.network),
+        **({"extras": describe_extras(extras, members)} if extras != NONE else {}),
         "files": hash_files(unfinished),
         "inputs": description.inputs,
         "preprocessing": description.preprocessing,
         "labels": description.labels,
-        "outputs": description.outputs,
-        "signatures": without_tensors(read_signatures(unfinished)),
+        "outputs": {key: words for key, words in description.outputs.items() if key in served},
+        "signatures": signatures,
         "whole_scan": description.whole_scan,
         "parity": parity,
-        "metrics": provenance.metrics,
+        "metrics": metrics,
         "intended_use": [*([PHANTOM_USE] if phantom else []), *description.intended_use],
-        "limits": [*description.limits, *keras_limits(network)],
+        "limits": [*description.limits, *limits_of(extras), *keras_limits(first.network)],
     }  # fmt: skip
+
+
+def weights_of(network: keras.Model) -> dict[str, Any]:
+    """Return the number of a network's parameters and one SHA-256 over all of them."""
+    return {"sha256": hash_weights(network), "parameters": int(network.count_params())}
+
+
+def describe_extras(extras: Extras, members: Sequence[Member]) -> dict[str, Any]:
+    """Return what the passport says of options beyond the paper; runs by their facts, not paths."""
+    further = [
+        {"run": each.provenance.run, "data": each.provenance.data,
+         "weights": weights_of(each.network)}
+        for each in members[1:]
+    ]  # fmt: skip
+    return {**asdict(extras), "ensemble": further}
+
+
+def limits_of(extras: Extras) -> list[str]:
+    """Return what to know of a model that was exported with options beyond the paper."""
+    limits = []
+    if extras.averages:
+        limits.append("The network alone, without the mean over flips or networks, is not served.")
+    if extras.cleans:
+        limits.append("Small parts are removed by the client: the served labels still have them.")
+    return limits
 
 
 def keras_limits(network: keras.Model) -> list[str]:
@@ -289,13 +338,15 @@ def write_version(folder: Path) -> Iterator[Path]:
             raise RunError(f"{folder} cannot be written: {reason.strip()}") from refusal
 
 
-def write_saved_model(folder: Path, network: keras.Model, endpoints: Sequence[Endpoint]) -> None:
+def write_saved_model(
+    folder: Path, networks: Sequence[keras.Model], endpoints: Sequence[Endpoint]
+) -> None:
     """Write the SavedModel of some signatures into an existing folder.
 
     Not by Keras' `ExportArchive`, for which TensorFlow traces every signature a second time.
     """
     module = tf.Module()
-    module.weights = [variable.value for variable in network.variables]
+    module.weights = [variable.value for each in networks for variable in each.variables]
     signatures = {
         endpoint.name: tf.function(
             endpoint.function, input_signature=endpoint.signature, autograph=False

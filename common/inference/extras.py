@@ -7,8 +7,8 @@ probabilities as it does of a single network's.
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import chain, combinations
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,16 @@ class Extras:
 NONE = Extras()
 
 
+def as_exported(extras: Extras, passport: Mapping[str, Any]) -> Extras:
+    """Return options with what an exported model was exported with and its graph leaves undone;
+    a clean-up that is asked for counts instead of the model's."""
+    own = passport.get("extras", {})
+    if not extras.cleans:
+        names = ("largest_component", "min_component_ml")
+        extras = replace(extras, **{name: own[name] for name in names if name in own})
+    return replace(extras, entropy=extras.entropy or own.get("entropy", False))
+
+
 def axes_of(extras: Extras, order: str) -> tuple[int, ...]:
     """Return the axes of arrays in an order such as "zyx" along which is flipped; a blank in the
     order is an axis that means nothing to the network.
@@ -74,6 +84,11 @@ def axes_of(extras: Extras, order: str) -> tuple[int, ...]:
         known = ", ".join(sorted(set(order) - {" "}))
         raise OptionError(f"--flips: found {unknown[0]}; expected some of {known}")
     return tuple(order.index(name) for name in sorted({*extras.flips}))
+
+
+def flips_along(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the axes of every flip: none, each axis alone, and all of them together."""
+    return list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
 
 
 def averaged(
@@ -89,17 +104,16 @@ def averaged(
     Returns:
         A function like them; the means are float32.
     """
-    flips = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+    flips = flips_along(axes)
 
     def run(*arrays: np.ndarray | None) -> dict[str, Any]:
         sums: dict[str, Any] = {}
-        for flip in flips:
+        for function, flip in product(functions, flips):
             turned = [None if a is None else np.ascontiguousarray(np.flip(a, flip)) for a in arrays]
-            for function in functions:
-                for name, found in function(*turned).items():
-                    whole = np.ndim(found) >= arrays[0].ndim - 1
-                    back = np.flip(found, flip) if whole else found
-                    sums[name] = sums.get(name, 0.0) + np.asarray(back, np.float64)
+            for name, found in function(*turned).items():
+                whole = np.ndim(found) >= arrays[0].ndim - 1
+                back = np.flip(found, flip) if whole else found
+                sums[name] = sums.get(name, 0.0) + np.asarray(back, np.float64)
         count = len(flips) * len(functions)
         return {name: (total / count).astype(np.float32) for name, total in sums.items()}
 

@@ -11,6 +11,7 @@ from common.cohort.work import Item, Workers, segment_cases
 from common.data.names import check_id, check_new, check_outputs, normal_id
 from common.data.tables import check_cells, find_file, read_table, rows_by_position
 from common.export.passport import PASSPORT
+from common.inference.extras import NONE, as_exported
 from common.serving.client import MASK, scan_input_of
 from common.serving.opening import find_passport, open_client
 from common.serving.segment import Order, carry_out, print_notes
@@ -30,11 +31,12 @@ def segment_list(
     model, url = where.get("model"), where.get("url")
     passport = find_passport(model, where.get("passport"), url=url)
     orders = read_orders(table, passport["inputs"][scan_input_of(passport)]["channels"], output)
-    made = [(id_, [order.output]) for id_, order in orders.items()]
+    doubt = as_exported(NONE, passport).entropy
+    made = [(id_, [each.output, *[each.entropy] * doubt]) for id_, each in orders.items()]
     inputs = [path for order in orders.values() for path in order.inputs]
     check_outputs(made, inputs, option=f"-o {output}")
     print_notes(passport)
-    items = [Item(id_, order, (order.output,)) for id_, order in orders.items()]
+    items = [Item(id_, orders[id_], tuple(outputs)) for id_, outputs in made]
     begin = partial(begin_orders, reorient=reorient, where=where)
     decides = [] if model is None else [Path(model) / PASSPORT]
     segment_cases(items, begin, what="scan", on=on, out=output, decides=decides,

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from common.data.volumes import write_volume
+from common.data.volumes import stem_of, write_volume
 from common.errors import OptionError, ServingError
 from common.export.parity import PARITY, difference, read_parity
 from common.inference.command import show_progress
+from common.inference.extras import NONE, as_exported, clean_up, entropy_of
 from common.inference.one_scan import DICOM, check_place
 from common.serving.client import MASK, Client
 from common.serving.opening import open_client
@@ -57,11 +58,17 @@ class Order:
         """All files that are read."""
         return [*self.scans, *([] if self.mask is None else [self.mask])]
 
+    @property
+    def entropy(self) -> Path:
+        """Where the entropy goes if the model was exported with one."""
+        return self.output.with_name(f"{stem_of(self.output)}_entropy.nii.gz")
+
 
 def carry_out(order: Order, client: Client, *, reorient: bool, notes: bool = False) -> str:
     """Segment a scan with an open model, write what was ordered, and return a line about it.
 
-    With `notes`, `print_notes` speaks once the scan is known to fit.
+    Labels are cleaned up, and their entropy written, if the model was exported with that. With
+    `notes`, `print_notes` speaks once the scan is known to fit.
     """
     began = time.monotonic()
     name, first = client.scan_input, order.scans[0]
@@ -69,13 +76,21 @@ def carry_out(order: Order, client: Client, *, reorient: bool, notes: bool = Fal
     scan = read_scan(order.scans, client.passport["inputs"][name], dtype=dtype, reorient=reorient)
     if notes:
         print_notes(client.passport)
-    wanted = ["labels"] + (["probabilities"] if order.probabilities is not None else [])
+    extras = as_exported(NONE, client.passport)
+    if extras.entropy:
+        check_writable(order.inputs, [order.entropy])
+    needed = order.probabilities is not None or extras.entropy
+    wanted = ["labels"] + (["probabilities"] if needed else [])
     region = None
     if order.mask is not None:
         spec = client.signatures[client.signature_for(wanted, masked=True)].inputs[MASK]
         region = read_mask(order.mask, scan, first, dtype=spec.dtype)
     found = client.predict_scan(scan.tensor, wanted, mask=region, progress=show_progress("parts"))
-    labels = scan.back(found["labels"])
+    labels = clean_up(scan.back(found["labels"]), extras, scan.geometry.spacing_mm)
+    if extras.entropy:
+        chances = found["probabilities"]
+        doubt = scan.back(entropy_of(chances, binary=chances.ndim == 3))
+        write_volume(order.entropy, doubt, scan.geometry)
     if order.probabilities is not None:
         foreground = scan.back(found["probabilities"])
         if foreground.ndim == 4:  # of each class: of any label but 0

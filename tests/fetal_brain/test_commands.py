@@ -16,7 +16,8 @@ import pytest
 from commands import assert_no_network, run, run_alone, tree
 
 from common.data.dicom_seg import read_segments
-from common.data.volumes import read_geometry, read_volume, write_volume
+from common.data.volumes import read_geometry, read_volume, stem_of, write_volume
+from common.serving.segment import segment
 from fetal_brain.config import QUICK
 from tests.common.data.test_dicom import write_series
 
@@ -239,6 +240,32 @@ class TestRunFolder:
             words = ["--run", work.run, "--to", tmp_path / "to", "--version", version]
             command("export", *words).refused("export", "--version", str(version))
         assert not list(tmp_path.iterdir())
+
+    def test_an_export_holds_the_options_of_predict(self, work, tmp_path):
+        """Flips and an ensemble in the graph, the rest by the client: the files of `predict`."""
+        extras = ["--flips", "x", "--run", work.run, "--largest_component", "--entropy"]
+        words = ["--run", work.run, *extras, "--to", tmp_path / "models"]
+        said = command("export", *words).ok()
+        assert "patches/" not in said
+        model = tmp_path / "models" / "fetal_brain" / "1"
+        passport = json.loads((model / "passport.json").read_text())
+        assert passport["signatures"].keys() == {"serving_default", "probabilities", "volume"}
+        assert passport["extras"]["flips"] == ["x"]
+        assert passport["extras"]["largest_component"] is True
+        (other,) = passport["extras"]["ensemble"]
+        assert other["weights"] == passport["weights"]
+        assert str(work.run) not in json.dumps(passport)
+        assert passport["metrics"] is None
+        assert (model / "model_2.keras").read_bytes() == (work.run / "model.keras").read_bytes()
+        scan = work.rows()[0][1]
+        command("predict", scan, "--out", tmp_path, "--run", work.run, *extras).ok()
+        segment([Path(scan)], output=tmp_path / "b.nii.gz", model=model)
+        for kind in ("", "_entropy"):
+            found = read_volume(tmp_path / f"b{kind}.nii.gz").array
+            expected = read_volume(tmp_path / f"{stem_of(Path(scan))}{kind}.nii.gz").array
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        words = ["--run", work.run, *extras, "--to", tmp_path / "models", "--formats", "litert"]
+        command("export", *words).refused("export", "--formats")
 
     def test_mode_train_is_refused(self, work):
         """[F17] Nor is any other word a mode [F16]."""

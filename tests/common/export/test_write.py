@@ -20,6 +20,7 @@ from common.export.passport import Description, Provenance, read_passport
 from common.export.write import (
     Endpoint,
     HeldOutCase,
+    Member,
     Recordings,
     cut_case,
     export_model,
@@ -44,6 +45,7 @@ try:
 except ImportError:
     print("refused", loaded)
 """
+PROVENANCE = Provenance("paper", {"seed": 1}, {"kind": "phantom"}, {"labels": {}})
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +75,11 @@ def export(model, folder, *, shift=0.0, **recorded):
     (folder.parents[1] / "note").write_text("beside")
     return export_model(
         folder,
-        network=model,
+        members=[Member(model, folder.parents[1] / "note", PROVENANCE)],
         endpoints=[endpoint(model)],
         recordings=Recordings("a row", {"serving_default": example(shift)}, **recorded),
         description=Description({}, [], {0: "all"}, {"y": "2 x + 1"}, ["It is a line."]),
-        provenance=Provenance("paper", {}, {"kind": "phantom"}, None),
         tolerance=1e-6,
-        keras_file=folder.parents[1] / "note",
     )
 
 
@@ -153,9 +153,8 @@ class TestExport:
         (tmp_path / "file.d").mkdir()
         with pytest.raises(RunError, match=r"cannot be written: Not a directory"):
             export_model(
-                tmp_path / "file" / "net" / "1", network=model, endpoints=[],
-                recordings=Recordings("", {}), description=None, provenance=None, tolerance=0,
-                keras_file=tmp_path / "file",
+                tmp_path / "file" / "net" / "1", members=[], endpoints=[],
+                recordings=Recordings("", {}), description=None, tolerance=0,
             )  # fmt: skip
 
 
