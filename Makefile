@@ -1,10 +1,10 @@
-# make setup | lock | test | test-quick | census | lint | torture [PAPER=] [KILLS=] | fuzz [MINUTES=] | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
+# make setup | lock | test | test-quick | test-full | census | lint | torture [PAPER=] [KILLS=] | fuzz [MINUTES=] | reproduce [PAPER=] [PRESET=] [DATA=] [COHORT=] [OPEN=1] | report [PRESET=] | bench [PAPER=] | bench-gpu [PAPER=] [SMALL=1]
 PYTHON ?= python3
 PRESET ?= quick
 GPU_PYTHON ?= $(PYTHON)
 BIN := .venv/bin
 
-.PHONY: setup lock census test test-quick lint torture fuzz reproduce report bench bench-gpu
+.PHONY: setup lock census test test-quick test-full lint torture fuzz reproduce report bench bench-gpu
 setup: .venv/installed
 
 .venv/installed: setup.cfg pyproject.toml requirements.lock
@@ -27,6 +27,10 @@ test: setup
 
 test-quick: setup
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+# And what takes the sizes of the papers, or minutes of training.
+test-full: setup
+	FULL_SIZE=1 $(BIN)/python -m pytest $(WORKERS)
 
 # What the sources amount to: entries, circles, imports, lines.
 census:

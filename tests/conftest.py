@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from common.cost.memory import memory_held
 from common.runtime import usable_cores  # before any test module imports TensorFlow
 
 # As the command line sets it; TensorFlow reads it once, when a test module imports it.
@@ -29,6 +30,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items):
     """Begin with the files whose tests take long: a worker that gets one last keeps all waiting."""
+    if "FULL_SIZE" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("full_size"):
+                item.add_marker(pytest.mark.skip(reason="full size: make test-full"))
     long = {item.path for item in items if item.get_closest_marker("alone")}
     items.sort(key=lambda item: item.path not in long)
 
@@ -53,17 +58,27 @@ def pytest_pyfunc_call(pyfuncitem):
     return True
 
 
+@pytest.fixture(scope="session")
+def held():
+    """What the process held when `release` last let go, in bytes."""
+    return {"bytes": memory_held()}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def release():
+def release(held):
     """Let go of a module's networks and graphs, which Keras and reference cycles keep.
 
     Their memory goes back to the system: what the largest test took is not held by all after it.
+    Where little was taken since the last time, that would be a second for nothing.
     """
     yield
+    if memory_held() < held["bytes"] + 2**28:
+        return
     if "keras" in sys.modules:
         sys.modules["keras"].utils.clear_session()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+    held["bytes"] = memory_held()
 
 
 @pytest.fixture(scope="session")

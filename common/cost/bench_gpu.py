@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{missing[0]} is not installed here; expected keras and {backend} (GPU_PYTHON of "
             "`make bench-gpu` names another Python)"
         )
+    papers = choose_papers(options.paper, having="workload.py")
     from common.cost.gpu_timing import list_requests, measure
 
     if options.measure:
         print(json.dumps(measure(**json.loads(options.measure))))
         return 0
-    papers = choose_papers(options.paper, having="workload.py")
     precisions = [options.precision] if options.precision else PRECISIONS
     requests = list_requests(
         papers, small=options.small, precisions=precisions, devices=options.devices

@@ -12,6 +12,7 @@ from dhcp_fetal.train import train
 
 @pytest.mark.alone
 @pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.shared
 def test_the_tiny_example_learns_from_its_own_files(shared, example_files, tmp_path):
     """60 of the example's 400 steps, at three times its rate.

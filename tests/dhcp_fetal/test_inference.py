@@ -1,6 +1,7 @@
 """Tiles that matter and tiles that do not: the lattice, and what is left out within a mask."""
 
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -15,6 +16,8 @@ from dhcp_fetal.piece_network import PieceNetwork
 
 ENGINE = replace(QUICK, tiling="engine", inference_batch_size=2)
 LATTICE = replace(QUICK, tiling="lattice", inference_batch_size=2)
+segmenter = lru_cache(maxsize=None)(inference.on_volumes)
+"""Compiled once for all tests that ask for it: most of their time goes into that."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def by_hand(model, image, config, edge):
 def test_the_lattice_is_what_tiles_on_it_give(network, image, shifts):
     """1e-5; 2e-6 was measured."""
     config = replace(LATTICE, lattice_shifts=shifts)
-    found = inference.on_volumes(network, config)(image).probabilities
+    found = segmenter(network, config)(image).probabilities
     np.testing.assert_allclose(found, by_hand(network, image, config, edge=15), atol=1e-5)
     assert np.ptp(found[..., 1]) > 0.05
 
@@ -79,9 +82,10 @@ def test_the_lattice_does_not_depend_on_the_tiles(network, image):
 
     2e-6 was measured where the engine's differs by 0.1 and more.
     """
+    assert ENGINE.inference_segment == (33, 33, 33)
     engine = [
-        inference.on_volumes(network, replace(ENGINE, inference_segment=(edge,) * 3))(image)
-        for edge in (33, 27)
+        segmenter(network, config)(image)
+        for config in (ENGINE, replace(ENGINE, inference_segment=(27, 27, 27)))
     ]
     pieces, everywhere = PieceNetwork(network, LATTICE), tf.ones(image.shape[:3], tf.int16)
     lattice = [
@@ -115,7 +119,7 @@ def test_without_contexts_both_ways_agree(image):
 def test_averaged_lattices(network, image):
     """Three lattices displaced by a voxel each: the mean of all phases; every voxel counts once."""
     config = replace(LATTICE, lattice_shifts=3)
-    found = inference.on_volumes(network, config)(image).probabilities
+    found = segmenter(network, config)(image).probabilities
     np.testing.assert_allclose(found.sum(-1), 1.0, atol=1e-5)
     for bad in (0, 4):
         with pytest.raises(OptionError, match="lattice_shifts"):
@@ -140,10 +144,12 @@ def test_a_mask_changes_nothing_inside(network, image, config, divided, monkeypa
     mask = np.zeros(image.shape[:3], np.int16)
     mask[2:7, 20:30, 5:20] = 1
     mask[40:44, 3, 3] = 1
-    whole = inference.on_volumes(network, config)(image)
+    segment = segmenter(network, config)
+    whole = segment(image)
     if not divided:
         monkeypatch.setattr(inference, "is_divisible", lambda config: False)
-    found = inference.on_volumes(network, config)(image, mask)
+        segment = inference.on_volumes(network, config)
+    found = segment(image, mask)
     inside = mask > 0
     np.testing.assert_allclose(found.probabilities[inside], whole.probabilities[inside], atol=2e-6)
     assert not found.probabilities[~inside].any()
@@ -180,6 +186,6 @@ def test_blocks_outside_a_mask_are_left_out(image, config):
 def test_small_volumes_on_the_lattice(network):
     """[G7]"""
     small = np.random.default_rng(7).normal(size=(5, 40, 1, 1)).astype(np.float32)
-    found = inference.on_volumes(network, LATTICE)(small)
+    found = segmenter(network, LATTICE)(small)
     assert found.labels.shape == (5, 40, 1)
     np.testing.assert_allclose(found.probabilities.sum(-1), 1.0, atol=1e-5)

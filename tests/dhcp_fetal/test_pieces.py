@@ -1,14 +1,14 @@
 """Pieces against tiles: the same outcome, whatever is left out or computed at once."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dhcp_fetal import geometry, original_weights
-from dhcp_fetal.cfg.fields import from_cfg
+from dhcp_fetal import geometry
 from dhcp_fetal.config import CODE, QUICK
 from dhcp_fetal.inference import engine_tiles, on_volumes
 from dhcp_fetal.model import build_model
@@ -38,6 +38,13 @@ def make_network(config):
     return model
 
 
+@lru_cache(maxsize=1)
+def compiled(config):
+    """Return the engine's loop over tiles and ours, of the same network."""
+    network = make_network(config)
+    return make_apply(network), on_volumes(network, config)
+
+
 @pytest.fixture(scope="module")
 def image():
     return np.random.default_rng(6).normal(size=(*SHAPE, 1)).astype(np.float32)
@@ -56,9 +63,10 @@ def mask():
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(ENGINE, id="quick"),
         pytest.param(replace(ENGINE, inference_segment=(33, 27, 30)), id="uneven tiles"),
-        pytest.param(replace(CODE, inference_segment=(33, 33, 33)), id="fetal"),
+        pytest.param(
+            replace(CODE, inference_segment=(33, 33, 33)), id="fetal", marks=pytest.mark.full_size
+        ),
         pytest.param(FULLY_CONNECTED, id="mirrored layers"),
         pytest.param(
             replace(
@@ -73,12 +81,12 @@ def mask():
             replace(ENGINE, context_factors=(), context_filters=(), pad_inputs=False),
             id="no context",
         ),
+        pytest.param(ENGINE, id="quick"),
     ],
 )
 def test_pieces_equal_tiles(config, image, mask):
     """To rounding: 0 was measured for most, 2e-7 at most."""
-    network = make_network(config)
-    apply, segment = make_apply(network), on_volumes(network, config)
+    apply, segment = compiled(config)
     for region in (None, mask):
         whole = predict_volume(apply, image, config, mask=region)
         found = segment(image, region)
@@ -90,8 +98,7 @@ def test_pieces_equal_tiles(config, image, mask):
 @pytest.mark.slow
 def test_small_and_flat_images():
     """[D6] [G7] What lies beyond the far end of a small image is not computed."""
-    network = make_network(ENGINE)
-    apply, segment = make_apply(network), on_volumes(network, ENGINE)
+    apply, segment = compiled(ENGINE)
     for shape in ((5, 40, 12, 1), (30, 30, 1, 1)):
         small = np.random.default_rng(7).normal(size=shape).astype(np.float32)
         whole, found = predict_volume(apply, small, ENGINE), segment(small)
@@ -136,29 +143,6 @@ def test_padded_pathways_are_not_divided():
 
 @pytest.mark.slow
 def test_an_empty_mask_gives_nothing(image):
-    network = make_network(ENGINE)
-    found = on_volumes(network, ENGINE)(image, np.zeros(SHAPE, np.int16))
+    _, segment = compiled(ENGINE)
+    found = segment(image, np.zeros(SHAPE, np.int16))
     assert not found.probabilities.any()
-
-
-@pytest.mark.slow
-@pytest.mark.shared
-@pytest.mark.parametrize("masked", [True, False])
-def test_small_network_on_a_real_volume(shared, masked):
-    """What the original found; labels equal, p 1e-5 (3e-6 measured)."""
-    import nibabel
-
-    crop, folder = shared / "golden/dhcp_fetal/crop", shared / "golden/dhcp_fetal/small"
-    names = ("Flair_subtrMeanDivStd", "T1c_subtrMeanDivStd", "brainmask")
-    flair, t1c, mask = (nibabel.load(crop / f"{name}.nii.gz").get_fdata() for name in names)
-    config = from_cfg(folder / "small_model.cfg")
-    model = build_model(config)
-    tensors = original_weights.read_original(folder / "smallFetal.step96.model.ckpt")
-    original_weights.assign_original(model, tensors)
-    image = np.stack([flair, t1c], axis=-1)
-    found = on_volumes(model, config)(image, mask if masked else None)
-    key = f"step96_{'roi' if masked else 'noroi'}"
-    with np.load(folder / "small_infer.npz") as recorded:
-        np.testing.assert_array_equal(found.labels, recorded[f"{key}_segm"])
-        flat = found.probabilities.reshape(-1, 5)[recorded[f"{key}_sample_flat_idx"]].T
-        np.testing.assert_allclose(flat, recorded[f"{key}_probs"], atol=1e-5, rtol=0)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -208,6 +209,8 @@ def test_padding_reaches_the_segment():
 
 # Whole volumes
 ENGINE = replace(QUICK, tiling="engine")
+segmenter = lru_cache(maxsize=1)(on_volumes)
+"""Compiled once for the tests that follow each other: most of their time goes into that."""
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +261,8 @@ def test_masks(network, image):
     """[G8] The engine multiplies by the mask's value; [G9] outside all classes are 0."""
     mask = np.zeros(image.shape[:3])
     mask[10:20, 5:30, 8:20] = 1.9999
-    ours = on_volumes(network, ENGINE)(image, mask)
     engine = on_volumes(network, replace(ENGINE, multiply_by_mask=True))(image, mask)
+    ours = segmenter(network, ENGINE)(image, mask)
     inside = mask > 0
     np.testing.assert_allclose(ours.probabilities[inside].sum(-1), 1.0, atol=1e-6)
     np.testing.assert_array_equal(engine.probabilities, 2 * ours.probabilities)
@@ -267,7 +270,7 @@ def test_masks(network, image):
     assert not ours.probabilities[~inside].any()
     assert not ours.labels[~inside].any()
     assert ours.labels.dtype == np.int16
-    whole = on_volumes(network, ENGINE)(image)
+    whole = segmenter(network, ENGINE)(image)
     np.testing.assert_array_equal(ours.labels[inside], whole.labels[inside])
 
 
@@ -283,7 +286,7 @@ def test_an_empty_mask_gives_nothing(image):
 @pytest.mark.slow
 def test_small_images(network):
     """[D6] [G7] v0.8.4 fails below 25 + 8 voxels; a flat image is no exception."""
-    segment = on_volumes(network, ENGINE)
+    segment = segmenter(network, ENGINE)
     for shape in ((5, 40, 12, 1), (30, 30, 1, 1)):
         small = np.random.default_rng(7).normal(size=shape)
         result = segment(small)
@@ -324,10 +327,13 @@ def assert_recorded(result, recorded, key, classes=5):
     np.testing.assert_allclose(deviations, recorded[f"{key}_prob_std"], atol=1e-6)
 
 
+model_of = lru_cache(maxsize=1)(build_model)
+
+
 def predict_recorded(config, checkpoint, image, mask=None):
-    model = build_model(config)
+    model = model_of(config)
     original_weights.assign_original(model, original_weights.read_original(checkpoint))
-    return on_volumes(model, config)(image, mask)
+    return segmenter(model, config)(image, mask)
 
 
 @pytest.mark.slow

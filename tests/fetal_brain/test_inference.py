@@ -177,7 +177,7 @@ def network(windows, training=False):
     return tf.concat([windows, -windows], axis=-1)
 
 segment = on_volumes(segment_labels, network, PORT)
-image = np.random.default_rng(0).standard_normal((1500, 128, 128), np.float32)
+image = np.random.default_rng(0).standard_normal((700, 128, 128), np.float32)
 segment(image[:20])
 before = memory_held()
 segment(image)

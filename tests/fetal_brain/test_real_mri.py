@@ -32,6 +32,7 @@ def brain_list(shared, tmp_path_factory):
 
 @pytest.mark.alone
 @pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.shared
 def test_brain_of_a_held_out_subject(brain_list, tmp_path):
     """Three subjects train a narrow network for 120 steps, the fourth is segmented whole: 0.98."""

@@ -172,16 +172,14 @@ def test_bone_marrow_oedema(tmp_path):
 def test_killed_run_goes_on_to_the_bit(work):
     """Twice the same command, once killed in between: the same network."""
     words = ["train", "--tag", "t", *TINY, "--epochs", "12"]
-    whole = start("raseg", *words, "--run", "whole", cwd=work)
-    assert whole.wait() == 0, whole.stderr.read()
     broken = start("raseg", *words, "--run", "broken", cwd=work)
     while broken.poll() is None and not (work / "broken/checkpoints/last.npz").is_file():
         time.sleep(0.02)
     broken.kill()
     broken.wait()
     assert json.loads((work / "broken/manifest.json").read_text())["status"] == "running"
-    again = start("raseg", *words, "--run", "broken", cwd=work)
-    assert again.wait() == 0, again.stderr.read()
+    for name in ("broken", "whole"):
+        command(*words, "--run", name, cwd=work).ok()
     one, two = (read_checkpoint(work / f"{name}/checkpoints/last.npz").arrays
                 for name in ("whole", "broken"))  # fmt: skip
     for group in ("model", "optimizer", "callbacks"):
@@ -228,13 +226,11 @@ def test_compare(work):
     assert "h0_conv1/weights" in text
 
 
-def test_help_is_quick():
-    begin = time.perf_counter()
+def test_help_loads_nothing_slow():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "raseg", "train", "--help"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert time.perf_counter() - begin < 60
     assert "--tag" in done.stdout
     for heavy in ("tensorflow", "keras", "numpy", "matplotlib"):
         assert f" {heavy}\n" not in done.stderr

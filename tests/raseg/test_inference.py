@@ -1,6 +1,5 @@
 """Whole volumes in bounded memory: streamed, in patches, rematerialised; and what was recorded."""
 
-import os
 from dataclasses import replace
 
 import keras
@@ -69,7 +68,7 @@ def test_rows_around_a_slab():
 
 
 @pytest.mark.shared
-@pytest.mark.skipif("FULL_SIZE" not in os.environ, reason="35 CPU s, 3 GiB: set FULL_SIZE to run")
+@pytest.mark.full_size
 def test_full_size(recipe, golden):
     """512 x 512 x 20: 2.9e-6 at the recorded logits, 1 of 5 242 880 mask voxels."""
     recorded = golden("full_forward")

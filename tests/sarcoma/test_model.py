@@ -305,6 +305,7 @@ class TestDilated:
 
     @pytest.mark.alone
     @pytest.mark.slow
+    @pytest.mark.full_size
     @pytest.mark.shared
     def test_full_width(self, shared, recipe):
         """134 268 958 parameters, 1.5 GB; 1.2e-7 was measured."""

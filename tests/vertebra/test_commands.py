@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -306,13 +305,10 @@ def test_two_folders_of_the_original_are_one_run(monkeypatch, capsys):
     assert without_checkpoints(alone) == alone
 
 
-def test_help_is_quick():
-    """No TensorFlow on the way to it: 0.3 s measured, 2 s allowed on a busy machine."""
-    start = time.monotonic()
+def test_help_loads_nothing_slow():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "vertebra", "train", "--help"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "tensorflow" not in done.stderr
     assert "--elastic_alpha" in done.stdout
-    assert time.monotonic() - start < 10

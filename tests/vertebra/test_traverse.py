@@ -1,7 +1,6 @@
 """The search, against recordings of the released one and against what a search should find."""
 
 import json
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -251,7 +250,7 @@ def test_centroid_by_hand():
 
 
 @pytest.mark.shared
-@pytest.mark.skipif("VERTEBRA_FULL" not in os.environ, reason="ten full passes: VERTEBRA_FULL=1")
+@pytest.mark.full_size
 def test_end_to_end_with_the_released_weights(shared, recipe, golden):
     """Ten windows, five of seven vertebrae, the lowest two lost to the stop rule [V10]."""
     from vertebra.inference import load_original, make_ask

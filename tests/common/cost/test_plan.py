@@ -74,9 +74,10 @@ class TestProbe:
         assert f" processes for {len(os.sched_getaffinity(0))} cores when this" in rows["load"]
 
     @pytest.mark.slow
+    @pytest.mark.full_size
     def test_a_larger_step_takes_more(self):
-        """16 times the voxels and the kernels of the small network."""
-        large = replace(SMALL, filters=(16, 16, 16), patch_shape=(3, 64, 64))
+        """Several times the voxels and the kernels of the small network."""
+        large = replace(SMALL, filters=(12, 12, 12), patch_shape=(3, 48, 48))
         small, large = (measure("fetal_brain", config, "training") for config in (SMALL, large))
         assert 0 < small.seconds < small.first_seconds
         assert small.seconds < large.seconds

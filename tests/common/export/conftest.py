@@ -84,14 +84,14 @@ def vertebra_run(folder: Path):
 
 
 def dhcp_fetal_run(folder: Path):
-    """A small head with its mask, on two lattices; a network with a residual connection."""
+    """A small head with its mask; a network with a residual connection."""
     import nibabel
 
     from dhcp_fetal.config import QUICK
     from dhcp_fetal.model import build_model
 
     config = replace(
-        QUICK, filters=(4, 4, 6, 6), context_filters=((4, 4, 6, 6),), lattice_shifts=2,
+        QUICK, filters=(4, 4, 6, 6), context_filters=((4, 4, 6, 6),),
         fc_filters=(8, 8), fc_kernels=((3, 3, 3), (1, 1, 1), (1, 1, 1)), fc_residual_layers=(2,),
         fc_padding=("mirror", "valid", "valid"), fc_dropout=(0.0, 0.2, 0.2),
     )  # fmt: skip

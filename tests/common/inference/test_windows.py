@@ -1,9 +1,6 @@
 """Windows and their stitching: by hand, against DLTK's recorded outputs, against whole sums."""
 
 import math
-import subprocess
-import sys
-from itertools import product
 
 import numpy as np
 import pytest
@@ -281,34 +278,6 @@ def test_the_last_batch_is_smaller():
     assert progress == [(3, 5), (5, 5)]
 
 
-DEEP = """
-import numpy as np, tensorflow as tf
-from common.cost.memory import memory_held, peak_memory
-from common.inference.windows import stitch_windows
-
-@tf.function(input_signature=[tf.TensorSpec((None, None, None, 1))])
-def run(volume):
-    return stitch_windows(volume, tf.identity, window=(3, 16, 16), stride=(1, 8, 8),
-                          batch_size=49, channels=1, keep=lambda means: means[..., 0] > 0)
-
-volume = np.random.default_rng(0).standard_normal((3000, 64, 64, 1), np.float32)
-run(tf.constant(volume[:20]))
-volume = tf.constant(volume)
-before = memory_held()
-run(volume)
-print((peak_memory() - before) / (3000 * 64 * 64 * 4))
-"""
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_depth():
-    """In a process of its own, in shares of the volume: what is kept takes a quarter of it, and as
-    much again while it is joined; float64 sums and counts of all slices would take four volumes.
-    Measured: 1.0 and, on another machine, 1.6; the heap holds free space between small slices."""
-    done = subprocess.run([sys.executable, "-c", DEEP], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 2.5
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -332,7 +301,7 @@ def test_wrong_output_shape_is_refused():
 
 @pytest.mark.slow
 def test_stride_may_leave_gaps_between_starts_but_not_between_windows():
-    for stride in product((1, 2, 3), repeat=3):
+    for stride in ((1, 1, 1), (2, 2, 2), (3, 3, 3), (1, 2, 3), (2, 3, 1), (3, 1, 2)):
         volume = np.ones((7, 8, 9, 1))
         stitched = stitch(
             volume, lambda batch: batch, window=(3, 3, 3), stride=stride, batch_size=8

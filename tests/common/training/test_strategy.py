@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +28,7 @@ from common.training.loop import CHECKPOINT
 from vertebra.learning import refuse_replicas
 
 FOLDER = Path(__file__).parent
+JOB = FOLDER / "strategy_job.py"
 STEPS = 7
 WORDS = {
     "fetal_brain": "--max_steps 4 --run_validation false",
@@ -62,6 +64,17 @@ def start_workers(words, folder, name):
     ]
 
 
+def start_under_slurm(words, folder, name):
+    """Start the two workers with the variables that `srun --ntasks 2` sets on one machine."""
+    step = {"NUM_TASKS": "2", "NODELIST": "localhost", "TASKS_PER_NODE": "2"}
+    both = {f"SLURM_STEP_{key}": value for key, value in step.items()}
+    both["SLURM_JOB_ID"] = str(os.getpid())  # which the ports follow from
+    return [
+        start(words, folder, f"{name}{number}", SLURM_PROCID=str(number), **both)
+        for number in (0, 1)
+    ]
+
+
 def finish(folder, **jobs):
     """Wait for jobs by the names of their files; all must succeed."""
     for name, job in jobs.items():
@@ -81,16 +94,28 @@ def distance(run, other):
     return max(np.abs(np.subtract(*pair, dtype=np.float64)).max() for pair in pairs if pair[0].size)
 
 
-@pytest.mark.slow
-def test_two_devices_and_a_killed_pair_of_workers_are_one_device(tmp_path):
-    """Normalisation and dropout included; the measures of a broken epoch are kept as well."""
-    job = FOLDER / "strategy_job.py"
-    for way in ("one", "mirrored"):
-        words = [job, way, way, "norm,dropout", STEPS]
-        finish(tmp_path, **{way: start(words, tmp_path, way)})
-    assert distance(tmp_path / "one", tmp_path / "mirrored") < 1e-6  # 2e-7 was measured
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory):
+    """The run of one process with two devices."""
+    folder = tmp_path_factory.mktemp("devices")
+    words = [JOB, "mirrored", "mirrored", "norm,dropout", STEPS]
+    finish(folder, mirrored=start(words, folder, "mirrored"))
+    return folder / "mirrored"
 
-    words = [job, "killed", "multiworker", "norm,dropout", STEPS]
+
+@pytest.mark.slow
+def test_two_devices_are_one(mirrored, tmp_path):
+    """Normalisation and dropout included."""
+    words = [JOB, "one", "one", "norm,dropout", STEPS]
+    finish(tmp_path, one=start(words, tmp_path, "one"))
+    assert distance(tmp_path / "one", mirrored) < 1e-6  # 2e-7 was measured
+
+
+@pytest.mark.slow
+@pytest.mark.full_size
+def test_a_killed_pair_of_workers_goes_on(mirrored, tmp_path):
+    """To the bits of one process with two devices; the measures of a broken epoch are kept."""
+    words = [JOB, "killed", "multiworker", "norm,dropout", STEPS]
     chief, other = start_workers(words, tmp_path, "killed")
     for line in other.stdout:
         if line.strip().isdigit() and int(line) >= 3:
@@ -107,9 +132,9 @@ def test_two_devices_and_a_killed_pair_of_workers_are_one_device(tmp_path):
     assert all(array.shape[0] == 2 for array in checkpoint.arrays["metrics"])
     chief, other = start_workers(words, tmp_path, "again")
     finish(tmp_path, again0=chief, again1=other)
-    states = [variables_of(tmp_path / name) for name in ("mirrored", "killed")]
+    states = [variables_of(run) for run in (mirrored, tmp_path / "killed")]
     assert all(a.tobytes() == b.tobytes() for a, b in zip(*states, strict=True))
-    logs = [(tmp_path / name / "log.csv").read_bytes() for name in ("mirrored", "killed")]
+    logs = [(run / "log.csv").read_bytes() for run in (mirrored, tmp_path / "killed")]
     assert logs[0] == logs[1]
     runtime = json.loads((tmp_path / "killed" / "manifest.json").read_text())["runtime"]
     shares = {name: runtime[name] for name in ("strategy", "workers", "replicas", "xla")}
@@ -120,7 +145,7 @@ def test_two_devices_and_a_killed_pair_of_workers_are_one_device(tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The smallest training of each paper by one process, and by two; each in one folder."""
-    root, alone, together = tmp_path_factory.mktemp("papers"), [], []
+    root, alone, together, again = tmp_path_factory.mktemp("papers"), [], [], {}
     for paper, words in WORDS.items():
         stages = torture.stages_of(paper)
         last = next(n for n, stage in enumerate(stages) if stage[0] == "train")
@@ -128,34 +153,63 @@ def trained(tmp_path_factory):
         train = train.replace("--run brain", "--run RUN")
         for stage in (*stages[:last], train.replace("RUN", "one").split()):
             alone.append(in_folder(paper, stage))
-        together.append(in_folder(paper, f"{train} --strategy multiworker".replace("RUN", "two")))
+        train += " --strategy multiworker"
+        together.append(in_folder(paper, train.replace("RUN", "two")))
+        again[paper] = in_folder(paper, train.replace("RUN", "killed"))
         (root / paper).mkdir()
     job = FOLDER / "paper_job.py"
     words = [job, 1, json.dumps(alone)]
     finish(root, one=start(words, root, "one", OMP_NUM_THREADS="1"))
     chief, other = start_workers([job, 1, json.dumps(together)], root, "two")
     finish(root, two0=chief, two1=other)
-    return root
+    return root, again
 
 
 def in_folder(paper, words):
     """Return a command with its files in the paper's folder."""
     words = words.split() if isinstance(words, str) else words
-    names = {"phantom", "prepared", "bins", "one", "two"}
+    names = {"phantom", "prepared", "bins", "one", "two", "killed"}
     return [paper, words[0]] + [
         f"{paper}/{word}" if word.partition("/")[0] in names else word for word in words[1:]
     ]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("FULL_SIZE" not in os.environ, reason="100 CPU s: set FULL_SIZE to run")
+@pytest.mark.full_size
 @pytest.mark.parametrize("paper", WORDS)
 def test_two_workers_train_a_paper_as_one_process_does(trained, paper):
-    one, two = trained / paper / "one", trained / paper / "two"
+    one, two = (trained[0] / paper / name for name in ("one", "two"))
     assert distance(one, two) < TOLERANCES[paper]
     assert tree(one).keys() - {*tensorboard(one)} == tree(two).keys() - {*tensorboard(two)}
     rows = [np.loadtxt(run / "log.csv", delimiter=",", skiprows=1) for run in (one, two)]
     np.testing.assert_allclose(*rows, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.full_size
+@pytest.mark.parametrize("paper", WORDS)
+def test_a_killed_pair_of_workers_ends_as_an_unbroken_one(trained, paper):
+    """The second is killed once the first epoch has its checkpoint; every bit is the same. They go
+    on under Slurm's variables."""
+    root, commands = trained
+    words = [FOLDER / "paper_job.py", 1, json.dumps([commands[paper]])]
+    run = root / paper / "killed"
+    chief, other = start_workers(words, root, f"{paper}_killed")
+    patience = time.monotonic() + 300
+    while not (run / "checkpoints" / CHECKPOINT).exists() and time.monotonic() < patience:
+        time.sleep(0.005)
+    os.kill(other.pid, signal.SIGKILL)
+    chief.communicate(timeout=120)
+    assert chief.returncode == 2
+    said = (root / f"{paper}_killed0.err").read_text().splitlines()[-1]
+    assert "another worker of this training has ended" in said
+    assert not (run / "model.keras").exists()
+    chief, other = start_under_slurm(words, root, f"{paper}_again")
+    finish(root, **{f"{paper}_again0": chief, f"{paper}_again1": other})
+    whole, broken = (variables_of(root / paper / name) for name in ("two", "killed"))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(whole, broken, strict=True))
+    logs = [(root / paper / name / "log.csv").read_bytes() for name in ("two", "killed")]
+    assert logs[0] == logs[1]
 
 
 def tensorboard(run):
