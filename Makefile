@@ -28,7 +28,7 @@ test: setup
 test-quick: setup
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
-# And what takes the sizes of the papers, or minutes of training.
+# And what takes the sizes of the papers, minutes of training, or resembles what is tested already.
 test-full: setup
 	FULL_SIZE=1 $(BIN)/python -m pytest $(WORKERS)
 

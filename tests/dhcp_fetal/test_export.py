@@ -92,6 +92,7 @@ def test_what_is_served_is_what_the_tiles_give(network, tiling, shape, changes, 
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 def test_boxes_equal_whole_tiles_on_the_lattice(network, monkeypatch):
     """Of two displaced lattices: networks whose layers can be computed for a box alone, and those
     of which whole tiles are taken and what their mirror spoils is dropped. Factors 3, 4 and 2:

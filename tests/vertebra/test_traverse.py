@@ -68,8 +68,13 @@ def unpack(starts, values, shape):
     return np.repeat([0, *values], lengths).reshape(shape)
 
 
+def with_some_apart(names, *apart):
+    """Return parameters; some, that take long or resemble others, are left to `make test-full`."""
+    return [pytest.param(name, marks=[pytest.mark.full_size] * (name in apart)) for name in names]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", with_some_apart(CASES, "T7_blind_label_overflow"))
 def test_released_search_step_by_step(name, recorded, volumes, recipe):
     """Every window, decision, target, count and label; the mask, or the way it breaks down."""
     labels, case = volumes(name)
@@ -105,7 +110,13 @@ def test_released_search_step_by_step(name, recorded, volumes, recipe):
         assert search.mask.dtype == labels.dtype
 
 
-@pytest.mark.parametrize("name", sorted(set(CASES) - {"T6_flip_forced_average"}))
+@pytest.mark.parametrize(
+    "name",
+    with_some_apart(
+        sorted(set(CASES) - {"T6_flip_forced_average"}), "T2_off_corner_aborts",
+        "T10_lenient_loops", "T11_first_window_empty", "T14_patch_size_64_step",
+    ),
+)  # fmt: skip
 @pytest.mark.slow
 def test_mended_search_finds_all(name, volumes, recipe):
     """Where the released search loses, repeats, shifts or breaks down, nothing is lost here."""

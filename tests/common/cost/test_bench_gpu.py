@@ -94,6 +94,7 @@ def test_multiply_adds_of_the_synovitis_paper_at_full_size():
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 def test_a_line_for_each_measurement_and_one_that_fails_does_not_stop_the_others(tmp_path):
     """TensorFlow is what is surely installed. A keras that cannot be used stands for a device that
     is too small for training."""
