@@ -4,6 +4,7 @@ import ctypes
 import gc
 import importlib
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,15 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="full size: make test-full"))
     long = {item.path for item in items if item.get_closest_marker("alone")}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Draw the same numbers in every run, whatever was drawn before: fixtures' too."""
+    random.seed(0)
+    np.random.seed(0)
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 @pytest.hookimpl(tryfirst=True)
