@@ -1,6 +1,5 @@
 """One scan: brought to the working grid, searched, its mask and findings written."""
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from common.data.geometry import Geometry, Volume
 from common.data.volumes import stem_of, write_volume
 from common.errors import DataError
 from common.files import write_json
-from common.inference.command import has_terminal
+from common.inference.command import Shown
 from common.inference.extras import NONE, Extras, clean_up
 from vertebra.config import Config
 from vertebra.data import load_scan, prediction_path
@@ -70,12 +69,13 @@ def to_working_grid(source: Volume, config: Config, *, name: str) -> tuple[Volum
 
 
 def run_search(path: Path, image: np.ndarray, ask: Callable, config: Config) -> Traversal:
-    """Search a scan to the end, with a line of progress on a terminal."""
-    search = begin(image, config)
+    """Search a scan to the end and say where it is."""
+    search, show = begin(image, config), Shown()
     most = MOST_VISITS if config.traversal == "code" else None
     try:
         for state in advance(search, ask, max_visits=most):
-            show(path, state)
+            if state.visits:
+                show(where(path, state))
     except (DataError, IndexError, ValueError, OverflowError) as failure:
         if config.traversal != "code":
             raise
@@ -83,17 +83,20 @@ def run_search(path: Path, image: np.ndarray, ask: Callable, config: Config) -> 
             f"{path}: the released search broke down after {len(search.visits)} windows at"
             f" (z, y, x) {search.centre}: {failure}"
         ) from failure
+    finally:
+        show.end()
     if search.given_up:
         raise DataError(f"{path}: the released search was {search.ended}")
     return search
 
 
-def show(path: Path, search: Traversal) -> None:
-    """Show the last step on a terminal; nothing where there is none."""
-    if has_terminal() and search.visits:
-        visit, window = search.visits[-1], f"{path.name}: window {len(search.visits)}"
-        said = f"{window} at {visit.centre}: {visit.decision}, {len(search.vertebrae)} found "
-        print(f"\r{said}", end="", file=sys.stderr, flush=True)
+def where(path: Path, search: Traversal) -> str:
+    """Return in a line where a search is."""
+    visit, seen = search.visits[-1], len(search.visits)
+    centre = ", ".join(str(int(place)) for place in visit.centre)
+    left = f", {len(search.grid)} places left" if search.grid else ""
+    return (f"{path.name}: window {seen} at (z, y, x) {centre}: {visit.decision}, "
+            f"{len(search.vertebrae)} found{left}")  # fmt: skip
 
 
 def findings(search: Traversal, working: Volume) -> dict:
