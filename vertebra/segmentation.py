@@ -15,7 +15,7 @@ from common.inference.extras import NONE, Extras, clean_up
 from vertebra.config import Config
 from vertebra.data import load_scan, prediction_path
 from vertebra.preparation import back_to_source, make_isotropic, to_raw_scale, upright
-from vertebra.traverse import MOST_VISITS, Traversal, advance, begin
+from vertebra.traverse import MOST_VISITS, Traversal, advance, asked_once, begin
 
 
 def segment_scan(
@@ -73,7 +73,7 @@ def run_search(path: Path, image: np.ndarray, ask: Callable, config: Config) -> 
     search, show = begin(image, config), Shown()
     most = MOST_VISITS if config.traversal == "code" else None
     try:
-        for state in advance(search, ask, max_visits=most):
+        for state in advance(search, asked_once(ask), max_visits=most):
             if state.visits:
                 show(where(path, state))
     except (DataError, IndexError, ValueError, OverflowError) as failure:

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import DataError
 from vertebra.config import CODE, PORT
-from vertebra.traverse import advance, begin, cut_padded, search_grid, traverse
+from vertebra.traverse import advance, asked_once, begin, cut_padded, search_grid, traverse
 from vertebra.windows import centroid
 
 CASES = {
@@ -247,6 +247,28 @@ def test_skipping_air_changes_visits_and_nothing_else(recipe):
     assert len(np.unique(plain.mask)) == 7
     assert fewer < asked
     assert len(quick.visits) == len(plain.visits)
+
+
+def test_the_latest_answers_are_known():
+    """By image, memory and shape; the two latest here, each as the network gave it."""
+    asked = []
+
+    def ask(image, memory):
+        asked.append((image.sum(), memory.sum(), image.shape))
+        return image / 4, len(asked)
+
+    one, two = np.ones((2, 3, 4), np.float32), np.full((2, 3, 4), 3, np.float32)
+    none = np.zeros_like(one)
+    run = asked_once(ask, kept=2)
+    for image, memory, before, completeness in (
+        (one, none, False, 1), (two, none, True, 2), (one, none, False, 1),
+        (one, one, False, 3), (two, none, True, 4), (one, one, False, 3),
+    ):  # fmt: skip
+        mask, found = run(image, memory)
+        np.testing.assert_array_equal(mask, np.full((2, 3, 4), before))
+        assert found == completeness
+    run(one.reshape(4, 3, 2), one.reshape(4, 3, 2))
+    assert asked[2:] == [(24, 24, (2, 3, 4)), (72, 0, (2, 3, 4)), (24, 24, (4, 3, 2))]
 
 
 def test_empty_scan_is_refused():
