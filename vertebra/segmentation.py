@@ -52,10 +52,10 @@ def to_working_grid(source: Volume, config: Config, *, name: str) -> tuple[Volum
     where its scale cannot be told. The released way takes the voxels as they are and
     drops the geometry [V21].
     """
-    if not config.keep_geometry:
-        return Volume(source.array, Geometry((1.0, 1.0, 1.0))), []
     array, note = to_raw_scale(source.array, config, name=name)
     notes = [note] if note else []
+    if not config.keep_geometry:
+        return Volume(array, Geometry((1.0, 1.0, 1.0))), notes
     volume = source if array is source.array else Volume(array, source.geometry)
     turned = upright(volume)
     if turned is not volume:

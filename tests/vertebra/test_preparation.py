@@ -21,6 +21,7 @@ from vertebra.preparation import (
     upright,
 )
 from vertebra.prepare import prepare
+from vertebra.segmentation import to_working_grid
 from vertebra.weighting import weight_map, weight_of_distance
 
 
@@ -176,6 +177,18 @@ def test_intensity_scale():
     found, _ = to_raw_scale(np.array([-3, 5], np.int16), unsigned, name="a")
     np.testing.assert_array_equal(found, [0, 5])
     assert to_raw_scale(hounsfield, CODE, name="a")[0] is hounsfield
+
+
+def test_a_scale_that_is_asked_for_is_used_by_the_released_way_too():
+    """[V34] [V21] It drops the geometry, not the option: released weights with a CT of today."""
+    scan = Volume(np.array([[[-1000, 0, 500]]], np.int16), Geometry((0.8, 0.8, 1.0)))
+    taken, notes = to_working_grid(scan, replace(CODE, intensity="hu"), name="a")
+    np.testing.assert_array_equal(taken.array, [[[24, 1024, 1524]]])
+    assert taken.geometry.spacing_mm == (1.0, 1.0, 1.0)
+    assert notes == ["Hounsfield units: 1024 was added"]
+    taken, notes = to_working_grid(scan, CODE, name="a")
+    assert taken.array is scan.array
+    assert notes == []
 
 
 def ct_in_hounsfield_units():
