@@ -30,6 +30,7 @@ def choose_ask(
     """
     if model is None:
         network, config = choose_network(run, weights, preset, chosen)
+        refuse_without_effect(chosen, config)
         yield make_ask(network, config), config
         return
     with open_served(model, url) as (ask, exported):
@@ -38,12 +39,25 @@ def choose_ask(
             config = with_inference_of(exported, PRESETS[preset], INFERENCE_FIELDS)
             chosen = {"inference_statistics": exported.inference_statistics, **chosen}
         config = replace(config, **chosen)
+        refuse_without_effect(chosen, config)
         if config.inference_statistics != exported.inference_statistics:
             raise OptionError(
                 f"--inference_statistics {config.inference_statistics}: the exported graph has "
                 f"{exported.inference_statistics}; expected these, or another export"
             )
         yield ask, config
+
+
+def refuse_without_effect(chosen: dict, config: Config) -> None:
+    """Raise `OptionError` for an option that the chosen search, the released one, lacks."""
+    unknown = [
+        name for name in ("max_vertebrae", "remove_incomplete", "skip_air") if chosen.get(name)
+    ]
+    if config.traversal == "code" and unknown:
+        raise OptionError(
+            f"--{unknown[0]}: found it with the released search (--traversal code), which has no "
+            "such thing; expected --traversal port beside it"
+        )
 
 
 def ask_of_run(run: Path, config: Config) -> Callable:

@@ -113,6 +113,8 @@ def test_original_flags(work, converted, golden_dir):
     weights = golden_dir / "vertebra" / "small_zip.pth"
     done = command("instance_segmentation", "--weights", weights, *words)
     done.refused("predict", "the released search broke down after 0 windows")
+    done = command("predict", "--weights", weights, *words, "--skip_air", "true")
+    done.refused("predict", "--skip_air: found it with the released search")
     assert not list(out.glob("*.nrrd"))
 
 
