@@ -38,9 +38,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
     patches = tf.TensorSpec((None, edge, edge, len(config.modalities)), tf.float32, name="x")
 
     def serve_volume(image):
-        probabilities = segment_scan(network, image, config)
-        labels = tf.cast(probabilities > config.threshold, tf.uint8)
-        return {"labels": labels, "probabilities": probabilities}
+        return with_labels({"probabilities": segment_scan(network, image, config)}, config)
 
     def serve_patches(x):
         if config.architecture == "cascade":
@@ -54,7 +52,7 @@ def make_endpoints(network: keras.Model, config: Config) -> list[Endpoint]:
 
 
 def with_labels(means: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """Return averaged probabilities with the labels above the configuration's threshold."""
+    """Return probabilities, averaged or not, with the labels above the configured threshold."""
     return {**means, "labels": tf.cast(means["probabilities"] > config.threshold, tf.uint8)}
 
 

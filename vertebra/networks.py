@@ -30,7 +30,6 @@ def choose_ask(
     """
     if model is None:
         network, config = choose_network(run, weights, preset, chosen)
-        refuse_without_effect(chosen, config)
         yield make_ask(network, config), config
         return
     with open_served(model, url) as (ask, exported):
@@ -39,7 +38,6 @@ def choose_ask(
             config = with_inference_of(exported, PRESETS[preset], INFERENCE_FIELDS)
             chosen = {"inference_statistics": exported.inference_statistics, **chosen}
         config = replace(config, **chosen)
-        refuse_without_effect(chosen, config)
         if config.inference_statistics != exported.inference_statistics:
             raise OptionError(
                 f"--inference_statistics {config.inference_statistics}: the exported graph has "

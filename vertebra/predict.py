@@ -141,6 +141,7 @@ def load_searcher(
     ask, config = opened.enter_context(
         networks.choose_ask(run, weights, model, url, preset=preset, chosen=chosen)
     )
+    networks.refuse_without_effect(chosen, config)
     others = [Path(each) for each in extras.ensemble]
     asks = [ask, *(networks.ask_of_run(each, config) for each in others)]
     network = ", ".join(map(name_of, [weights or model or run, *others]))

@@ -151,7 +151,7 @@ def advance(
 def asked_once(ask: Callable, *, kept: int = 64) -> Callable:
     """Return `ask` that knows its latest answers: a search comes back to a place from many sides,
     and where image and memory are as they were, so is the answer. It keeps masks, 2 MiB each for
-    windows of 128^3, and finding one takes a hundredth of a second."""
+    windows of 128^3; finding one takes some hundredths of a second."""
     answers: dict[tuple, tuple[np.ndarray, float]] = {}
 
     def answer(image: np.ndarray, memory: np.ndarray) -> tuple[np.ndarray, float]:

@@ -25,6 +25,7 @@ from common.cohort.worker import Job, Outcome, work_on
 from common.cost.stopwatch import show_time
 from common.errors import RunError, UserError, one_line
 from common.files import write_json
+from common.inference.command import Shown
 from common.runs.failures import Failures
 from common.runs.provenance import environment_facts, package_version
 from common.runtime import THREADS
@@ -32,8 +33,6 @@ from common.runtime import THREADS
 FACTS = "cohort.json"
 LOOK_EVERY_S = 1.0
 """How often cases are looked at that take too long."""
-SAY_EVERY_S = 60.0
-"""Where stderr is not a terminal."""
 
 
 def share(
@@ -192,7 +191,7 @@ class _Progress:
     def __init__(self, total: int, failures: Failures) -> None:
         self.total, self.failures = total, failures
         self.done, self.began = 0, time.monotonic()
-        self.said = self.began
+        self.shown = Shown()
         self.bar = tqdm(total=total, unit=failures.what, file=sys.stderr, dynamic_ncols=True,
                         disable=not sys.stderr.isatty())  # fmt: skip
 
@@ -209,14 +208,13 @@ class _Progress:
 
     def show(self, workers: int) -> None:
         """Say where the cohort is, if it was not said lately."""
-        now = time.monotonic()
-        if not self.bar.disable or now - self.said < SAY_EVERY_S:
+        if not self.bar.disable:
             return
-        self.said, rate = now, self.rate()
+        rate = self.rate()
         left = show_time(60 * (self.total - self.done) / rate) if self.done else "unknown"
-        print(f"{self.done} of {self.total} {self.failures.what}s ended, "
-              f"{len(self.failures.names)} failed, {rate:.1f} a minute, time left {left}; "
-              f"{workers} workers", file=sys.stderr, flush=True)  # fmt: skip
+        self.shown(f"{self.done} of {self.total} {self.failures.what}s ended, "
+                   f"{len(self.failures.names)} failed, {rate:.1f} a minute, time left {left}; "
+                   f"{workers} workers")  # fmt: skip
 
     def close(self) -> None:
         """Leave the bar as it is."""
